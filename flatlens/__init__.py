@@ -1,0 +1,50 @@
+"""flatlens: exact, per-sample loss-landscape flatness at every step of an adversarial attack.
+
+    import flatlens as fl
+    trace = fl.trace(model, x, y, attack=fl.attacks.PGD(eps=8 / 255, steps=40), layers=["head"])
+    trace.report("report.html")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flatlens import attacks as attacks
+    from flatlens.errors import FlatlensError as FlatlensError
+    from flatlens.measure import curvature as curvature
+    from flatlens.measure import trace as trace
+    from flatlens.runs import Run as Run
+    from flatlens.runs import open_run as open
+    from flatlens.spec import RunSpec as RunSpec
+    from flatlens.trajectory import Trace as Trace
+
+__version__ = "0.1.0"
+
+# Public name -> where it lives; imported when first used, so that `flatlens --help` needs no torch.
+_PUBLIC = {
+    "FlatlensError": ("flatlens.errors", "FlatlensError"),
+    "Run": ("flatlens.runs", "Run"),
+    "RunSpec": ("flatlens.spec", "RunSpec"),
+    "Trace": ("flatlens.trajectory", "Trace"),
+    "attacks": ("flatlens.attacks", None),
+    "curvature": ("flatlens.measure", "curvature"),
+    "open": ("flatlens.runs", "open_run"),
+    "trace": ("flatlens.measure", "trace"),
+}
+__all__ = ["FlatlensError", "Run", "RunSpec", "Trace", "__version__", "attacks", "curvature", "open", "trace"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'flatlens' has no attribute '{name}'")
+    module, attribute = _PUBLIC[name]
+    found = import_module(module)
+    value = found if attribute is None else getattr(found, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

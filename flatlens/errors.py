@@ -1,0 +1,74 @@
+"""The errors that flatlens raises, and the one way to say "did you mean".
+
+    FlatlensError
+    ├── UsageError            what was asked for cannot be done; says what would work
+    │   ├── SpecError         a value of a run's or sweep's specification
+    │   ├── AttackError       an attack, its parameters, or what it returned
+    │   ├── DataError         data: missing, truncated, of the wrong type, shape or range
+    │   ├── ModelError        a model: cannot be loaded, or is not a deterministic classifier
+    │   ├── LayerError        a layer that does not exist or cannot be probed
+    │   └── RunError          a run folder: not one, or of another specification
+    └── ResourceError         memory, disk or permission; what was finished is saved
+
+Every message is one line that names the value and what would work.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FlatlensError(Exception):
+    """Base of all errors that flatlens raises on purpose."""
+
+
+class UsageError(FlatlensError, ValueError):
+    """What was asked for cannot be done; the message says what would work."""
+
+
+class SpecError(UsageError):
+    """A value of a run's or sweep's specification is wrong."""
+
+
+class AttackError(UsageError):
+    """An attack, its parameters, or what it returned is wrong."""
+
+
+class DataError(UsageError):
+    """Data are missing, truncated, of the wrong type or shape, or out of range."""
+
+
+class ModelError(UsageError):
+    """A model cannot be loaded, or is not a deterministic classifier that returns logits."""
+
+
+class LayerError(UsageError):
+    """A layer does not exist or cannot be probed."""
+
+
+class RunError(UsageError):
+    """A folder is no run, or holds a run of another specification."""
+
+
+class ResourceError(FlatlensError):
+    """Memory, disk or permission ran out; what was finished is saved."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "known") -> str:
+    """One line for a name that does not exist, with all that do and the nearest match.
+
+    Args:
+        kind: what the name should have been, for example ``"layer"``.
+        name: what was typed.
+        known: the names that exist.
+        where: how the list is introduced, for example ``"this model has"``.
+
+    Returns:
+        ``no layer 'fx'; this model has: conv1, conv2, fc. Did you mean 'fc'?``
+    """
+    names = list(known)
+    shown = ", ".join(names[:24]) + (f", … ({len(names)} in all)" if len(names) > 24 else "")
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"no {kind} '{name}'; {where}: {shown or 'none'}.{hint}"

@@ -1,0 +1,248 @@
+"""`Victim`, a private copy of the user's model made ready for attack, and `Forward`, one pass through it.
+
+The copy is evaluated, frozen, folded (batch norm into convolutions) and tapped; the user's model is never
+changed. One `Forward` is one pass on one live graph: attack and probes share it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from flatlens.errors import LayerError, ModelError
+from flatlens.folding import fold
+from flatlens.layers import HEAD, Layer, describe, find_head, resolve
+
+
+class Batch(NamedTuple):
+    """Samples that travel together: ``x`` ``[n, …]``, ``y`` ``[n]``, ``ids`` ``[n]`` (CPU, identify the noise).
+
+    ``target`` ``[n]`` is the label wanted by a targeted attack, ``other`` ``[n, …]`` a clean image of another class
+    for the control that walks there.
+    """
+
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    target: Tensor | None = None
+    other: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Tap:
+    """What one pass left at one layer: its input ``[n, …]`` and the place of its output in the graph."""
+
+    layer: Layer
+    value: Tensor
+    version: int
+    edge: GradientEdge | None
+    output_shape: torch.Size
+
+    @property
+    def input(self) -> Tensor:
+        """The layer's input, as it was when the layer saw it.
+
+        Raises:
+            LayerError: something has overwritten it in place since.
+        """
+        if self.value._version != self.version:
+            raise LayerError(f"the input of layer '{self.layer.name}' was overwritten in place after the layer used it")
+        return self.value
+
+
+class Forward:
+    """One forward pass on one live graph.
+
+    Attributes:
+        x: the input, a leaf that requires grad where a graph was kept, ``[n, …]``.
+        y: labels ``[n]``.
+        logits: ``[n, K]``.
+        taps: the probed layers' inputs and outputs.
+        gradient: the objective's gradient, ``[n, …]``, once the attack has asked for it.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, logits: Tensor, taps: dict[str, Tap]) -> None:
+        self.x, self.y, self.logits, self.taps = x, y, logits, taps
+        self.gradient: Tensor | None = None
+
+    @cached_property
+    def loss(self) -> Float[Tensor, "n"]:
+        """Cross-entropy of the label, per sample, on the graph."""
+        return F.cross_entropy(self.logits, self.y, reduction="none")
+
+    def grad(self, objective: Callable[[Forward], Tensor]) -> Tensor:
+        """∂ Σ objective / ∂x, ``[n, …]``. Frees the graph: probes come first, the attack's gradient last."""
+        (self.gradient,) = torch.autograd.grad(objective(self).sum(), self.x)
+        return self.gradient
+
+
+class Victim:
+    """A folded, evaluated, frozen private copy of a model, with taps on the probed layers.
+
+    Args:
+        model: returns logits ``[n, K]``, K ≥ 2, or an object that has them as ``.logits``; in eval mode.
+        example: a few inputs, ``[n, …]``, to check the model with.
+        layers: names as in ``model.named_modules()``, ``"head"``, ``"all"``, ``"last:N"`` or a glob.
+        bounds: the range in which inputs live.
+        dtype: of attack and forward pass; the model's own when left out.
+        device: where to compute; the model's own when left out.
+        fold_norms: fold batch norm into convolutions (the function, and every number reported, stay the same).
+
+    Raises:
+        ModelError: not a deterministic classifier in eval mode.
+        LayerError: a layer does not exist or cannot be probed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Tensor,
+        *,
+        layers: Sequence[str] = (HEAD,),
+        bounds: tuple[float, float] = (0.0, 1.0),
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        fold_norms: bool = True,
+    ) -> None:
+        own = next(model.parameters(), torch.empty(0))
+        self.device = torch.device(device) if device is not None else own.device
+        self.dtype = dtype or (own.dtype if own.dtype.is_floating_point else torch.float32)
+        self.bounds = bounds
+        check_mode(model)
+        private = _copy(model).to(self.device, self.dtype).requires_grad_(False)
+        for parameter in private.parameters():
+            parameter.grad = None
+        self._channels_last = example.dim() == 4 and any(isinstance(m, nn.Conv2d) for m in private.modules())
+        example = self.place(example[:2])
+
+        logits = check_logits(private, example)
+        self.classes = logits.shape[1]
+        self.head = find_head(private, example, logits)
+        names = resolve(layers, private, example, self.head)
+        weights = {name: private.get_submodule(target).weight.detach() for name, target in names.items()}
+
+        scale: dict[str, Tensor] = {}
+        if fold_norms:
+            private, scale = fold(private, example)
+        self.folded = bool(scale)
+        if self._channels_last:
+            private = private.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._model = private
+        self._taps: dict[str, Tap] = {}
+        self.layers = {
+            name: describe(name, target, private.get_submodule(target), weights[name], scale.get(target))
+            for name, target in names.items()
+        }
+        for layer in self.layers.values():
+            self._tap(layer)
+        self.needs_graph = any(layer.target != self.head for layer in self.layers.values())
+        """Whether the probes need more of a pass than its numbers: a pass whose gradient no one asks for is then
+        made without a graph."""
+
+    def _tap(self, layer: Layer) -> None:
+        module = self._model.get_submodule(layer.target)
+        before: list[Tensor] = []
+
+        def keep_input(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            before.append(args[0])
+
+        def keep_output(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            value = before.pop()
+            # The edge, not the tensor: what an in-place activation makes of the output later is another node.
+            edge = get_gradient_edge(output) if output.requires_grad else None
+            self._taps[layer.name] = Tap(layer, value.detach(), value._version, edge, output.shape)
+
+        module.register_forward_pre_hook(keep_input)
+        module.register_forward_hook(keep_output)
+
+    def place(self, x: Tensor) -> Tensor:
+        """``x`` on the victim's device, in its dtype and memory format."""
+        x = x.to(self.device, self.dtype)
+        return x.contiguous(memory_format=torch.channels_last) if self._channels_last else x.contiguous()
+
+    def __call__(self, x: Tensor, y: Int[Tensor, "n"], *, final: bool = False) -> Forward:
+        """One pass. ``final``: no gradient with respect to the input will be asked for."""
+        x = x.detach()
+        graph = self.needs_graph or not final
+        with torch.set_grad_enabled(graph):
+            logits = as_logits(self._model(x.requires_grad_(graph)))
+        taps, self._taps = self._taps, {}
+        return Forward(x, y, logits, taps)
+
+
+def as_logits(output: object) -> Tensor:
+    """The logits in what a model returned: a tensor, or an object with ``.logits``."""
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            f"the model returns a {type(output).__name__}, not logits; return a tensor [n, K] or an object with .logits"
+        )
+    return logits
+
+
+def check_mode(model: nn.Module) -> None:
+    """Raise ModelError if any part of the model is in train mode."""
+    training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
+    # A module without parameters or children (an activation) may carry a stale flag; dropout may not.
+    if model.training or training:
+        raise ModelError(f"the model is in train mode ('{training[0]}'); call model.eval() first")
+
+
+def check_logits(model: nn.Module, x: Tensor) -> Tensor:
+    """Two passes over ``x``; return the logits ``[n, K]`` or raise ModelError saying why they are none."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise ModelError(f"weight '{name}' holds {bad} values that are not finite; train or load the model again")
+    with torch.no_grad():
+        try:
+            logits, again = as_logits(model(x)), as_logits(model(x))
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ModelError(f"the model fails on inputs of shape {tuple(x.shape)}: {first}") from error
+    if logits.dim() != 2 or logits.shape[0] != x.shape[0]:
+        raise ModelError(
+            f"the model returns shape {tuple(logits.shape)} for {x.shape[0]} inputs; logits of shape [n, K] are needed"
+        )
+    if logits.shape[1] == 1:
+        raise ModelError(
+            "the model returns one logit; return two, (0, z) for a sigmoid of z, so that cross-entropy applies"
+        )
+    if not torch.equal(logits, again) and not (torch.isnan(logits).any() and torch.isnan(again).any()):
+        raise ModelError(
+            f"the model is random: two passes over the same inputs differ by {float((logits - again).abs().max()):.2g}; "
+            "switch dropout and noise off"
+        )
+    return logits
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(f"the model cannot be copied ({type(error).__name__}: {error}); it must survive deepcopy") from error
+
+
+@contextmanager
+def exact_arithmetic(device: torch.device) -> Iterator[None]:
+    """Autocast and TF32 off: the first is off by up to 5 % in curvature, the second no better."""
+    matmul = torch.get_float32_matmul_precision()
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = tf32

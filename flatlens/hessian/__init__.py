@@ -1,0 +1,58 @@
+"""Curvature of the loss with respect to one layer's weight, per sample.
+
+One module per method: `head` (closed form). What they return is a `Curvature`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+OK = "ok"
+NOT_FINITE = "not finite"
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Curvature of one layer at n points; fields are named as the columns, each ``[n]`` float64.
+
+    H is the Hessian of one sample's loss with respect to the layer's weight W. All are dimensionless up to the
+    units of the loss (nats) and of W; high = sharp. NaN stands where a method does not give a quantity.
+
+    Attributes:
+        method: how the numbers were found: closed-form, exact, stratified or hutchinson.
+        exact: whether they equal the Hessian's to rounding.
+        trace: Tr H.
+        trace_se: standard error of ``trace``; 0 where exact.
+        ggn_trace: trace of the generalised Gauss–Newton matrix.
+        top_eigenvalue: the algebraically largest eigenvalue of H.
+        relative_flatness: κ = Σ ⟨w_s, w_t⟩ Tr(H_{s,t}) (Petzka et al. 2021, Def. 3).
+        relative_flatness_se: its standard error; 0 where exact.
+        relative_sharpness: ‖W‖_F² · Tr H (Walter et al. 2025).
+        weight_norm: ‖W‖_F.
+        feature_norm_sq: ‖a‖², the squared norm of the layer's input columns.
+        confidence_term: c = Σ p_k (1 − p_k).
+        spectrum: the non-zero eigenvalues, ``[n, r]``, descending; None where it was not asked for.
+    """
+
+    method: str
+    exact: bool
+    trace: Float[Tensor, "n"]
+    trace_se: Float[Tensor, "n"]
+    ggn_trace: Float[Tensor, "n"]
+    top_eigenvalue: Float[Tensor, "n"]
+    relative_flatness: Float[Tensor, "n"]
+    relative_flatness_se: Float[Tensor, "n"]
+    relative_sharpness: Float[Tensor, "n"]
+    weight_norm: Float[Tensor, "n"]
+    feature_norm_sq: Float[Tensor, "n"]
+    confidence_term: Float[Tensor, "n"]
+    spectrum: Float[Tensor, "n r"] | None = None
+
+    @property
+    def finite(self) -> Tensor:
+        """Where the numbers are finite, ``[n]`` bool."""
+        return torch.isfinite(self.trace) & torch.isfinite(self.relative_flatness)

@@ -1,0 +1,77 @@
+"""The head's curvature in closed form: H = A ⊗ a aᵀ (`mathematics` of a linear layer under cross-entropy).
+
+With a the head's input, p the prediction and A = diag(p) − p pᵀ, all measures follow from the logits and ‖a‖²,
+which the attack's own forward pass has computed. They do not depend on the label.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flatlens.hessian import Curvature
+from flatlens.hessian.softmax import eigenvalues, softmax, top_eigenvalue
+
+PAIRWISE_CLASSES = 4096
+"""Up to this many classes the K×K distances between class weights are kept (128 MiB at most)."""
+
+
+class Head:
+    """Closed-form curvature of the last Linear layer under cross-entropy.
+
+    Args:
+        linear: the layer whose output is the logits.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        # Apple GPUs have no float64: there the head, which is small, is measured on the CPU.
+        device = linear.weight.device if linear.weight.device.type != "mps" else torch.device("cpu")
+        self.weight = linear.weight.detach().to(device, torch.float64)
+        self.bias = None if linear.bias is None else linear.bias.detach().to(device, torch.float64)
+        self.weight_norm = torch.linalg.matrix_norm(self.weight)
+        self._pairwise = _squared_distances(self.weight) if len(self.weight) <= PAIRWISE_CLASSES else None
+
+    def __call__(self, features: Float[Tensor, "n i"], *, spectrum: bool = False) -> Curvature:
+        """Curvature at the head's inputs ``features``; the logits are recomputed in float64."""
+        a = features.detach().to(self.weight.device, torch.float64)
+        soft = softmax(torch.nn.functional.linear(a, self.weight, self.bias))
+        norm_sq = (a * a).sum(1)
+        c = soft.confidence_term
+        trace = norm_sq * c
+        zero = torch.zeros_like(trace)
+        finite = torch.isfinite(norm_sq) & torch.isfinite(c)
+        # LAPACK refuses NaN: a sample that is not finite keeps NaN in every column and harms no other.
+        safe = type(soft)(*(torch.where(finite.unsqueeze(1), t, 1 / t.shape[1]) for t in soft))
+        blank = torch.where(finite, 1.0, torch.nan)
+        return Curvature(
+            method="closed-form",
+            exact=True,
+            trace=trace,
+            trace_se=zero,
+            ggn_trace=trace,
+            top_eigenvalue=norm_sq * top_eigenvalue(safe) * blank,
+            relative_flatness=norm_sq * self._weight_variance(soft.p),
+            relative_flatness_se=zero,
+            relative_sharpness=self.weight_norm**2 * trace,
+            weight_norm=self.weight_norm.expand_as(trace),
+            feature_norm_sq=norm_sq,
+            confidence_term=c,
+            spectrum=(norm_sq * blank).unsqueeze(1) * eigenvalues(safe) if spectrum else None,
+        )
+
+    def _weight_variance(self, p: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:
+        """Σ_k p_k ‖w_k − w̄‖² = ½ Σ_{j,k} p_j p_k ‖w_j − w_k‖²: the second form has terms of one sign only."""
+        if self._pairwise is not None:
+            return 0.5 * ((p @ self._pairwise) * p).sum(1)
+        out = torch.empty(len(p), dtype=p.dtype, device=p.device)
+        for i, (row, top) in enumerate(zip(p, p.argmax(1), strict=True)):
+            # Centred on the top class, so that in saturation nothing of size ‖w‖ is subtracted from itself.
+            v = self.weight - self.weight[top]
+            out[i] = (row * (v - row @ v).square().sum(1)).sum()
+        return out
+
+
+def _squared_distances(weight: Float[Tensor, "k i"]) -> Float[Tensor, "k k"]:
+    # Differences first: ‖w_j‖² + ‖w_k‖² − 2⟨w_j, w_k⟩ cancels for similar classes.
+    return torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist").square()

@@ -1,0 +1,255 @@
+"""`RunSpec`: what a run is, as frozen plain data, and its TOML form. Every check of a value happens here, once.
+
+The keys are the names of the command line's flags; the resolved spec, written into the run, reruns it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from flatlens.attacks import ATTACKS, CONTROLS, NORMS
+from flatlens.errors import SpecError, unknown
+
+DEFAULT_LINF_EPS = 8 / 255
+IMAGES = ("none", "key", "all")
+DTYPES = ("float32", "float64")
+TARGETS = ("next", "random", "least-likely")
+ALL_CONTROLS = "all"
+LEAST_PROBES = 8
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run: a model, data, an attack, its controls, and what is measured along them.
+
+    Fields bear the names of the flags of ``flatlens trace``. `resolved` fills in what was left out.
+    """
+
+    model: str
+    data: str
+    attack: str = "pgd"
+    eps: float | None = None
+    norm: str = "linf"
+    step_size: float | None = None
+    steps: int = 40
+    random_start: bool = False
+    targeted: str | None = None
+    control: tuple[str, ...] = ()
+    layer: tuple[str, ...] = ("head",)
+    probes: int = 16
+    limit: int | None = None
+    samples: tuple[int, ...] | None = None
+    only_correct: bool = False
+    batch_size: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "float32"
+    images: str = "key"
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def resolved(self) -> RunSpec:
+        """The same run with the attack's defaults written out: eps, step_size, the list of controls."""
+        eps = DEFAULT_LINF_EPS if self.eps is None else self.eps
+        steps = 1 if self.attack == "fgsm" else self.steps
+        step_size = self.step_size
+        if step_size is None:
+            step_size = {"fgsm": eps, "bim": eps / steps}.get(self.attack, 2.5 * eps / steps)
+        control = tuple(CONTROLS) if ALL_CONTROLS in self.control else self.control
+        return replace(self, eps=eps, steps=steps, step_size=step_size, control=control)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, without what is None."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+            if value is not None
+        }
+
+    def to_toml(self) -> str:
+        """The text of ``spec.toml``."""
+        return tomli_w.dumps(self.to_dict())
+
+    def hash(self) -> str:
+        """SHA-256 of what determines the numbers: not the device, and not which images are kept."""
+        plain = {k: v for k, v in self.to_dict().items() if k not in ("device", "images")}
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+KEYS = tuple(f.name for f in fields(RunSpec))
+
+
+def from_dict(values: Mapping[str, Any]) -> RunSpec:
+    """A spec from plain data; ``attack`` may be a table with a ``name``.
+
+    Raises:
+        SpecError: an unknown key, a missing one, or a value that cannot be.
+    """
+    flat = dict(values)
+    if isinstance(table := flat.get("attack"), Mapping):
+        flat.pop("attack")
+        flat |= {"attack" if key == "name" else key: value for key, value in table.items()}
+    for key in flat:
+        if key not in KEYS:
+            raise SpecError(unknown("setting", key, KEYS, where="a run has"))
+    for key in ("model", "data"):
+        if key not in flat:
+            raise SpecError(f"--{key} is missing; `flatlens {key}s`.".replace("datas", "datasets")[:-1] + " lists what there is")
+    return RunSpec(**{key: coerce(key, value) for key, value in flat.items()})
+
+
+def read_toml(file: str | Path) -> dict[str, Any]:
+    """The settings in a TOML file.
+
+    Raises:
+        SpecError: the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"cannot read '{file}': {error.strerror}; name a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"'{file}' is not TOML: {error}") from error
+
+
+def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """``values`` with ``a.b=c`` settings put in; c is read as TOML, and as text where it is none.
+
+    The attack's settings may be written with their table (``attack.eps=0.1``) or without.
+    """
+    out = dict(values)
+    for text in assignments:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise SpecError(f"--set '{text}' is not of the form key=value, for example --set attack.random_start=true")
+        out[key.strip().removeprefix("attack.")] = _parse(value.strip())
+    return out
+
+
+def difference(mine: RunSpec, theirs: RunSpec) -> list[str]:
+    """What differs between two specs, a phrase each: ``eps 0.3 instead of 0.1``."""
+    a, b = mine.to_dict(), theirs.to_dict()
+    return [
+        f"{key} {_show(a.get(key))} instead of {_show(b.get(key))}" for key in KEYS if a.get(key) != b.get(key)
+    ]
+
+
+def number(text: str) -> float:
+    """A number as people write it: ``0.3``, ``3e-1`` or ``8/255``.
+
+    Raises:
+        SpecError: it is none.
+    """
+    above, slash, below = text.partition("/")
+    try:
+        value = float(above) / float(below) if slash else float(above)
+    except (ValueError, ZeroDivisionError):
+        raise SpecError(f"'{text}' is not a number; write 0.3 or 8/255") from None
+    return value
+
+
+def coerce(key: str, value: Any) -> Any:
+    """``value`` as the type of the field ``key``.
+
+    Raises:
+        SpecError: it cannot be read as such.
+    """
+    kinds = _kinds(key)
+    if value is None and type(None) in kinds:
+        return None
+    if float in kinds:
+        return number(value) if isinstance(value, str) else _typed(key, value, (int, float), float)
+    if bool in kinds:
+        return _typed(key, value, bool, bool)
+    if int in kinds:
+        if key == "batch_size" and value == "auto":
+            return None
+        return _typed(key, value, int, int)
+    if str in kinds:
+        return _typed(key, str(value) if isinstance(value, int) and key == "targeted" else value, str, str)
+    items = value if isinstance(value, (list, tuple)) else [value]
+    if key == "samples":
+        return tuple(_typed(key, item, int, int) for item in items)
+    if key == "bounds":
+        return tuple(_typed(key, item, (int, float), float) for item in items)
+    return tuple(_typed(key, item, str, str) for item in items)
+
+
+def _kinds(key: str) -> tuple[Any, ...]:
+    hint = typing.get_type_hints(RunSpec)[key]
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _typed(key: str, value: Any, kinds: Any, to: type) -> Any:
+    if not isinstance(value, kinds) or (isinstance(value, bool) and to is not bool):
+        words = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+        raise SpecError(f"{flag(key)} {value!r}: needs {words[to]}")
+    return to(value)
+
+
+def flag(key: str) -> str:
+    """The flag of the command line that sets ``key``."""
+    return "--" + key.replace("_", "-")
+
+
+def _parse(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _show(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _check(spec: RunSpec) -> None:
+    """Raise SpecError for the first value that cannot be."""
+    if spec.attack not in ATTACKS:
+        raise SpecError(unknown("attack", spec.attack, ATTACKS, where="there are"))
+    if spec.norm not in NORMS:
+        raise SpecError(unknown("norm", spec.norm, NORMS, where="there are"))
+    if spec.eps is None and spec.norm != "linf":
+        raise SpecError(f"--eps must be given for {spec.norm}; its size depends on the input, for example --eps 0.5")
+    for key in ("eps", "step_size"):
+        value = getattr(spec, key)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise SpecError(f"{flag(key)} {value:g}: needs a number above 0, for example 8/255")
+    for key in ("steps", "limit", "batch_size"):
+        value = getattr(spec, key)
+        if value is not None and value < 1:
+            raise SpecError(f"{flag(key)} {value}: needs a whole number of at least 1")
+    if spec.probes < LEAST_PROBES:
+        raise SpecError(f"--probes {spec.probes}: needs at least {LEAST_PROBES}; fewer give no usable standard error")
+    if not spec.layer:
+        raise SpecError("--layer is empty; name at least one layer, for example head")
+    if spec.samples is not None and (not spec.samples or min(spec.samples) < 0):
+        raise SpecError(f"--samples {','.join(map(str, spec.samples))}: needs indices of at least 0, for example 3,17")
+    if spec.samples is not None and len(set(spec.samples)) < len(spec.samples):
+        raise SpecError(f"--samples {','.join(map(str, spec.samples))}: names a sample twice")
+    if spec.seed < 0:
+        raise SpecError(f"--seed {spec.seed}: needs a whole number of at least 0")
+    for control in spec.control:
+        if control not in CONTROLS and control != ALL_CONTROLS:
+            raise SpecError(unknown("control", control, [*CONTROLS, ALL_CONTROLS], where="there are"))
+    if spec.targeted is not None and spec.targeted not in TARGETS and not spec.targeted.isdigit():
+        raise SpecError(unknown("target", spec.targeted, ["LABEL (a number)", *TARGETS], where="there are"))
+    for key, known in (("images", IMAGES), ("dtype", DTYPES)):
+        if getattr(spec, key) not in known:
+            raise SpecError(unknown(key, getattr(spec, key), known, where="there are"))
+    low, high = spec.bounds if len(spec.bounds) == 2 else (1.0, 0.0)
+    if not low < high:
+        raise SpecError(f"--bounds {list(spec.bounds)}: needs two numbers, the smaller first, for example [0, 1]")

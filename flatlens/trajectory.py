@@ -1,0 +1,236 @@
+"""`Trace`: what was measured along a path, in two Arrow tables.
+
+A row of ``steps`` is one sample at one step of one path; a row of ``layers`` is the same for one layer.
+Nothing here needs torch: a trace can be read and drawn on a machine that has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from flatlens import valley as valleys
+from flatlens.errors import LayerError, RunError, SpecError, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+MEASUREMENT_VERSION = 1
+"""Raised when the numbers change for the same specification: finished runs are then computed anew."""
+
+ATTACK = "attack"
+"""The value of ``path`` for the attack itself; a control bears its own name."""
+
+_KEY = [
+    ("path", pa.string()),
+    ("restart", pa.int32()),
+    ("sample", pa.int64()),
+    ("step", pa.int32()),
+    ("kind", pa.string()),
+]
+STEPS = pa.schema(
+    [
+        *_KEY,
+        ("label", pa.int32()),
+        ("target", pa.int32()),
+        ("prediction", pa.int32()),
+        ("flipped", pa.bool_()),
+        ("loss", pa.float64()),
+        ("confidence", pa.float64()),
+        ("margin", pa.float64()),
+        ("entropy", pa.float64()),
+        ("linf", pa.float64()),
+        ("l2", pa.float64()),
+        ("input_grad_norm", pa.float64()),
+    ]
+)
+LAYERS = pa.schema(
+    [
+        *_KEY,
+        ("layer", pa.string()),
+        ("method", pa.string()),
+        ("exact", pa.bool_()),
+        ("status", pa.string()),
+        ("trace", pa.float64()),
+        ("trace_se", pa.float64()),
+        ("ggn_trace", pa.float64()),
+        ("top_eigenvalue", pa.float64()),
+        ("relative_flatness", pa.float64()),
+        ("relative_flatness_se", pa.float64()),
+        ("relative_sharpness", pa.float64()),
+        ("weight_norm", pa.float64()),
+        ("feature_norm_sq", pa.float64()),
+        ("confidence_term", pa.float64()),
+    ]
+)
+
+MEASURES = {
+    "relative_flatness": "κ, relative flatness (Petzka et al. 2021)",
+    "trace": "Tr H, trace of the Hessian",
+    "top_eigenvalue": "λ_max, largest eigenvalue of the Hessian",
+    "relative_sharpness": "‖W‖² · Tr H, relative sharpness (Walter et al. 2025)",
+    "ggn_trace": "Tr GGN, trace of the Gauss–Newton matrix",
+}
+"""What a valley can be looked for in: column of ``layers`` -> its name for people. High = sharp for all."""
+
+
+class Caution(NamedTuple):
+    """Something that makes an evaluation misleading: a short code, and one sentence with its figure."""
+
+    code: str
+    message: str
+
+
+class Images(NamedTuple):
+    """Inputs of the attack's path at chosen steps, ordered by sample, then step.
+
+    ``x`` ``[m, …]`` float32, ``sample`` ``[m]``, ``step`` ``[m]``, ``probabilities`` ``[m, K]`` float32.
+    """
+
+    x: NDArray[np.float32]
+    sample: NDArray[np.int64]
+    step: NDArray[np.int32]
+    probabilities: NDArray[np.float32]
+
+
+class Matrix(NamedTuple):
+    """One column of a table as ``values`` ``[n, T+1]``, with the samples' ids ``[n]``."""
+
+    sample: NDArray[np.int64]
+    values: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The trajectory of every sample: two tables, and what made them.
+
+    Attributes:
+        steps: the table of `STEPS`, ordered by path, restart, sample, step.
+        layers: the table of `LAYERS`, in the same order, then by layer.
+        spec: the resolved specification, by the names of the command line's flags.
+        cautions: what a reader must know before believing the numbers.
+        images: inputs at the chosen steps, or None.
+        labels: names of the classes, or None.
+        manifest: what is known of how it was made (versions, hashes, timings).
+    """
+
+    steps: pa.Table
+    layers: pa.Table
+    spec: Mapping[str, Any]
+    cautions: tuple[Caution, ...] = ()
+    images: Images | None = None
+    labels: tuple[str, ...] | None = None
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """The paths in this trace: the attack first, then its controls."""
+        found = pc.unique(self.steps["path"]).to_pylist()
+        return tuple(sorted(found, key=lambda p: (p != ATTACK, found.index(p))))
+
+    @cached_property
+    def layer_names(self) -> tuple[str, ...]:
+        """The probed layers, in the order in which they were asked for."""
+        return tuple(pc.unique(self.layers["layer"]).to_pylist())
+
+    @property
+    def x_adv(self) -> NDArray[np.float32]:
+        """The attack's final iterates, ``[n, …]``, in the order of the samples.
+
+        Raises:
+            RunError: the trace was made with ``images = none``.
+        """
+        if self.images is None:
+            raise RunError("this trace holds no inputs (images = 'none'); run it with --images key")
+        last = np.append(self.images.sample[1:] != self.images.sample[:-1], True)
+        return self.images.x[last]
+
+    def to_pandas(self, table: str = "steps") -> pd.DataFrame:
+        """``"steps"`` or ``"layers"`` as a pandas DataFrame (needs pandas)."""
+        if table not in ("steps", "layers"):
+            raise SpecError(unknown("table", table, ("steps", "layers"), where="a trace has"))
+        try:
+            frame = getattr(self, table).to_pandas()
+        except ModuleNotFoundError as error:
+            raise RunError("to_pandas needs pandas: pip install 'flatlens[pandas]'") from error
+        return frame
+
+    def matrix(
+        self, column: str, *, path: str = ATTACK, layer: str | None = None, kind: str = "iterate"
+    ) -> Matrix:
+        """One column as a matrix of samples × steps.
+
+        Args:
+            column: a column of ``steps``, or of ``layers`` when ``layer`` is given or needed.
+            path: ``"attack"`` or the name of a control.
+            layer: the layer, for columns of ``layers``; the first one when left out.
+            kind: which rows: ``iterate``, ``best`` or ``returned``.
+        """
+        if path not in self.paths:
+            raise SpecError(unknown("path", path, self.paths, where="this trace has"))
+        in_steps = column in self.steps.column_names and layer is None
+        if not in_steps and column not in self.layers.column_names:
+            known = [*self.steps.column_names[5:], *self.layers.column_names[6:]]
+            raise SpecError(unknown("measure", column, known))
+        table = self.steps if in_steps else self.layers
+        keep = pc.and_(pc.equal(table["path"], path), pc.equal(table["kind"], kind))
+        if not in_steps:
+            layer = layer or self.layer_names[0]
+            if layer not in self.layer_names:
+                raise LayerError(unknown("layer", layer, self.layer_names, where="this trace has"))
+            keep = pc.and_(keep, pc.equal(table["layer"], layer))
+        part = table.filter(keep)
+        samples = part["sample"].to_numpy()
+        step = part["step"].to_numpy()
+        values = part[column].to_numpy(zero_copy_only=False)
+        ids, row = np.unique(samples, return_inverse=True)
+        shape = (len(ids), int(step.max()) + 1 if len(step) else 0)
+        if values.dtype == bool:
+            out: NDArray[Any] = np.zeros(shape, dtype=bool)
+        elif np.issubdtype(values.dtype, np.integer):
+            out = np.full(shape, -1, dtype=np.int64)
+        else:
+            out = np.full(shape, np.nan)
+        out[row, step] = values
+        return Matrix(ids, out)
+
+    def valley(
+        self,
+        measure: str = "relative_flatness",
+        *,
+        layer: str | None = None,
+        path: str = ATTACK,
+        tau: float = valleys.TAU,
+    ) -> valleys.Valley:
+        """Who flipped, who ran into a valley; ``.summary()`` gives fractions and medians with intervals.
+
+        Args:
+            measure: one of `MEASURES`.
+            layer: the layer; the first one when left out.
+            path: ``"attack"`` or the name of a control.
+            tau: the end must lie at or below ``tau`` times the peak.
+        """
+        if measure not in MEASURES:
+            raise SpecError(unknown("measure", measure, MEASURES))
+        sharpness = self.matrix(measure, path=path, layer=layer or self.layer_names[0])
+        flipped = self.matrix("flipped", path=path)
+        return valleys.find(sharpness.values, flipped.values, sharpness.sample, tau=tau)
+
+    def report(self, file: str | Path = "report.html") -> Path:
+        """Draw the trace as one self-contained page and return where it is."""
+        from flatlens.report import page
+
+        return page.write([self], Path(file))
+
+    def with_cautions(self, cautions: tuple[Caution, ...]) -> Trace:
+        """The same trace with these cautions."""
+        return replace(self, cautions=cautions)

@@ -107,7 +107,9 @@ def from_dict(values: Mapping[str, Any]) -> RunSpec:
             raise SpecError(unknown("setting", key, KEYS, where="a run has"))
     for key in ("model", "data"):
         if key not in flat:
-            raise SpecError(f"--{key} is missing; `flatlens {key}s`.".replace("datas", "datasets")[:-1] + " lists what there is")
+            raise SpecError(
+                f"--{key} is missing; `flatlens {key}s`.".replace("datas", "datasets")[:-1] + " lists what there is"
+            )
     return RunSpec(**{key: coerce(key, value) for key, value in flat.items()})
 
 
@@ -142,9 +144,7 @@ def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
 def difference(mine: RunSpec, theirs: RunSpec) -> list[str]:
     """What differs between two specs, a phrase each: ``eps 0.3 instead of 0.1``."""
     a, b = mine.to_dict(), theirs.to_dict()
-    return [
-        f"{key} {_show(a.get(key))} instead of {_show(b.get(key))}" for key in KEYS if a.get(key) != b.get(key)
-    ]
+    return [f"{key} {_show(a.get(key))} instead of {_show(b.get(key))}" for key in KEYS if a.get(key) != b.get(key)]
 
 
 def number(text: str) -> float:

@@ -50,6 +50,8 @@ STEPS = pa.schema(
         ("entropy", pa.float64()),
         ("linf", pa.float64()),
         ("l2", pa.float64()),
+        # Only at the attack's last step: a fresh pass of the user's own, unfolded model predicts the same.
+        ("confirmed", pa.bool_()),
         ("input_grad_norm", pa.float64()),
     ]
 )
@@ -114,7 +116,7 @@ class Trace:
     """The trajectory of every sample: two tables, and what made them.
 
     Attributes:
-        steps: the table of `STEPS`, ordered by path, restart, sample, step.
+        steps: the table of `STEPS`; rows of a batch stand together, ordered by path, sample, step.
         layers: the table of `LAYERS`, in the same order, then by layer.
         spec: the resolved specification, by the names of the command line's flags.
         cautions: what a reader must know before believing the numbers.
@@ -164,9 +166,7 @@ class Trace:
             raise RunError("to_pandas needs pandas: pip install 'flatlens[pandas]'") from error
         return frame
 
-    def matrix(
-        self, column: str, *, path: str = ATTACK, layer: str | None = None, kind: str = "iterate"
-    ) -> Matrix:
+    def matrix(self, column: str, *, path: str = ATTACK, layer: str | None = None, kind: str = "iterate") -> Matrix:
         """One column as a matrix of samples × steps.
 
         Args:
@@ -223,7 +223,8 @@ class Trace:
             raise SpecError(unknown("measure", measure, MEASURES))
         sharpness = self.matrix(measure, path=path, layer=layer or self.layer_names[0])
         flipped = self.matrix("flipped", path=path)
-        return valleys.find(sharpness.values, flipped.values, sharpness.sample, tau=tau)
+        correct = self.matrix("prediction", path=path).values == self.matrix("label", path=path).values
+        return valleys.find(sharpness.values, flipped.values, sharpness.sample, correct=correct[:, 0], tau=tau)
 
     def report(self, file: str | Path = "report.html") -> Path:
         """Draw the trace as one self-contained page and return where it is."""

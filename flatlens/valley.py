@@ -131,13 +131,21 @@ class Summary(NamedTuple):
     tau: float
 
 
-def find(measure: Floats, flipped: Bools, sample: Ints | None = None, *, tau: float = TAU) -> Valley:
+def find(
+    measure: Floats,
+    flipped: Bools,
+    sample: Ints | None = None,
+    *,
+    correct: Bools | None = None,
+    tau: float = TAU,
+) -> Valley:
     """Decide for each trajectory whether it ran into a valley.
 
     Args:
         measure: the sharpness measure, ``[n, T+1]``; high = sharp.
         flipped: the attack's aim is reached at this step, ``[n, T+1]``.
         sample: the samples' ids, ``[n]``; 0 … n−1 when left out.
+        correct: classified as labelled at step 0, ``[n]``; all when left out. The others are kept apart.
         tau: the end must lie at or below ``tau`` times the peak, 0 < tau < 1.
     """
     if not 0 < tau < 1:
@@ -147,7 +155,7 @@ def find(measure: Floats, flipped: Bools, sample: Ints | None = None, *, tau: fl
     n, length = measure.shape
     rows = np.arange(n)
     finite = np.isfinite(measure).all(axis=1)
-    start_ok = ~flipped[:, 0]
+    start_ok = ~flipped[:, 0] if correct is None else ~flipped[:, 0] & correct
     ever = flipped.any(axis=1) & start_ok
     first = np.where(ever, flipped.argmax(axis=1), -1)
     after = np.arange(length)[None, :] >= np.where(ever, first, length)[:, None]

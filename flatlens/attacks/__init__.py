@@ -31,9 +31,7 @@ ATTACKS = {
     "pgd": Entry("gradient", "PGD", "projected gradient, steps of 2.5·eps/steps (Madry et al. 2018)"),
 }
 CONTROLS = {
-    "line-to-other-class": Entry(
-        "controls", "LineToOtherClass", "the straight line to a clean image of another class"
-    ),
+    "line-to-other-class": Entry("controls", "LineToOtherClass", "the straight line to a clean image of another class"),
     "gaussian-noise": Entry("controls", "GaussianNoise", "a ray of Gaussian noise, as long as the attack's eps"),
 }
 """What is walked beside an attack, so that a valley can be told from the mere crossing of a boundary."""

@@ -1,0 +1,189 @@
+"""From a spec to a finished run's folder: load, prepare, measure what is missing, merge."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from flatlens import attacks, cautions, datasets, models, runs
+from flatlens.errors import DataError
+from flatlens.job import Job, Report, prepare
+from flatlens.loop import Attack
+from flatlens.measure import provenance
+from flatlens.memory import bytes_per_sample
+from flatlens.spec import RunSpec
+from flatlens.trajectory import MEASUREMENT_VERSION
+
+
+class Loaded(NamedTuple):
+    """A spec's job, its defaults filled in, and the identity of what went into it."""
+
+    spec: RunSpec
+    job: Job
+    identity: dict[str, object]
+
+
+class Plan(NamedTuple):
+    """What a run would take: passes are of one batch each; memory in bytes, time in seconds, both estimated."""
+
+    model: str
+    layers: list[str]
+    samples: int
+    batch_size: int
+    batches: int
+    forward_passes: int
+    backward_passes: int
+    memory_bytes: int
+    seconds: float
+
+
+def run(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report | None = None) -> runs.Run:
+    """Do what is missing of a run, and return it finished.
+
+    Args:
+        spec: what to run.
+        out: the run's folder; a finished run of the same spec is left as it is, an unfinished one is gone on with.
+        force: replace a run that is there.
+        progress: called after every step of a batch.
+
+    Raises:
+        RunError: the folder holds a run of another spec, or other files.
+        ResourceError: memory or disk ran out; finished batches are saved.
+    """
+    out = Path(out)
+    found = runs.existing(out, force=force)
+    stored = None if found is None else found.spec
+    if stored is not None and spec.batch_size is None:
+        spec = dataclasses.replace(spec, batch_size=stored.batch_size)
+    spec, job, identity = load(spec)
+    if found is not None:
+        result = runs.resume(found, spec, identity)
+        if result.finished:
+            return result
+    else:
+        known = {
+            "batches": job.batches,
+            "spec_hash": spec.hash(),
+            "labels": identity.pop("labels"),
+            **identity,
+            **provenance(job),
+        }
+        result = runs.create(out, spec, known)
+
+    began = time.perf_counter()
+    for index, piece in job.pieces(result.missing(), progress):
+        result.save_part(index, {"steps": piece.steps, "layers": piece.layers}, piece.images)
+    seconds = time.perf_counter() - began
+    result.merge()
+    # The tables are read back as any reader would read them, and judged as such.
+    whole = runs.Run(result.path, result.manifest | {"state": runs.FINISHED}).trace()
+    result.finish(job.cautions + cautions.find(whole), seconds=round(result.manifest.get("seconds", 0) + seconds, 3))
+    return result
+
+
+def load(spec: RunSpec) -> Loaded:
+    """Load what a spec names, choose the samples, and prepare the job."""
+    spec = spec.resolved()
+    data = datasets.load(spec.data)
+    chosen = _choose(spec, data.y)
+    loaded = models.load(spec.model, shape=tuple(data.x.shape[1:]), classes=data.classes)
+    x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
+    job = prepare(
+        loaded.model,
+        x[chosen],
+        y[chosen],
+        attack=_attack(spec),
+        controls=spec.control,
+        layers=spec.layer,
+        ids=torch.from_numpy(data.ids)[chosen],
+        pool=(x, y),
+        batch_size=spec.batch_size,
+        seed=spec.seed,
+        device=_device(spec.device),
+        dtype=getattr(torch, spec.dtype),
+        images=spec.images,
+        bounds=(spec.bounds[0], spec.bounds[1]),
+        only_correct=spec.only_correct,
+    )
+    identity = {
+        "weights_sha256": loaded.sha256,
+        "data_sha256": data.sha256,
+        "measurement_version": MEASUREMENT_VERSION,
+        "labels": list(data.labels) if data.labels else None,
+    }
+    return Loaded(dataclasses.replace(spec, batch_size=job.batch_size), job, identity)
+
+
+def plan(spec: RunSpec) -> Plan:
+    """What a run of ``spec`` would take, from one timed pass of one batch."""
+    spec, job, _ = load(spec)
+    batch = job.batch(0)
+    began = time.perf_counter()
+    here = job.victim(batch.x, batch.y)
+    forward = time.perf_counter() - began
+    here.grad(lambda at: at.loss)
+    both = time.perf_counter() - began
+    points = job.batches * (job.length + 1)
+    backward = job.batches * job.length
+    # The user's own model confirms each batch's final iterates.
+    forwards = points * (1 + len(job.controls)) + job.batches
+    weights = sum(p.numel() * p.element_size() for p in job.model.parameters())
+    return Plan(
+        model=spec.model,
+        layers=list(job.victim.layers),
+        samples=len(job.x),
+        batch_size=job.batch_size,
+        batches=job.batches,
+        forward_passes=forwards,
+        backward_passes=backward,
+        memory_bytes=2 * job.batch_size * bytes_per_sample(job.victim, job.x, job.y) + 2 * weights,
+        seconds=forwards * forward + backward * (both - forward),
+    )
+
+
+def _choose(spec: RunSpec, y: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    """Indices of the samples that a spec asks for, ascending; ``limit`` takes as many of each class as there are."""
+    if spec.samples is not None:
+        beyond = [i for i in spec.samples if i >= len(y)]
+        if beyond:
+            raise DataError(f"no sample {beyond[0]}; the data have {len(y)} samples, 0 … {len(y) - 1}")
+        chosen = np.sort(np.asarray(spec.samples))
+    else:
+        chosen = np.arange(len(y))
+    if spec.limit is None or spec.limit >= len(chosen):
+        return chosen
+    shuffled = np.random.default_rng(spec.seed).permutation(chosen)
+    # A sample's rank within its class; taking the lowest ranks first takes the classes in turn.
+    rank = np.empty(len(shuffled), dtype=np.int64)
+    for label in np.unique(y[shuffled]):
+        of_class = y[shuffled] == label
+        rank[of_class] = np.arange(of_class.sum())
+    return np.sort(shuffled[np.argsort(rank, kind="stable")[: spec.limit]])
+
+
+def _attack(spec: RunSpec) -> Attack:
+    wanted = {
+        "eps": spec.eps,
+        "norm": spec.norm,
+        "steps": spec.steps,
+        "step_size": spec.step_size,
+        "random_start": spec.random_start,
+        "target": spec.targeted,
+    }
+    made = attacks.find(spec.attack)
+    names = inspect.signature(made).parameters
+    return made(**{key: value for key, value in wanted.items() if key in names})  # type: ignore[no-any-return]
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

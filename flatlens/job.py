@@ -1,0 +1,267 @@
+"""`Job`: a trace, prepared. Checks model and data, makes the victim, cuts the samples into batches and measures them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from flatlens import attacks, cautions
+from flatlens.errors import AttackError, DataError, ResourceError
+from flatlens.forward import Batch, Victim, as_logits, exact_arithmetic
+from flatlens.layers import HEAD
+from flatlens.loop import Attack, Keeper, Piece, walk
+from flatlens.memory import batch_that_fits, bytes_per_sample, is_out_of_memory
+from flatlens.probes.flatness import Flatness
+from flatlens.randomness import Noise
+from flatlens.trajectory import ATTACK, Caution
+
+
+class Progress(NamedTuple):
+    """How far the work is, in samples × steps, and what it is doing."""
+
+    done: int
+    total: int
+    what: str
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclasses.dataclass
+class Job:
+    """A trace, prepared: everything that does not depend on the batch.
+
+    ``x`` ``[n, …]``, ``y`` ``[n]`` and ``ids`` ``[n]`` are on the CPU; ``pool_x``, ``pool_y`` are the images among which a
+    control finds one of another class.
+    """
+
+    model: nn.Module
+    victim: Victim
+    attack: Attack
+    controls: dict[str, Attack]
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    pool_x: Tensor
+    pool_y: Tensor
+    target: int | str | None
+    batch_size: int
+    seed: int
+    images: str
+    cautions: tuple[Caution, ...]
+
+    @property
+    def batches(self) -> int:
+        """How many batches there are."""
+        return -(-len(self.x) // self.batch_size)
+
+    @property
+    def length(self) -> int:
+        """Steps of a path, the clean input not counted (40 where the attack does not say)."""
+        return int(getattr(self.attack, "length", 40))
+
+    @property
+    def total(self) -> int:
+        """The whole work, in samples × steps."""
+        return len(self.x) * (self.length + 1) * (1 + len(self.controls))
+
+    def batch(self, index: int) -> Batch:
+        """One batch, on the victim's device."""
+        part = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        x, y, ids = self.victim.place(self.x[part]), self.y[part].to(self.victim.device), self.ids[part]
+        noise = Noise(self.seed)
+        other = None
+        if "line-to-other-class" in self.controls:
+            picked = [_other(self.pool_y, int(label), int(i), noise) for label, i in zip(y, ids, strict=True)]
+            other = self.victim.place(self.pool_x[picked])
+        return Batch(x, y, ids, self._targets(x, y, ids, noise), other)
+
+    def _targets(self, x: Tensor, y: Tensor, ids: Tensor, noise: Noise) -> Tensor | None:
+        classes, target = self.victim.classes, self.target
+        if target is None:
+            return None
+        if target == "next":
+            return (y + 1) % classes
+        if target == "random":
+            shift = [1 + noise.integer(int(i), classes - 1, "target") for i in ids]
+            return (y + torch.tensor(shift, device=y.device)) % classes
+        if target == "least-likely":
+            return self.victim(x, y, final=True).logits.detach().argmin(1)
+        if not str(target).isdigit() or int(target) >= classes:
+            raise AttackError(
+                f"target {target}: this model has the labels 0 … {classes - 1}, or next, random, least-likely"
+            )
+        return torch.full_like(y, int(target))
+
+    def piece(self, index: int, tick: Callable[[str], None] = lambda what: None) -> Piece:
+        """All paths of one batch, measured."""
+        batch = self.batch(index)
+        flatness = Flatness(self.victim)
+        pieces = []
+        for name, attack in ((ATTACK, self.attack), *self.controls.items()):
+            main = name == ATTACK
+            pieces.append(
+                walk(
+                    attack,
+                    self.victim,
+                    batch if main else batch._replace(target=None),
+                    Noise(self.seed),
+                    path=name,
+                    flatness=flatness,
+                    keeper=Keeper(self.images) if main and self.images != "none" else None,
+                    tick=lambda name=name: tick(f"{name}, batch {index + 1} of {self.batches}"),  # type: ignore[misc]
+                    confirm=self._predict if main else None,
+                )
+            )
+        return Piece(
+            pa.concat_tables([piece.steps for piece in pieces]),
+            pa.concat_tables([piece.layers for piece in pieces]),
+            pieces[0].images,
+        )
+
+    def _predict(self, x: Tensor) -> Tensor:
+        """What the user's own model, unfolded and as it was given, predicts."""
+        own = next(self.model.parameters(), x)
+        with torch.no_grad():
+            return as_logits(self.model(x.to(own.device, own.dtype))).argmax(1)
+
+    def pieces(self, wanted: Sequence[int], progress: Report | None) -> Iterator[tuple[int, Piece]]:
+        """The wanted batches, one after the other."""
+        per_path = self.length + 1
+        rows = [min(self.batch_size, len(self.x) - i * self.batch_size) for i in range(self.batches)]
+        done = self.total - sum(rows[i] for i in wanted) * per_path * (1 + len(self.controls))
+        for index in wanted:
+
+            def tick(what: str, size: int = rows[index]) -> None:
+                nonlocal done
+                done += size
+                if progress is not None:
+                    progress(Progress(min(done, self.total), self.total, what))
+
+            with exact_arithmetic(self.victim.device):
+                try:
+                    found = self.piece(index, tick)
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    raise ResourceError(
+                        f"out of memory with batches of {self.batch_size}; run again with --batch-size {max(1, self.batch_size // 2)}"
+                    ) from error
+            yield index, found
+
+
+def prepare(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    attack: Attack,
+    controls: Sequence[str] = (),
+    layers: Sequence[str] = (HEAD,),
+    ids: Tensor | None = None,
+    pool: tuple[Tensor, Tensor] | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    images: str = "key",
+    bounds: tuple[float, float] = (0.0, 1.0),
+    only_correct: bool = False,
+) -> Job:
+    """Check the model and the data, and make the victim. See `trace` for the arguments."""
+    x, y = check_data(x, y)
+    ids = torch.arange(len(x)) if ids is None else ids
+    victim = Victim(model, x, layers=layers, bounds=bounds, dtype=dtype, device=device)
+    if int(y.max()) >= victim.classes:
+        first = int((y >= victim.classes).nonzero()[0])
+        raise DataError(
+            f"label {int(y[first])} of sample {int(ids[first])} is out of range: the model has {victim.classes} classes, 0 … {victim.classes - 1}"
+        )
+    if only_correct:
+        right = _correct(victim, x, y)
+        if not right.any():
+            raise DataError(
+                f"none of the {len(x)} samples is classified as labelled; --only-correct leaves nothing to attack"
+            )
+        x, y, ids = x[right], y[right], ids[right]
+    length = int(getattr(attack, "length", 40))
+    fitted = batch_size or batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
+    return Job(
+        model=model,
+        victim=victim,
+        attack=attack,
+        controls={name: _control(name, attack, length) for name in controls},
+        x=x,
+        y=y,
+        ids=ids,
+        pool_x=x if pool is None else pool[0],
+        pool_y=y if pool is None else pool[1],
+        target=getattr(attack, "target", None),
+        batch_size=min(fitted, len(x)),
+        seed=seed,
+        images=images,
+        cautions=tuple(_preflight(victim, x, y, bounds)),
+    )
+
+
+def check_data(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs and labels that can be attacked, or a DataError that says why not."""
+    x, y = torch.as_tensor(x).detach(), torch.as_tensor(y).detach().cpu()
+    if not x.is_floating_point():
+        raise DataError(f"inputs are {x.dtype}; give floating-point numbers within the bounds, for example x / 255")
+    if len(x) == 0:
+        raise DataError("there are no samples; give at least one")
+    if y.shape != (len(x),) or y.is_floating_point():
+        raise DataError(
+            f"labels have shape {tuple(y.shape)} and type {y.dtype}; needs whole numbers of shape [{len(x)}]"
+        )
+    if int(y.min()) < 0:
+        raise DataError(f"label {int(y.min())} of sample {int(y.argmin())} is negative; labels are 0 … K−1")
+    bad = ~torch.isfinite(x).flatten(1).all(1)
+    if bad.any():
+        raise DataError(
+            f"inputs of {int(bad.sum())} samples hold NaN or inf, first sample {int(bad.nonzero()[0])}; remove them"
+        )
+    return x, y.long()
+
+
+def _preflight(victim: Victim, x: Tensor, y: Tensor, bounds: tuple[float, float]) -> Iterator[Caution]:
+    low, high = bounds
+    outside = ((x < low) | (x > high)).flatten(1).any(1)
+    if outside.any():
+        yield cautions.bounds(int(outside.sum()), len(x), float(x.min()), float(x.max()), bounds)
+    outputs = victim(victim.place(x[:16]), y[:16].to(victim.device), final=True).logits.detach()
+    if (outputs >= 0).all() and torch.allclose(outputs.sum(1), torch.ones_like(outputs[:, 0]), atol=1e-4):
+        yield cautions.probabilities(len(outputs))
+
+
+def _correct(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
+    size = batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
+    with torch.no_grad():
+        found = [
+            victim(victim.place(part), labels.to(victim.device), final=True).logits.argmax(1).cpu() == labels
+            for part, labels in zip(x.split(size), y.split(size), strict=True)
+        ]
+    return torch.cat(found)
+
+
+def _control(name: str, attack: Attack, length: int) -> Attack:
+    made = attacks.find(name)
+    wanted = {"steps": length, "eps": getattr(attack, "eps", None), "norm": getattr(attack, "norm", None)}
+    known = {field.name for field in dataclasses.fields(made)}
+    return made(**{key: value for key, value in wanted.items() if key in known and value is not None})  # type: ignore[no-any-return]
+
+
+def _other(labels: Tensor, label: int, sample: int, noise: Noise) -> int:
+    """The index of an image of another class, drawn for this sample."""
+    among = (labels != label).nonzero().squeeze(1)
+    if len(among) == 0:
+        raise AttackError(
+            f"the control line-to-other-class finds only images of class {label}; give data of at least two"
+        )
+    return int(among[noise.integer(sample, len(among), "other-class")])

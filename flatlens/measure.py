@@ -1,0 +1,180 @@
+"""`trace` and `curvature`: an attack's path, or given points, measured for every sample."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Sequence
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+import flatlens
+from flatlens import cautions
+from flatlens.attacks.gradient import PGD
+from flatlens.forward import Victim, exact_arithmetic
+from flatlens.hessian import Curvature
+from flatlens.job import Job, Report, check_data, prepare
+from flatlens.layers import HEAD
+from flatlens.loop import Attack
+from flatlens.memory import batch_that_fits, bytes_per_sample
+from flatlens.probes.flatness import Flatness
+from flatlens.trajectory import MEASUREMENT_VERSION, Images, Trace
+
+
+def trace(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    attack: Attack | None = None,
+    controls: Sequence[str] = (),
+    layers: Sequence[str] = (HEAD,),
+    batch_size: int | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    images: str = "key",
+    bounds: tuple[float, float] = (0.0, 1.0),
+    labels: Sequence[str] | None = None,
+    progress: Report | None = None,
+) -> Trace:
+    """Run an attack and measure every step, for every sample.
+
+    Args:
+        model: returns logits ``[n, K]``; in eval mode; never changed.
+        x: clean inputs ``[n, …]`` within ``bounds``.
+        y: labels ``[n]``.
+        attack: `flatlens.attacks.PGD` with its defaults when left out.
+        controls: names of the paths to walk beside it, see ``flatlens.attacks.CONTROLS``.
+        layers: names as in ``model.named_modules()``, ``"head"``, ``"all"``, ``"last:N"`` or globs.
+        batch_size: samples at a time; what fits into memory when left out.
+        seed: of all noise; a sample's noise does not depend on its batch.
+        device: where to compute; where the model is when left out.
+        dtype: of attack and forward passes; the model's own when left out. Curvature is float64 throughout.
+        images: which inputs to keep: ``none``, ``key`` (clean, flip, peak, end) or ``all``.
+        bounds: the range of valid inputs.
+        labels: names of the classes.
+        progress: called after every step of a batch.
+
+    Raises:
+        ModelError: the model is no deterministic classifier in eval mode.
+        LayerError: a layer does not exist or cannot be probed.
+        DataError: inputs or labels that cannot be.
+    """
+    attack = PGD() if attack is None else attack
+    job = prepare(
+        model, x, y, attack=attack, controls=controls, layers=layers, batch_size=batch_size, seed=seed,
+        device=device, dtype=dtype, images=images, bounds=bounds,
+    )  # fmt: skip
+    pieces = [piece for _, piece in job.pieces(range(job.batches), progress)]
+    kept = [piece.images for piece in pieces if piece.images is not None]
+    result = Trace(
+        pa.concat_tables([piece.steps for piece in pieces]),
+        pa.concat_tables([piece.layers for piece in pieces]),
+        _describe(job, model, layers),
+        images=Images(*(np.concatenate(column) for column in zip(*kept, strict=True))) if kept else None,
+        labels=tuple(labels) if labels else None,
+        manifest=provenance(job),
+    )
+    return result.with_cautions(job.cautions + cautions.find(result))
+
+
+@overload
+def curvature(model: nn.Module, x: Tensor, y: Tensor, *, layer: str = ..., **options: Any) -> Curvature: ...
+@overload
+def curvature(
+    model: nn.Module, x: Tensor, y: Tensor, *, layer: Sequence[str], **options: Any
+) -> dict[str, Curvature]: ...
+def curvature(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    layer: str | Sequence[str] = HEAD,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Curvature | dict[str, Curvature]:
+    """Curvature at given points, per sample.
+
+    Args:
+        model: returns logits ``[n, K]``; in eval mode; never changed.
+        x: inputs ``[n, …]``.
+        y: labels ``[n]``.
+        layer: one name, or a list of them; patterns as for `trace`.
+        batch_size: samples at a time; what fits into memory when left out.
+        device: where to compute; where the model is when left out.
+        dtype: of the forward pass; the model's own when left out.
+
+    Returns:
+        a `Curvature` with fields ``[n]`` float64 and ``spectrum`` ``[n, r]``; of a list, or of a pattern that stands for
+        several layers, a dictionary by layer.
+    """
+    asked = [layer] if isinstance(layer, str) else list(layer)
+    x, y = check_data(x, y)
+    victim = Victim(model, x, layers=asked, dtype=dtype, device=device)
+    size = batch_size or batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
+    flatness = Flatness(victim)
+    parts: dict[str, list[Curvature]] = {name: [] for name in victim.layers}
+    with exact_arithmetic(victim.device):
+        for start in range(0, len(x), size):
+            part = slice(start, start + size)
+            here = victim(victim.place(x[part]), y[part].to(victim.device), final=True)
+            for name, found in flatness(here, spectrum=True).items():
+                parts[name].append(found)
+    joined = {name: _join(found) for name, found in parts.items()}
+    return joined[asked[0]] if isinstance(layer, str) and layer in joined else joined
+
+
+def _join(parts: Sequence[Curvature]) -> Curvature:
+    columns = {
+        f.name: torch.cat([getattr(part, f.name) for part in parts])
+        for f in dataclasses.fields(Curvature)
+        if isinstance(getattr(parts[0], f.name), Tensor)
+    }
+    return dataclasses.replace(parts[0], **columns)
+
+
+def _describe(job: Job, model: nn.Module, layers: Sequence[str]) -> dict[str, Any]:
+    """What a spec says, for a model and data that came as objects."""
+    attack = job.attack
+    known = dataclasses.asdict(attack) if dataclasses.is_dataclass(attack) and not isinstance(attack, type) else {}
+    return {
+        "model": type(model).__name__,
+        "data": f"{len(job.x)} samples",
+        "attack": type(attack).__name__.lower(),
+        **{key: value for key, value in known.items() if value is not None and key != "target"},
+        **({"targeted": str(job.target)} if job.target is not None else {}),
+        "control": list(job.controls),
+        "layer": list(layers),
+        "batch_size": job.batch_size,
+        "seed": job.seed,
+        "dtype": str(job.victim.dtype).removeprefix("torch."),
+        "images": job.images,
+        "bounds": list(job.victim.bounds),
+    }
+
+
+def provenance(job: Job) -> dict[str, Any]:
+    """What a manifest says of how the numbers came about."""
+    return {
+        "flatlens": flatlens.__version__,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "pyarrow": pa.__version__,
+        },
+        "measurement_version": MEASUREMENT_VERSION,
+        "device": str(job.victim.device),
+        "threads": torch.get_num_threads(),
+        "folded": job.victim.folded,
+        "head": job.victim.head,
+        "classes": job.victim.classes,
+        "samples": len(job.x),
+        "seed": job.seed,
+    }

@@ -1,0 +1,44 @@
+"""How many samples fit: what a pass keeps for its backward pass, and what a device can spare."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flatlens.forward import Victim
+
+BUDGET = 1 << 30
+"""Bytes of saved activations that a batch may take on the CPU: larger batches are not faster there."""
+LARGEST = 256
+
+
+def bytes_per_sample(victim: Victim, x: Tensor, y: Tensor) -> int:
+    """Bytes that one sample's forward pass keeps alive: what autograd saves, seen on two samples."""
+    seen: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        # Weights are saved too, but are there anyway; the batch's share has the batch in front.
+        if tensor.dim() and tensor.shape[0] == len(x[:2]):
+            storage = tensor.untyped_storage()
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    few = victim.place(x[:2])
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        here = victim(few, y[:2].to(victim.device))
+    del here
+    return max(sum(seen.values()) // len(few), few[0].numel() * few.element_size())
+
+
+def batch_that_fits(per_sample: int, device: torch.device) -> int:
+    """The largest power of two of samples within the budget, 1 … `LARGEST`."""
+    budget = BUDGET
+    if device.type == "cuda":
+        budget = torch.cuda.mem_get_info(device)[0] // 4
+    fits = max(1, min(LARGEST, budget // (2 * per_sample)))  # the backward pass needs as much again
+    return 1 << (fits.bit_length() - 1)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in str(error).lower()

@@ -1,0 +1,29 @@
+"""What is measured at an iterate. A probe is called with the live pass and the path so far, and returns columns.
+
+    probe(here: Forward, path: Path) -> {column: tensor [n]}
+
+Probes of a layer return such a dictionary for each layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from flatlens.forward import Forward
+
+Columns = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Path:
+    """Where the path came from: the clean input ``[n, …]``, and the pass of the step before."""
+
+    clean: Tensor
+    target: Tensor | None = None
+    previous: Forward | None = None
+
+    def to(self, here: Forward) -> Path:
+        """The path, one step further."""
+        return replace(self, previous=here)

@@ -1,0 +1,41 @@
+"""What the model says at a point, and how far the point is from the clean input."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flatlens.forward import Forward
+from flatlens.probes import Columns, Path
+
+
+def prediction(here: Forward, path: Path) -> Columns:
+    """Prediction, flip, loss (nats), confidence, margin (logits) and entropy (nats), in float64."""
+    logits = here.logits.detach().double() if here.logits.device.type != "mps" else here.logits.detach().cpu().double()
+    y = here.y.to(logits.device)
+    log_p = torch.log_softmax(logits, 1)
+    p = log_p.exp()
+    predicted = logits.argmax(1)
+    flipped = predicted != y if path.target is None else predicted == path.target.to(logits.device)
+    return {
+        "prediction": predicted,
+        "flipped": flipped,
+        "loss": F.nll_loss(log_p, y, reduction="none"),
+        "confidence": p.amax(1),
+        "margin": margin(logits, y),
+        "entropy": -torch.where(p > 0, p * log_p, 0.0).sum(1),
+    }
+
+
+def margin(logits: Float[Tensor, "n k"], y: Int[Tensor, n]) -> Float[Tensor, n]:
+    """z_y − max_{j≠y} z_j: negative where the label has lost."""
+    own = logits.gather(1, y.unsqueeze(1))
+    return (own - logits.scatter(1, y.unsqueeze(1), -torch.inf).amax(1, keepdim=True)).squeeze(1)
+
+
+def perturbation(here: Forward, path: Path) -> Columns:
+    """Norms of x − clean, in units of the input."""
+    delta = (here.x.detach() - path.clean).flatten(1)
+    return {"linf": delta.abs().amax(1), "l2": delta.norm(dim=1)}

@@ -1,0 +1,258 @@
+"""`Run`: a folder on disk. Written part by part, each file complete before it bears its name; read back as a `Trace`."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from flatlens.errors import ResourceError, RunError
+from flatlens.spec import RunSpec, difference, from_dict, read_toml
+from flatlens.tensorfile import concatenate
+from flatlens.trajectory import LAYERS, SCHEMA_VERSION, STEPS, Caution, Images, Trace
+
+RUNNING, FINISHED = "running", "finished"
+_TABLES = {"steps": STEPS, "layers": LAYERS}
+
+
+class Run:
+    """A run's folder.
+
+    Attributes:
+        path: the folder.
+        manifest: what is known of how the run was made, and its ``state``.
+        resumed: ``new``, ``resumed`` or ``finished`` (nothing was left to do).
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], resumed: str = FINISHED) -> None:
+        self.path, self.manifest, self.resumed = path, manifest, resumed
+
+    @property
+    def spec(self) -> RunSpec:
+        """The resolved specification."""
+        return from_dict(read_toml(self.path / "spec.toml"))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the tables are complete."""
+        return bool(self.manifest["state"] == FINISHED)
+
+    def missing(self) -> list[int]:
+        """Batches that are not done yet."""
+        return [i for i in range(self.manifest["batches"]) if not self._part(i, "steps.parquet").exists()]
+
+    def save_part(self, index: int, tables: Mapping[str, pa.Table], images: Images | None) -> None:
+        """Keep one finished batch. The table of steps is written last: where it is, the part is whole."""
+        with _disk(self.path):
+            self._part(index, "").parent.mkdir(exist_ok=True)
+            if images is not None:
+                _write(self._part(index, "images.safetensors"), save(_as_tensors(images)))
+            for name in ("layers", "steps"):
+                with replacing(self._part(index, f"{name}.parquet")) as file:
+                    pq.write_table(tables[name], file)
+            self.manifest["batches_done"] = self.manifest["batches"] - len(self.missing())
+            self.write_manifest()
+
+    def merge(self) -> None:
+        """Join the parts into the run's tables, a part at a time."""
+        count = self.manifest["batches"]
+        with _disk(self.path):
+            for name, schema in _TABLES.items():
+                with replacing(self.path / f"{name}.parquet") as file, pq.ParquetWriter(file, schema) as writer:
+                    for i in range(count):
+                        writer.write_table(pq.read_table(self._part(i, f"{name}.parquet")))
+            parts = [part for i in range(count) if (part := self._part(i, "images.safetensors")).exists()]
+            if parts:
+                with replacing(self.path / "images.safetensors") as file:
+                    concatenate(parts, file)
+
+    def finish(self, cautions: tuple[Caution, ...], **known: Any) -> None:
+        """Declare the tables complete, and drop the parts that they were joined from."""
+        self.manifest |= {"state": FINISHED, "warnings": [c._asdict() for c in cautions], **known}
+        with _disk(self.path):
+            self.write_manifest()
+            shutil.rmtree(self.path / "parts", ignore_errors=True)
+
+    def write_manifest(self) -> None:
+        """Put the manifest on disk."""
+        _write(self.path / "manifest.json", json.dumps(self.manifest, indent=2, ensure_ascii=False).encode() + b"\n")
+
+    def trace(self) -> Trace:
+        """The run's tables.
+
+        Raises:
+            RunError: the run is not finished, or a file of it is missing or damaged.
+        """
+        if not self.finished:
+            done = f"{self.manifest['batches_done']} of {self.manifest['batches']} batches"
+            raise RunError(
+                f"the run in '{self.path}' is not finished ({done}); the command that began it goes on with it"
+            )
+        try:
+            tables = {name: pq.read_table(self.path / f"{name}.parquet") for name in _TABLES}
+            stored = self.path / "images.safetensors"
+            images = _from_tensors(load_file(stored)) if stored.exists() else None
+        except (OSError, pa.ArrowException, SafetensorError) as error:
+            raise RunError(
+                f"the run in '{self.path}' is damaged: {_first_line(error)}; run it again with --force"
+            ) from error
+        labels = self.manifest.get("labels")
+        return Trace(
+            tables["steps"],
+            tables["layers"],
+            self.spec.to_dict(),
+            cautions=tuple(Caution(**c) for c in self.manifest.get("warnings", ())),
+            images=images,
+            labels=tuple(labels) if labels else None,
+            manifest=self.manifest,
+        )
+
+    def _part(self, index: int, ending: str) -> Path:
+        return self.path / "parts" / f"{index:05d}.{ending}"
+
+
+def create(path: Path, spec: RunSpec, manifest: dict[str, Any]) -> Run:
+    """Begin a run in a folder that holds none."""
+    run = Run(path, {"schema_version": SCHEMA_VERSION, "state": RUNNING, "batches_done": 0} | manifest, "new")
+    with _disk(path):
+        path.mkdir(parents=True, exist_ok=True)
+        _write(path / "spec.toml", spec.to_toml().encode())
+        run.write_manifest()
+    return run
+
+
+def open_run(path: str | Path) -> Trace:
+    """The trace of a finished run's folder (`fl.open`)."""
+    return load(path).trace()
+
+
+def load(path: str | Path) -> Run:
+    """The run in a folder.
+
+    Raises:
+        RunError: there is none, or one of a newer schema.
+    """
+    path = Path(path)
+    file = path / "manifest.json"
+    if not file.is_file():
+        what = "does not exist" if not path.exists() else "holds no manifest.json"
+        raise RunError(f"'{path}' is no run: it {what}; name the --out folder of a `flatlens trace`")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        version = manifest["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"'{file}' is damaged: {_first_line(error)}; run it again with --force") from error
+    if version > SCHEMA_VERSION:
+        raise RunError(f"the run in '{path}' has schema {version}; this flatlens reads {SCHEMA_VERSION}: upgrade it")
+    return Run(path, manifest)
+
+
+def existing(path: Path, *, force: bool = False) -> Run | None:
+    """The run that a folder already holds, or None; with ``force`` it is removed first.
+
+    Raises:
+        RunError: the folder holds other things.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunError(f"--out '{path}' is a file; name a folder")
+    if not path.exists() or not any(path.iterdir()):
+        return None
+    if not (path / "manifest.json").exists():
+        raise RunError(f"--out '{path}' holds other files and no run; name a new or an empty folder")
+    if not force:
+        return load(path)
+    for name in (
+        "parts",
+        "spec.toml",
+        "steps.parquet",
+        "layers.parquet",
+        "images.safetensors",
+        "report.html",
+        "manifest.json",
+    ):
+        found = path / name
+        shutil.rmtree(found) if found.is_dir() else found.unlink(missing_ok=True)
+    return None
+
+
+def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any]) -> Run:
+    """Go on with a run, which must be of the same spec, weights, data and measurement version.
+
+    Raises:
+        RunError: it is not; the message says in what it differs.
+    """
+    differs = [text for text in difference(spec, run.spec) if not text.startswith("device ")]
+    for key, name in (
+        ("weights_sha256", "weights"),
+        ("data_sha256", "data"),
+        ("measurement_version", "measurement version"),
+    ):
+        if run.manifest.get(key) != manifest[key]:
+            differs.append(f"other {name}")
+    if differs:
+        raise RunError(
+            f"'{run.path}' holds another run: {', '.join(differs)}; choose another --out, or replace it with --force"
+        )
+    run.resumed = FINISHED if run.finished else "resumed"
+    return run
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Any]:
+    """A file to write to, which takes its name only when it is complete and on the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(
+                f"no space left for '{path}'; the finished batches are saved: make room and run the same command"
+            ) from error
+        raise ResourceError(f"cannot write to '{path}': {error.strerror or error}; choose another --out") from error
+
+
+def _as_tensors(images: Images) -> dict[str, np.ndarray[Any, Any]]:
+    return {name: np.ascontiguousarray(values) for name, values in images._asdict().items()}
+
+
+def _from_tensors(tensors: Mapping[str, np.ndarray[Any, Any]]) -> Images:
+    order = np.lexsort((tensors["step"], tensors["sample"]))
+    return Images(**{name: tensors[name][order] for name in Images._fields})
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

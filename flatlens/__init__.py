@@ -1,8 +1,10 @@
 """flatlens: exact, per-sample loss-landscape flatness at every step of an adversarial attack.
 
-import flatlens as fl
-trace = fl.trace(model, x, y, attack=fl.attacks.PGD(eps=8 / 255, steps=40), layers=["head"])
-trace.report("report.html")
+Typical use::
+
+    import flatlens as fl
+    trace = fl.trace(model, x, y, attack=fl.attacks.PGD(eps=8/255, steps=40), layers=["head"])
+    trace.report("report.html")
 """
 
 from __future__ import annotations

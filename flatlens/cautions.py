@@ -47,7 +47,8 @@ def _not_finite(trace: Trace) -> Iterator[Caution]:
             samples = len(pc.unique(rows["sample"]))
             yield Caution(
                 "not-finite",
-                f"curvature of layer '{name}' is not finite for {samples} samples, first at step {pc.min(rows['step'])}",
+                f"curvature of layer '{name}' is not finite for {samples} samples, "
+                f"first at step {pc.min(rows['step'])}",
             )
 
 
@@ -138,7 +139,8 @@ def _wide_errors(trace: Trace) -> Iterator[Caution]:
         if wide.any():
             yield Caution(
                 "wide-error",
-                f"the estimate of layer '{name}' has a standard error above 10 % in {100 * wide.mean():.0f} % of its rows; "
+                f"the estimate of layer '{name}' has a standard error above 10 % "
+                f"in {100 * wide.mean():.0f} % of its rows; "
                 "raise --probes",
             )
 
@@ -147,7 +149,8 @@ def bounds(outside: int, n: int, low: float, high: float, wanted: tuple[float, f
     """Inputs that do not lie in the bounds."""
     return Caution(
         "out-of-bounds",
-        f"{outside} of {n} inputs lie outside the bounds [{wanted[0]:g}, {wanted[1]:g}] (they span {low:g} … {high:g}); "
+        f"{outside} of {n} inputs lie outside the bounds [{wanted[0]:g}, {wanted[1]:g}] "
+        f"(they span {low:g} … {high:g}); "
         "the attack projects them back at its first step: give the inputs' true --set bounds=[low,high], "
         "normalisation belongs into the model",
     )

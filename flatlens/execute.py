@@ -19,6 +19,7 @@ from flatlens.measure import provenance
 from flatlens.memory import bytes_per_sample
 from flatlens.spec import RunSpec
 from flatlens.trajectory import MEASUREMENT_VERSION
+from flatlens.valley import Ints
 
 
 class Loaded(NamedTuple):
@@ -147,7 +148,7 @@ def plan(spec: RunSpec) -> Plan:
     )
 
 
-def _choose(spec: RunSpec, y: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _choose(spec: RunSpec, y: Ints) -> Ints:
     """Indices of the samples that a spec asks for, ascending; ``limit`` takes as many of each class as there are."""
     if spec.samples is not None:
         beyond = [i for i in spec.samples if i >= len(y)]
@@ -178,7 +179,7 @@ def _attack(spec: RunSpec) -> Attack:
     }
     made = attacks.find(spec.attack)
     names = inspect.signature(made).parameters
-    return made(**{key: value for key, value in wanted.items() if key in names})  # type: ignore[no-any-return]
+    return made(**{key: value for key, value in wanted.items() if key in names})
 
 
 def _device(name: str) -> str:

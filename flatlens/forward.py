@@ -129,7 +129,7 @@ class Victim:
         self.classes = logits.shape[1]
         self.head = find_head(private, example, logits)
         names = resolve(layers, private, example, self.head)
-        weights = {name: private.get_submodule(target).weight.detach() for name, target in names.items()}
+        weights = {name: private.get_parameter(f"{target}.weight").detach() for name, target in names.items()}
 
         scale: dict[str, Tensor] = {}
         if fold_norms:
@@ -220,8 +220,8 @@ def check_logits(model: nn.Module, x: Tensor) -> Tensor:
         )
     if not torch.equal(logits, again) and not (torch.isnan(logits).any() and torch.isnan(again).any()):
         raise ModelError(
-            f"the model is random: two passes over the same inputs differ by {float((logits - again).abs().max()):.2g}; "
-            "switch dropout and noise off"
+            "the model is random: two passes over the same inputs differ "
+            f"by {float((logits - again).abs().max()):.2g}; switch dropout and noise off"
         )
     return logits
 

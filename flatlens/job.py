@@ -1,4 +1,4 @@
-"""`Job`: a trace, prepared. Checks model and data, makes the victim, cuts the samples into batches and measures them."""
+"""`Job`: a trace, prepared. Model and data are checked, the victim is made, the samples are cut into batches."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ Report = Callable[[Progress], None]
 class Job:
     """A trace, prepared: everything that does not depend on the batch.
 
-    ``x`` ``[n, …]``, ``y`` ``[n]`` and ``ids`` ``[n]`` are on the CPU; ``pool_x``, ``pool_y`` are the images among which a
-    control finds one of another class.
+    ``x`` ``[n, …]``, ``y`` ``[n]`` and ``ids`` ``[n]`` are on the CPU; ``pool_x`` and ``pool_y`` are the images among
+    which a control finds one of another class.
     """
 
     model: nn.Module
@@ -150,7 +150,8 @@ class Job:
                     if not is_out_of_memory(error):
                         raise
                     raise ResourceError(
-                        f"out of memory with batches of {self.batch_size}; run again with --batch-size {max(1, self.batch_size // 2)}"
+                        f"out of memory with batches of {self.batch_size}; "
+                        f"run again with --batch-size {max(1, self.batch_size // 2)}"
                     ) from error
             yield index, found
 
@@ -180,7 +181,8 @@ def prepare(
     if int(y.max()) >= victim.classes:
         first = int((y >= victim.classes).nonzero()[0])
         raise DataError(
-            f"label {int(y[first])} of sample {int(ids[first])} is out of range: the model has {victim.classes} classes, 0 … {victim.classes - 1}"
+            f"label {int(y[first])} of sample {int(ids[first])} is out of range: "
+            f"the model has {victim.classes} classes, 0 … {victim.classes - 1}"
         )
     if only_correct:
         right = _correct(victim, x, y)
@@ -254,7 +256,8 @@ def _control(name: str, attack: Attack, length: int) -> Attack:
     made = attacks.find(name)
     wanted = {"steps": length, "eps": getattr(attack, "eps", None), "norm": getattr(attack, "norm", None)}
     known = {field.name for field in dataclasses.fields(made)}
-    return made(**{key: value for key, value in wanted.items() if key in known and value is not None})  # type: ignore[no-any-return]
+    control: Attack = made(**{key: value for key, value in wanted.items() if key in known and value is not None})
+    return control
 
 
 def _other(labels: Tensor, label: int, sample: int, noise: Noise) -> int:

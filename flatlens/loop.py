@@ -28,7 +28,8 @@ _PER_SAMPLE = [
 class Attack(Protocol):
     """Anything that walks: yields the pass at the clean input first, at the final iterate last."""
 
-    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]: ...
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+        """Walk from ``batch.x``."""
 
 
 class Piece(NamedTuple):

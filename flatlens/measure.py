@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -83,12 +83,6 @@ def trace(
     return result.with_cautions(job.cautions + cautions.find(result))
 
 
-@overload
-def curvature(model: nn.Module, x: Tensor, y: Tensor, *, layer: str = ..., **options: Any) -> Curvature: ...
-@overload
-def curvature(
-    model: nn.Module, x: Tensor, y: Tensor, *, layer: Sequence[str], **options: Any
-) -> dict[str, Curvature]: ...
 def curvature(
     model: nn.Module,
     x: Tensor,
@@ -111,8 +105,8 @@ def curvature(
         dtype: of the forward pass; the model's own when left out.
 
     Returns:
-        a `Curvature` with fields ``[n]`` float64 and ``spectrum`` ``[n, r]``; of a list, or of a pattern that stands for
-        several layers, a dictionary by layer.
+        a `Curvature` with fields ``[n]`` float64 and ``spectrum`` ``[n, r]``; of a list, or of a pattern
+        that stands for several layers, a dictionary by layer.
     """
     asked = [layer] if isinstance(layer, str) else list(layer)
     x, y = check_data(x, y)
@@ -131,7 +125,7 @@ def curvature(
 
 
 def _join(parts: Sequence[Curvature]) -> Curvature:
-    columns = {
+    columns: dict[str, Any] = {
         f.name: torch.cat([getattr(part, f.name) for part in parts])
         for f in dataclasses.fields(Curvature)
         if isinstance(getattr(parts[0], f.name), Tensor)
@@ -142,7 +136,9 @@ def _join(parts: Sequence[Curvature]) -> Curvature:
 def _describe(job: Job, model: nn.Module, layers: Sequence[str]) -> dict[str, Any]:
     """What a spec says, for a model and data that came as objects."""
     attack = job.attack
-    known = dataclasses.asdict(attack) if dataclasses.is_dataclass(attack) and not isinstance(attack, type) else {}
+    known: dict[str, Any] = (
+        dataclasses.asdict(attack) if dataclasses.is_dataclass(attack) and not isinstance(attack, type) else {}
+    )
     return {
         "model": type(model).__name__,
         "data": f"{len(job.x)} samples",

@@ -1,4 +1,4 @@
-"""`Run`: a folder on disk. Written part by part, each file complete before it bears its name; read back as a `Trace`."""
+"""`Run`: a folder on disk, written part by part, each file complete before it bears its name."""
 
 from __future__ import annotations
 

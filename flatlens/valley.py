@@ -29,7 +29,7 @@ class Fraction(NamedTuple):
     value: float
     low: float
     high: float
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
     n: int
 
 
@@ -154,7 +154,7 @@ def find(
     flipped = np.asarray(flipped, dtype=bool)
     n, length = measure.shape
     rows = np.arange(n)
-    finite = np.isfinite(measure).all(axis=1)
+    finite: Bools = np.asarray(np.isfinite(measure).all(axis=1))
     start_ok = ~flipped[:, 0] if correct is None else ~flipped[:, 0] & correct
     ever = flipped.any(axis=1) & start_ok
     first = np.where(ever, flipped.argmax(axis=1), -1)

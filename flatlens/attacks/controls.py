@@ -1,5 +1,6 @@
-"""Paths that are no attack: any path that crosses a decision boundary confidently has a valley, so claims about
-attacks stand beside these.
+"""Paths that are no attack, walked beside one.
+
+Any path that crosses a decision boundary confidently has a valley: claims about attacks stand beside these.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class PGD:
 def BIM(  # noqa: N802 -- named as its class would be
     eps: float = 8 / 255, norm: str = "linf", steps: int = 10, step_size: float | None = None, target: Target = None
 ) -> PGD:
-    """Basic iterative method (Kurakin et al. 2017, arXiv 1607.02533): PGD from the clean input, in steps of eps / steps."""
+    """Basic iterative method (Kurakin et al. 2017, arXiv 1607.02533): PGD in steps of eps / steps."""
     return PGD(eps, norm, steps, step_size or eps / max(steps, 1), target=target)
 
 

@@ -75,7 +75,9 @@ def agree(mine: list[Tensor], theirs: list[Tensor]) -> None:
 
 def test_linf_equals_torchattacks() -> None:
     model, (x, y) = net(), data()
-    theirs = recorded(model, lambda: torchattacks.PGD(model, eps=0.1, alpha=0.02, steps=STEPS, random_start=False)(x, y))
+    theirs = recorded(
+        model, lambda: torchattacks.PGD(model, eps=0.1, alpha=0.02, steps=STEPS, random_start=False)(x, y)
+    )
     agree(iterates(model, fl.attacks.PGD(eps=0.1, step_size=0.02, steps=STEPS)), theirs)
 
 

@@ -84,7 +84,12 @@ def exact(head: nn.Linear, a: Tensor) -> dict[str, mp.mpf]:
             high = mid
         else:
             low = mid
-    return {"confidence_term": c, "trace": norm * c, "relative_flatness": norm * mp.fdot(p, spread), "top_eigenvalue": norm * high}
+    return {
+        "confidence_term": c,
+        "trace": norm * c,
+        "relative_flatness": norm * mp.fdot(p, spread),
+        "top_eigenvalue": norm * high,
+    }
 
 
 @pytest.mark.parametrize("gap", [0, 5, 17, 37, 100, 600])

@@ -1,0 +1,45 @@
+# Everything runs in .venv; `make demo` and `make test` work on a fresh machine with Python ≥ 3.11.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint bench notebooks clean
+
+demo: .venv/installed
+	$(BIN)/flatlens demo --out runs/demo
+
+test: .venv/tests
+	$(BIN)/python -m pytest
+
+test-slow: .venv/tests
+	$(BIN)/python -m pytest -m slow
+
+bench: .venv/tests
+	$(BIN)/python -m tests.benchmarks
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+notebooks: .venv/tests
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+clean:
+	rm -rf .venv runs
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/tests: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	# torchattacks pins an old requests, which nothing of it that is used here needs
+	$(BIN)/python -m pip install --quiet --no-deps torchattacks==3.5.1
+	touch $@
+
+.venv/dev: .venv/tests
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

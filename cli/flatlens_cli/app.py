@@ -1,0 +1,100 @@
+"""The command ``flatlens``: its commands, and how an error becomes one line and an exit code.
+
+0 done · 1 some of the work failed, what was finished is saved · 2 usage · 130 interrupted
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import flatlens
+from flatlens.errors import FlatlensError, UsageError
+from flatlens_cli import doctor, listing, reporting, terminal, tracing
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+_HELP = "Exact, per-sample loss-landscape flatness at every step of an adversarial attack."
+_START = "Begin with `flatlens demo`: a finished report in seconds, offline."
+
+app = typer.Typer(
+    help=f"{_HELP}\n\n{_START}",
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    # What an error looks like is decided here, and not by whether rich can draw a box around it.
+    pretty_exceptions_enable=False,
+)
+for _module in (tracing, reporting, listing, doctor):
+    for _command in _module.COMMANDS:
+        app.command(_command.__name__)(_command)
+
+
+@app.callback(invoke_without_command=True)
+def flatlens_(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", metavar="")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; allowed anywhere.", show_default=False)
+    ] = False,
+) -> None:
+    """Print the version, or the help when there is no command."""
+    if version:
+        terminal.say(f"flatlens {flatlens.__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        terminal.say(context.get_help())
+
+
+def main() -> None:
+    """Run the command that was typed, and exit with its code."""
+    code = run(sys.argv[1:])
+    terminal.flush()
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command.
+
+    Returns:
+        The exit code. Errors are printed, one line each.
+    """
+    debug = "--debug" in arguments
+    try:
+        result = app([word for word in arguments if word != "--debug"], prog_name="flatlens", standalone_mode=False)
+    except typer.TyperException as error:
+        return _failed(error, _parsing(error), error.exit_code, debug=debug)
+    except UsageError as error:
+        return _failed(error, str(error), USAGE, debug=debug)
+    except FlatlensError as error:
+        return _failed(error, str(error), FAILED, debug=debug)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        what = f"internal: {type(error).__name__}: {error}"
+        return _failed(error, what if debug else f"{what}; run again with --debug", FAILED, debug=debug)
+    return result if isinstance(result, int) else 0
+
+
+def _failed(error: Exception, message: str, code: int, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    terminal.complain("error: " + " ".join(message.split()))
+    return code
+
+
+def _parsing(error: typer.TyperException) -> str:
+    """The parser's message in the form of ours: the value, and what would work."""
+    if (option := getattr(error, "option_name", None)) and (near := getattr(error, "possibilities", None)):
+        return f"no option '{option}'. Did you mean '{difflib.get_close_matches(option, near, 1, 0.0)[0]}'?"
+    message = error.format_message().strip().rstrip(".")
+    message = message[:1].lower() + message[1:]
+    if message.endswith("?"):
+        return message
+    context = getattr(error, "ctx", None)
+    return f"{message}; `{context.command_path if context else 'flatlens'} --help` lists what there is"

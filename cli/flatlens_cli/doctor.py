@@ -1,0 +1,101 @@
+"""`flatlens doctor`: what is installed, on what it computes, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from importlib import metadata
+from typing import NamedTuple
+
+from flatlens_cli import options, terminal
+
+_PRIVATE_EXTRAS = ("test", "dev")
+_INSTALLER = "editables"  # an editable installation lists it among what it needs
+
+
+class Part(NamedTuple):
+    """A package that flatlens uses: what is installed of it, what is asked for, and for which extra if for one."""
+
+    name: str
+    version: str | None
+    wanted: str
+    extra: str | None
+
+
+def doctor(json: options.Json = False) -> None:
+    """Versions, devices, optional parts, what is missing and how to get it."""
+    parts = _parts()
+    devices = _devices()
+    missing = {part.name: _remedy(part) for part in parts if part.version is None}
+    if json:
+        versions = {"flatlens": _version("flatlens"), "python": platform.python_version()}
+        terminal.emit(
+            {
+                "versions": versions | {part.name: part.version for part in parts},
+                "platform": platform.platform(),
+                "devices": devices,
+                "missing": missing,
+            }
+        )
+        return
+    rows = [("  flatlens", _version("flatlens") or "not installed"), ("  python", platform.python_version())]
+    rows += [(f"  {part.name}", _found(part)) for part in parts]
+    terminal.show(terminal.heading("versions", first=True))
+    terminal.show(terminal.columns(rows))
+    terminal.show(terminal.heading("devices", first=False))
+    terminal.show(terminal.columns([(f"  {name}", text) for name, text in devices.items()]))
+    terminal.show(terminal.heading("missing", first=False))
+    terminal.show(terminal.columns([(f"  {name}", text) for name, text in missing.items()] or [("  nothing", "")]))
+
+
+COMMANDS = (doctor,)
+
+
+def _parts() -> list[Part]:
+    """What the installed flatlens says it needs, or can use."""
+    try:
+        lines = metadata.requires("flatlens") or []
+    except metadata.PackageNotFoundError:
+        return [Part("flatlens", None, "", None)]
+    parts = []
+    for line in lines:
+        requirement, _, marker = line.partition(";")
+        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", marker)
+        name = re.match(r"[\w.-]+", requirement)
+        if name and name[0] != _INSTALLER and not (extra and extra[1] in _PRIVATE_EXTRAS):
+            wanted = requirement[name.end() :].strip()
+            parts.append(Part(name[0], _version(name[0]), wanted, extra[1] if extra else None))
+    return parts
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _found(part: Part) -> str:
+    state = part.version or "missing"
+    return f"{state}  (optional)" if part.extra else state
+
+
+def _remedy(part: Part) -> str:
+    return f"pip install 'flatlens[{part.extra}]'" if part.extra else f"pip install '{part.name}{part.wanted}'"
+
+
+def _devices() -> dict[str, str]:
+    """Where torch can compute, and whether curvature is computed there: it takes float64."""
+    try:
+        import torch
+    except Exception as error:  # a broken installation raises whatever its libraries provoke
+        return {"none": f"torch cannot be imported: {' '.join(str(error).split())}"}
+    cores = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    found = {"cpu": f"{cores}, float64: yes"}
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        found[f"cuda:{i}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, float64: yes"
+    if torch.backends.mps.is_available():
+        found["mps"] = "Apple GPU, float64: no (curvature is computed on the CPU)"
+    return found

@@ -1,0 +1,74 @@
+"""What there is: attacks, models, data, and the layers of a model."""
+
+from __future__ import annotations
+
+import typer
+
+from flatlens.errors import UsageError
+from flatlens_cli import options, terminal
+
+
+def attacks(json: options.Json = False) -> None:
+    """The attacks, and the controls that are walked beside them."""
+    from flatlens import attacks as known
+
+    _show(
+        json,
+        {
+            "attacks": {name: entry.summary for name, entry in known.ATTACKS.items()},
+            "controls": {name: entry.summary for name, entry in known.CONTROLS.items()},
+            "norms": {"linf": "largest change of one input value", "l2": "Euclidean length of the change"},
+        },
+    )
+
+
+def models(json: options.Json = False) -> None:
+    """The models that come with flatlens, and how others are named."""
+    from flatlens import models as known
+
+    _show(json, {"built-in": dict(known.BUILT_IN), "schemes": dict(known.SCHEMES)})
+
+
+def datasets(json: options.Json = False) -> None:
+    """The data that come with flatlens, and how others are named."""
+    from flatlens import datasets as known
+
+    _show(json, {"built-in": dict(known.BUILT_IN), "schemes": dict(known.SCHEMES)})
+
+
+def layers(
+    context: typer.Context, model: options.Model = None, data: options.Data = None, json: options.Json = False
+) -> None:
+    """The layers of a model that can be probed: how, whether exactly, and at what cost.
+
+    The cost is in attack steps: 1 doubles the time of an attack.
+    """
+    if model is None:
+        raise UsageError("--model is missing; `flatlens models` lists what there is")
+    with terminal.stdout_kept_clean(json):
+        from flatlens import measure
+
+        found = measure.layer_table(model, data)
+    if json:
+        terminal.emit({"model": model, "layers": [row._asdict() for row in found]})
+        return
+    rows = [("layer", "kind", "shape", "method", "exact", "cost")]
+    for row in found:
+        name = f"{row.name} = head" if row.is_head else row.name
+        exact = "" if row.exact is None else "yes" if row.exact else "no"
+        cost = "" if row.cost is None else f"{row.cost:.2g}"
+        rows.append((name, row.kind, " × ".join(map(str, row.shape)), row.method, exact, cost))
+    terminal.show(terminal.columns(rows, header=True))
+
+
+COMMANDS = (layers, models, datasets, attacks)
+
+
+def _show(json: bool, groups: dict[str, dict[str, str]]) -> None:
+    if json:
+        terminal.emit(groups)
+        return
+    width = max(len(name) for entries in groups.values() for name in entries)
+    for i, (title, entries) in enumerate(groups.items()):
+        terminal.show(terminal.heading(title, first=i == 0))
+        terminal.show(terminal.columns([(f"  {name:<{width}}", text) for name, text in entries.items()]))

@@ -1,0 +1,144 @@
+"""The options of `flatlens trace`, and how flags, a file and ``--set`` become one spec.
+
+A flag's parameter bears the name of the spec's field, and its default is None: the spec knows the defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flatlens import spec
+from flatlens.spec import RunSpec
+
+_DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
+
+_WHOLE = ("steps", "probes", "limit", "batch_size", "seed")
+
+_WHAT = "What to run"
+_ATTACK = "The attack"
+_MEASURE = "What is measured, on which samples"
+_HOW = "How it is computed"
+_OUTPUT = "Results"
+
+
+def _option(panel: str, text: str, *flags: str, default: str | None = None, metavar: str | None = None) -> Any:
+    """An option that says its default, which is the spec's own unless another is given."""
+    key = flags[0].removeprefix("--").partition("/")[0].replace("-", "_")
+    known = _DEFAULTS.get(key)
+    shown = default or (known if isinstance(known, (str, int)) and not isinstance(known, bool) else None)
+    said = text if shown is None else f"{text.removesuffix('.')} (default {shown})."
+    return typer.Option(*flags, help=said, rich_help_panel=panel, show_default=False, metavar=metavar or " ")
+
+
+Model = Annotated[str | None, _option(_WHAT, "Model to attack; see `flatlens models`.", "--model", metavar="URI")]
+Data = Annotated[str | None, _option(_WHAT, "Data to attack; see `flatlens datasets`.", "--data", metavar="URI")]
+Config = Annotated[
+    Path | None,
+    _option(_WHAT, "Settings from a file, such as a run's spec.toml; flags win.", "--config", metavar="FILE"),
+]
+Set = Annotated[
+    list[str] | None,
+    _option(_WHAT, "One more setting, as TOML; wins over flags; repeatable.", "--set", metavar="KEY=VALUE"),
+]
+
+Attack = Annotated[str | None, _option(_ATTACK, "The attack; see `flatlens attacks`", "--attack", metavar="NAME")]
+Eps = Annotated[
+    str | None,
+    _option(_ATTACK, "Radius; must be given for l2", "--eps", default="linf: 8/255", metavar="NUMBER"),
+]
+Norm = Annotated[str | None, _option(_ATTACK, "linf or l2.", "--norm", metavar="NAME")]
+StepSize = Annotated[
+    str | None, _option(_ATTACK, "Length of a step.", "--step-size", default="2.5·eps/steps", metavar="NUMBER")
+]
+Steps = Annotated[str | None, _option(_ATTACK, "Number of steps.", "--steps", metavar="N")]
+RandomStart = Annotated[
+    bool | None,
+    _option(_ATTACK, "Start within the ball, not at the input.", "--random-start/--no-random-start"),
+]
+Targeted = Annotated[
+    str | None,
+    _option(_ATTACK, "Aim at a label, or at: next, random, least-likely.", "--targeted", metavar="LABEL"),
+]
+Control = Annotated[
+    list[str] | None,
+    _option(_ATTACK, "A path to walk beside the attack, or all of them: all; repeatable.", "--control", metavar="NAME"),
+]
+
+Layer = Annotated[
+    list[str] | None,
+    _option(_MEASURE, "head, all, last:N, a name or a glob; repeatable", "--layer", default="head", metavar="NAME"),
+]
+Probes = Annotated[
+    str | None, _option(_MEASURE, "Random vectors where only an estimate exists.", "--probes", metavar="N")
+]
+Limit = Annotated[str | None, _option(_MEASURE, "At most N samples, of all classes alike.", "--limit", metavar="N")]
+Samples = Annotated[str | None, _option(_MEASURE, "These samples only.", "--samples", metavar="3,17")]
+OnlyCorrect = Annotated[
+    bool | None,
+    _option(_MEASURE, "Leave out what is misclassified.", "--only-correct"),
+]
+Images = Annotated[
+    str | None,
+    _option(_MEASURE, "Inputs to keep: none, key (clean, flip, peak, end), all.", "--images", metavar="WHICH"),
+]
+
+BatchSize = Annotated[
+    str | None,
+    _option(_HOW, "Samples at a time, or auto: what fits", "--batch-size", default="auto", metavar="N|auto"),
+]
+Seed = Annotated[str | None, _option(_HOW, "Of all noise.", "--seed", metavar="N")]
+Device = Annotated[str | None, _option(_HOW, "auto, cpu, cuda, cuda:1, mps.", "--device", metavar="NAME")]
+Dtype = Annotated[
+    str | None,
+    _option(_HOW, "float32 or float64 forward passes; curvature is always float64.", "--dtype", metavar="NAME"),
+]
+
+Out = Annotated[Path | None, _option(_OUTPUT, "Folder of the run; made, or gone on with.", "--out", metavar="DIR")]
+Force = Annotated[bool, _option(_OUTPUT, "Replace the run that is there.", "--force")]
+DryRun = Annotated[bool, _option(_OUTPUT, "Only say what it would take.", "--dry-run")]
+Json = Annotated[bool, _option(_OUTPUT, "The result as one JSON object on stdout.", "--json")]
+Quiet = Annotated[bool, _option(_OUTPUT, "No progress and no summary; errors only.", "--quiet")]
+
+
+def run_spec(flags: Mapping[str, Any], config: Path | None = None, assignments: Iterable[str] = ()) -> RunSpec:
+    """The spec that flags, a file and ``--set`` amount to: flag over file over default, then ``--set``.
+
+    Args:
+        flags: a command's parameters; those that are no setting, or were not given, are left out.
+        config: a TOML file.
+        assignments: ``key=value`` texts.
+
+    Raises:
+        SpecError: a setting that does not exist, is missing, or cannot be.
+    """
+    values = _flat(spec.read_toml(config)) if config else {}
+    values |= {key: _read(key, value) for key in spec.KEYS if (value := flags.get(key)) not in (None, [], ())}
+    return spec.from_dict(spec.assign(values, assignments))
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the attack's table dissolved, so that a flag can win over one of its values."""
+    table = values.get("attack")
+    if not isinstance(table, dict):
+        return values
+    rest = {key: value for key, value in values.items() if key != "attack"}
+    return rest | {"attack" if key == "name" else key: value for key, value in table.items()}
+
+
+def _read(key: str, value: Any) -> Any:
+    """Whole numbers from their text; the spec says what is wrong with what is none."""
+    if key == "samples":
+        return [_whole(part) for part in value.split(",")]
+    return _whole(value) if key in _WHOLE else value
+
+
+def _whole(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:
+        return text

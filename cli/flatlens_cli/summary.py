@@ -1,0 +1,129 @@
+"""What came out of a run: the same figures as text for people and as plain data for programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flatlens_cli import terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.console import RenderableType
+
+    from flatlens.trajectory import Trace
+    from flatlens.valley import Fraction, Median, Summary
+
+MEASURE = "relative_flatness"
+
+_NOTE = (
+    "Medians are over the flipped. In brackets: 95 % intervals (Wilson; bootstrap of medians). A valley: stays "
+    "flipped, peaks inside the path, ends at {tau:g} × that peak or below."
+)
+
+
+def facts(trace: Trace) -> dict[str, Any]:
+    """The summary as plain data, under keys that stay.
+
+    Returns:
+        ``accuracy``: shares of all samples that are correct at the attack's first and last step; ``paths``:
+        for each, the fields of `flatlens.valley.Summary`, intervals as ``value``, ``low``, ``high``, ``n`` and
+        ``count`` of a share; ``cautions``; and the ``measure`` and ``layer`` that valleys were looked for in.
+    """
+    clean, attacked, n = _accuracy(trace)
+    return {
+        "accuracy": {"clean": clean, "attacked": attacked, "n": n},
+        "paths": {name: _nested(summary) for name, summary in _summaries(trace).items()},
+        "cautions": [caution._asdict() for caution in trace.cautions],
+        "measure": MEASURE,
+        "layer": trace.layer_names[0],
+    }
+
+
+def text(trace: Trace, page: Path) -> RenderableType:
+    """The summary for people: what was run, what it did, what to beware of, where the report is."""
+    from rich.console import Group
+    from rich.padding import Padding
+
+    from flatlens.trajectory import MEASURES
+
+    clean, attacked, n = _accuracy(trace)
+    summaries = _summaries(trace)
+    head = [
+        ("model", str(trace.spec["model"])),
+        ("data", f"{trace.spec['data']}, {n:,} samples"),
+        ("attack", attack(trace.spec)),
+        ("measure", f"{MEASURES[MEASURE]}, of {trace.layer_names[0]}"),
+        ("accuracy", f"{100 * clean:.1f} % clean, {100 * attacked:.1f} % under attack"),
+    ]
+    tail = [("caution", caution.message) for caution in trace.cautions]
+    tail.append(("report", str(page)))
+    tau = next(iter(summaries.values())).tau
+    return Group(
+        terminal.columns(head),
+        Padding(_table(summaries), (1, 0)),
+        terminal.note(_NOTE.format(tau=tau)),
+        Padding(terminal.columns(tail), (1, 0, 0, 0)),
+    )
+
+
+def attack(spec: Mapping[str, Any]) -> str:
+    """One line about an attack: ``pgd, linf, eps 8/255, 40 steps of 0.00196``."""
+    parts = [str(spec["attack"]), str(spec["norm"]), f"eps {_radius(spec['eps'])}"]
+    parts.append(f"{spec['steps']} steps of {_radius(spec['step_size'])}")
+    if spec.get("random_start"):
+        parts.append("random start")
+    if spec.get("targeted") is not None:
+        parts.append(f"targeted: {spec['targeted']}")
+    return ", ".join(parts)
+
+
+def _radius(value: float) -> str:
+    """8/255 where it is that, as it was typed; a decimal otherwise."""
+    levels = value * 255
+    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-9 and round(levels) else f"{value:.3g}"
+
+
+def _summaries(trace: Trace) -> dict[str, Summary]:
+    return {path: trace.valley(MEASURE, path=path).summary() for path in trace.paths}
+
+
+def _accuracy(trace: Trace) -> tuple[float, float, int]:
+    """Shares of all samples that are classified as labelled at the attack's first and last step, and their number."""
+    right = trace.matrix("prediction").values == trace.matrix("label").values
+    return float(right[:, 0].mean()), float(right[:, -1].mean()), len(right)
+
+
+def _nested(summary: Summary) -> dict[str, Any]:
+    return {name: value._asdict() if hasattr(value, "_asdict") else value for name, value in summary._asdict().items()}
+
+
+def _table(summaries: Mapping[str, Summary]) -> RenderableType:
+    """A column per path: intervals are too wide for a row of them in 80 columns."""
+    rows = [
+        ("", *summaries),
+        ("flipped", *(f"{s.flipped.count} of {s.flipped.n}" for s in summaries.values())),
+        ("valley, % of flipped", *(_percent(s.valley_of_flipped) for s in summaries.values())),
+        ("valley, % of all", *(_percent(s.valley_of_all) for s in summaries.values())),
+        ("peak step", *(_median(s.peak_step, s) for s in summaries.values())),
+        ("flip step", *(_median(s.flip_step, s) for s in summaries.values())),
+        ("lag (peak − flip)", *(_median(s.lag, s) for s in summaries.values())),
+        ("rise (peak / start)", *(_median(s.rise, s, "#.3g") for s in summaries.values())),
+        ("depth (log₁₀ peak/end)", *(_median(s.depth, s, "#.3g") for s in summaries.values())),
+    ]
+    return terminal.columns(rows, header=True)
+
+
+def _percent(share: Fraction) -> str:
+    if not share.n:
+        return "–"
+    return f"{100 * share.value:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+
+
+def _median(found: Median, summary: Summary, form: str = "g") -> str:
+    if not found.n:
+        return "–"
+    # Every median says its n: the number of flipped above, or its own where some values are not finite.
+    n = "" if found.n == summary.flipped.count else f", n {found.n}"
+    return f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]{n}"

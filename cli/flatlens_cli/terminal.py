@@ -1,0 +1,147 @@
+"""What people and programs see: results on stdout, everything about the work on stderr.
+
+Colour and width are rich's decision: none without a terminal, none with ``NO_COLOR``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+_NO_WIDTH = 10_000
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from flatlens.job import Progress as Progress_
+
+
+def show(what: RenderableType, *, err: bool = False) -> None:
+    """Print something rich on stdout, or on stderr."""
+    from rich.console import Console
+
+    stream = sys.stderr if err else sys.stdout
+    console = Console(file=stream, highlight=False, emoji=False, markup=False)
+    with _whether_read_or_not(stream):
+        if console.is_terminal:
+            console.print(what)
+        else:
+            # A file or a pipe has no width: one line stays one line, for grep and for pasting.
+            console.width = _NO_WIDTH
+            with console.capture() as printed:
+                console.print(what)
+            stream.write("".join(f"{line.rstrip()}\n" for line in printed.get().splitlines()))
+        stream.flush()
+
+
+def columns(rows: Sequence[Sequence[str]], *, header: bool = False) -> RenderableType:
+    """Aligned columns without lines between them; the first column, and a header, stand out."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0))
+    first, *rest = rows
+    for i, title in enumerate(first):
+        table.add_column(Text(title, style="bold") if header else "", style="" if i else "cyan", overflow="fold")
+    for row in rest if header else rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def note(line: str) -> RenderableType:
+    """A remark that stands back."""
+    from rich.text import Text
+
+    return Text(line, style="dim")
+
+
+def heading(line: str, *, first: bool) -> RenderableType:
+    """A title above a group of lines, with an empty line before all but the first."""
+    from rich.text import Text
+
+    return Text(line if first else f"\n{line}", style="bold")
+
+
+def say(line: str) -> None:
+    """Print a line on stdout as it is."""
+    with _whether_read_or_not(sys.stdout):
+        print(line, flush=True)
+
+
+def complain(line: str) -> None:
+    """Print a line on stderr as it is."""
+    with _whether_read_or_not(sys.stderr):
+        print(line, file=sys.stderr, flush=True)
+
+
+def emit(result: object) -> None:
+    """Print the result as one JSON object on stdout; what is not finite becomes null."""
+    say(json.dumps(plain(result), ensure_ascii=False, allow_nan=False))
+
+
+def flush() -> None:
+    """Write out what is left, so that a closed pipe is not complained of at the interpreter's end."""
+    for stream in (sys.stdout, sys.stderr):
+        with _whether_read_or_not(stream):
+            stream.flush()
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON knows it: numpy's scalars as Python's, NaN and ±inf as None, paths as text."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+
+
+@contextlib.contextmanager
+def stdout_kept_clean(wanted: bool) -> Iterator[None]:
+    """Send what a user's own model prints to stderr, so that stdout holds the JSON object alone."""
+    with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def progress_bar(wanted: bool) -> Iterator[Callable[[Progress_], None]]:
+    """A bar on stderr with the time left and what is being done; nothing without a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False)
+    if not wanted or not console.is_terminal:
+        yield lambda _: None
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task("loading", total=None)
+
+        def advance(progress: Progress_) -> None:
+            bar.update(task, completed=progress.done, total=progress.total, description=progress.what)
+
+        yield advance
+
+
+@contextlib.contextmanager
+def _whether_read_or_not(stream: IO[str]) -> Iterator[None]:
+    """Work that is done is done, also when nobody reads about it to the end (``flatlens attacks | head -1``)."""
+    try:
+        yield
+    except BrokenPipeError:
+        # What is still buffered goes where no error comes from.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

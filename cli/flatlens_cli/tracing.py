@@ -1,0 +1,158 @@
+"""`flatlens trace` and `flatlens demo`: run, draw the report, say what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from flatlens.errors import RunError, UsageError
+from flatlens.spec import RunSpec
+from flatlens_cli import options, terminal
+from flatlens_cli.options import run_spec
+
+DEMO = {
+    "model": "flatlens:digits-cnn",
+    "data": "flatlens:digits",
+    "attack": "pgd",
+    "norm": "linf",
+    "eps": 0.3,
+    "steps": 25,
+    "step_size": 0.03,
+    "control": ["all"],
+    "images": "all",
+}
+INTERRUPTED = 130
+
+
+def trace(
+    context: typer.Context,
+    model: options.Model = None,
+    data: options.Data = None,
+    config: options.Config = None,
+    set_: options.Set = None,
+    attack: options.Attack = None,
+    eps: options.Eps = None,
+    norm: options.Norm = None,
+    step_size: options.StepSize = None,
+    steps: options.Steps = None,
+    random_start: options.RandomStart = None,
+    targeted: options.Targeted = None,
+    control: options.Control = None,
+    layer: options.Layer = None,
+    probes: options.Probes = None,
+    limit: options.Limit = None,
+    samples: options.Samples = None,
+    only_correct: options.OnlyCorrect = None,
+    images: options.Images = None,
+    batch_size: options.BatchSize = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    out: options.Out = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Run an attack; at every step measure loss, prediction and the flatness of layers.
+
+    The run's folder holds spec.toml (which reruns it), the tables, the inputs and report.html. The same
+    command goes on with a run that was interrupted.
+    """
+    spec = run_spec(context.params, config, set_ or ())
+    if dry_run:
+        _plan(spec, json=json)
+    elif out is None:
+        raise UsageError("--out is missing; name a new folder for the run, for example --out runs/first")
+    else:
+        _run(spec, out, force=force, json=json, quiet=quiet)
+
+
+def demo(
+    out: options.Out = Path("runs/demo"),
+    layer: options.Layer = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """The built-in model and data under PGD, with controls: a finished report in seconds, offline."""
+    _run(run_spec(DEMO | {"layer": layer}), out or Path("runs/demo"), force=force, json=json, quiet=quiet)
+
+
+COMMANDS = (demo, trace)
+
+
+def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool) -> None:
+    try:
+        with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
+            from flatlens import execute
+
+            run = execute.run(spec, out, force=force, progress=progress)
+            made = run.trace()
+            page = run.path / "report.html"
+            if run.resumed != "finished" or not page.exists():
+                made.report(page)
+    except KeyboardInterrupt:
+        terminal.complain(_interrupted(out))
+        raise typer.Exit(INTERRUPTED) from None
+
+    from flatlens_cli import summary
+
+    if not quiet:
+        if run.resumed == "finished":
+            terminal.complain(f"nothing to do: '{run.path}' holds this run, finished")
+        terminal.show(summary.text(made, page), err=json)
+    if json:
+        where = {"run": run.path, "report": page, "resumed": run.resumed, "spec": made.spec}
+        terminal.emit(where | summary.facts(made))
+
+
+def _interrupted(out: Path) -> str:
+    """How much of an interrupted run is on the disk."""
+    from flatlens import runs
+
+    try:
+        manifest: dict[str, Any] = runs.load(out).manifest
+    except RunError:
+        return "interrupted: nothing was saved yet"
+    saved = f"{manifest['batches_done']} of {manifest['batches']} batches are saved"
+    return f"interrupted: {saved}; the same command goes on from there"
+
+
+def _plan(spec: RunSpec, *, json: bool) -> None:
+    with terminal.stdout_kept_clean(json):
+        from flatlens import execute
+
+        plan = execute.plan(spec)
+    if json:
+        terminal.emit(plan._asdict())
+        return
+    terminal.show(
+        terminal.columns(
+            [
+                ("model", plan.model),
+                ("layers", ", ".join(plan.layers)),
+                ("samples", f"{plan.samples:,} in {plan.batches:,} batches of {plan.batch_size:,}"),
+                ("forward passes", f"{plan.forward_passes:,} of a batch"),
+                ("backward passes", f"{plan.backward_passes:,} of a batch"),
+                ("memory", f"about {_size(plan.memory_bytes)}"),
+                ("time", f"about {_duration(plan.seconds)}"),
+            ]
+        )
+    )
+
+
+def _size(n: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} GB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -40,7 +40,7 @@ def flatlens_(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.", metavar="")] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; allowed anywhere.", show_default=False)
+        bool, typer.Option("--debug", help="Show the traceback of an error; allowed anywhere.", metavar="")
     ] = False,
 ) -> None:
     """Print the version, or the help when there is no command."""

@@ -32,7 +32,7 @@ def _option(panel: str, text: str, *flags: str, default: str | None = None, meta
     known = _DEFAULTS.get(key)
     shown = default or (known if isinstance(known, (str, int)) and not isinstance(known, bool) else None)
     said = text if shown is None else f"{text.removesuffix('.')} (default {shown})."
-    return typer.Option(*flags, help=said, rich_help_panel=panel, show_default=False, metavar=metavar or " ")
+    return typer.Option(*flags, help=said, rich_help_panel=panel, show_default=False, metavar=metavar or "")
 
 
 Model = Annotated[str | None, _option(_WHAT, "Model to attack; see `flatlens models`.", "--model", metavar="URI")]

@@ -52,6 +52,13 @@ def test_folding_keeps_the_function_and_the_scale() -> None:
     assert torch.equal(layer.weight, model[0].weight)
 
 
+def test_folds_in_float32() -> None:
+    model, (x, y) = net(torch.float32), data()
+    victim = Victim(model, x.float())
+    assert victim.folded
+    torch.testing.assert_close(victim(victim.place(x), y).logits, model(x.float()), rtol=1e-5, atol=1e-5)
+
+
 def test_folding_changes_no_reported_number() -> None:
     model, (x, y) = net(), data()
     with_norm = fl.trace(model, x, y, attack=fl.attacks.PGD(eps=0.1, steps=8))

@@ -31,8 +31,8 @@ class Uri:
 
     @property
     def file(self) -> Path:
-        """``path`` as a place on disk, with ``~`` for the home folder."""
-        return Path(os.path.expanduser(self.path))  # noqa: PTH111 (Path's own raises for an unknown user)
+        """``path`` as a place on disk."""
+        return location(self.path)
 
     def only(self, known: Iterable[str]) -> None:
         """Raise unless every option is among ``known``."""
@@ -89,3 +89,8 @@ def parse(text: str, error: type[UsageError] = UsageError) -> Uri:
             value, _, query = value.partition("&")
             options[name] = unquote(value)
     return Uri(text, scheme, path, options, error)
+
+
+def location(text: str) -> Path:
+    """``text`` as a place on disk, with ``~`` for the home folder."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 (Path's own raises for an unknown user)

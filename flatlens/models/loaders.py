@@ -1,0 +1,139 @@
+"""From a model's name to the model, with its weights checked."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from flatlens import uris
+from flatlens.errors import ModelError, unknown
+from flatlens.models import BUILT_IN, SCHEMES, checkpoints, factories, zoo
+from flatlens.uris import Uri
+
+_SHIPPED = Path(__file__).parents[1] / "shipped"
+_DIGITS_SHAPE, _DIGITS_CLASSES = (1, 8, 8), 10
+_ELSEWHERE = ("timm", "torchvision", "hf", "export")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and what it is.
+
+    Attributes:
+        model: in eval mode, on the CPU.
+        uri: how it is named.
+        sha256: of all parameters and buffers: names, shapes, dtypes and bytes.
+        source: where the weights come from, for people.
+    """
+
+    model: nn.Module
+    uri: str
+    sha256: str
+    source: str
+
+
+def load(uri: str, *, shape: tuple[int, ...], classes: int) -> Loaded:
+    """See `flatlens.models.load`."""
+    parsed = uris.parse(uri, ModelError)
+    if classes < 2:
+        raise ModelError(f"'{uri}' cannot tell {classes} class; data of at least 2 classes are needed")
+    model, source = _build(parsed, tuple(shape), classes)
+    model.eval()
+    _check_finite(model, uri)
+    return Loaded(model, uri, sha256(model), source)
+
+
+def sha256(model: nn.Module) -> str:
+    """SHA-256 of all parameters and buffers: names, shapes, dtypes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_tensors(model)):
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+        digest.update(plain.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
+def _check_finite(model: nn.Module, uri: str) -> None:
+    for name, tensor in _tensors(model):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise ModelError(
+                f"weight '{name}' of '{uri}' holds {bad} values that are not finite; train or save the model again"
+            )
+
+
+def _build(uri: Uri, shape: tuple[int, ...], classes: int) -> tuple[nn.Module, str]:
+    """The model that ``uri`` names, and where it comes from."""
+    if uri.scheme == "flatlens":
+        return _built_in(uri, shape, classes)
+    if uri.scheme == "ckpt":
+        uri.only(["arch"])
+        if "arch" not in uri.options:
+            raise ModelError(f"'{uri.text}' has no architecture; write ckpt:FILE.safetensors?arch=flatlens:cnn")
+        arch = uri.options["arch"]
+        model, _ = _build(uris.parse(arch, ModelError), shape, classes)
+        checkpoints.put(checkpoints.read(uri.file), model, uri.path)
+        return model, f"weights of {uri.path} in {arch}"
+    if uri.scheme in _ELSEWHERE:
+        raise ModelError(f"'{uri.scheme}:' models cannot be loaded yet; wrap yours in a function: file.py:factory")
+    if not uri.scheme or not uri.path:
+        raise ModelError(unknown("model", uri.text, [*BUILT_IN, *_others()], where="there are"))
+    with _seeded(0):  # a factory's random weights, too, are the same each time
+        return factories.make(uri, shape, classes), f"made by {uri.path} in {uri.scheme}"
+
+
+def _others() -> list[str]:
+    return [f"{scheme}:…" for scheme in SCHEMES if scheme != "flatlens"]
+
+
+# ---- what comes with flatlens -------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Random weights from ``seed``; afterwards the global random numbers are as they were."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would also seed the accelerators, whose states are not forked.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _built_in(uri: Uri, shape: tuple[int, ...], classes: int) -> tuple[nn.Module, str]:
+    name = uri.path
+    if f"flatlens:{name}" not in BUILT_IN:
+        raise ModelError(unknown("model", f"flatlens:{name}", BUILT_IN, where="flatlens comes with"))
+    if name.startswith("digits-"):
+        uri.only([])
+        if (shape, classes) != (_DIGITS_SHAPE, _DIGITS_CLASSES):
+            raise ModelError(
+                f"'{uri.text}' takes inputs of shape {_DIGITS_SHAPE} and {_DIGITS_CLASSES} classes, the data have "
+                f"{shape} and {classes}; use --data flatlens:digits, or --model flatlens:cnn"
+            )
+        model: nn.Module = zoo.cnn(shape, classes)
+        checkpoints.put(checkpoints.read(_SHIPPED / f"{name}.safetensors"), model, name)
+        return model, f"trained on flatlens:digits, shipped with flatlens as {name}.safetensors"
+    uri.only(["act", "width", "seed", *(["depth"] if name == "mlp" else [])])
+    act = uri.choice("act", list(zoo.ACTIVATIONS), "relu")
+    seed = uri.whole("seed", 0, low=0, high=2**32 - 1)
+    if name == "cnn":
+        if len(shape) != 3 or min(shape[1:]) < 2:
+            raise ModelError(f"'{uri.text}' needs images [C, H, W] of 2×2 or more, not {shape}; use flatlens:mlp")
+        width = uri.whole("width", 8, low=1, high=4096)
+        with _seeded(seed):
+            model = zoo.cnn(shape, classes, act=act, width=width)
+    else:
+        width = uri.whole("width", 64, low=1, high=65536)
+        depth = uri.whole("depth", 2, low=1, high=1000)
+        with _seeded(seed):
+            model = zoo.mlp(shape, classes, act=act, width=width, depth=depth)
+    return model, f"built in, untrained, seed {seed}"

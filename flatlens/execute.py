@@ -131,7 +131,7 @@ def plan(spec: RunSpec) -> Plan:
     here.grad(lambda at: at.loss)
     both = time.perf_counter() - began
     points = job.batches * (job.length + 1)
-    backward = job.batches * job.length
+    backward = job.batches * spec.steps
     # The user's own model confirms each batch's final iterates.
     forwards = points * (1 + len(job.controls)) + job.batches
     weights = sum(p.numel() * p.element_size() for p in job.model.parameters())

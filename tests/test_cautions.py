@@ -1,0 +1,132 @@
+"""Each warning: a case in which it fires, with its figure, and one in which it does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import nn
+
+import flatlens as fl
+from flatlens import cautions
+from flatlens.trajectory import LAYERS, STEPS, Trace
+
+N, T = 4, 5
+
+
+def trace(spec: dict[str, Any] | None = None, **columns: Any) -> Trace:
+    """Four samples, six steps: a calm valley, with these columns ``[n, T+1]`` put in."""
+    flipped = np.arange(T + 1) >= 2
+    kappa = np.array([2.0, 5, 20, 9, 5, 1.5])
+    found: dict[str, Any] = {
+        "path": "attack", "kind": "iterate", "restart": 0, "layer": "head", "method": "closed-form", "exact": True,
+        "status": "ok", "label": 0, "prediction": flipped.astype(int), "flipped": flipped, "loss": np.linspace(0.1, 3, T + 1),
+        "confidence": 0.9, "margin": np.linspace(3, -3, T + 1), "linf": np.linspace(0, 0.3, T + 1), "l2": 1.0,
+        "input_grad_norm": 1.0, "relative_flatness": kappa, "trace": kappa, "trace_se": 0.0, "confirmed": True,
+        "sample": np.arange(N)[:, None], "step": np.arange(T + 1)[None, :], **columns,
+    }  # fmt: skip
+    flat = {name: np.broadcast_to(np.asarray(value), (N, T + 1)).ravel() for name, value in found.items()}
+
+    def table(schema: pa.Schema) -> pa.Table:
+        rows = N * (T + 1)
+        return pa.table(
+            [pa.array(flat[f.name].tolist(), f.type) if f.name in flat else pa.nulls(rows, f.type) for f in schema],
+            schema=schema,
+        )
+
+    return Trace(table(STEPS), table(LAYERS), {"eps": 0.3, "norm": "linf", **(spec or {})})
+
+
+def codes(found: Trace) -> dict[str, str]:
+    return {c.code: c.message for c in cautions.find(found)}
+
+
+def row(values: list[float], default: list[float] | float) -> np.ndarray:
+    """The first sample has these values, the others the default."""
+    return np.vstack(
+        [np.asarray(values, dtype=float), np.broadcast_to(np.asarray(default, dtype=float), (N - 1, T + 1))]
+    )
+
+
+def test_a_calm_trace_has_none() -> None:
+    assert codes(trace()) == {}
+
+
+UNFLIPPED = {"flipped": False, "prediction": 0}
+
+
+@pytest.mark.parametrize(
+    ("code", "change", "figure"),
+    [
+        ("not-finite-loss", {"loss": row([1, np.nan, 1, 1, 1, 1], 1.0)}, "the loss of 1 samples is not finite"),
+        (
+            "not-finite",
+            {"status": np.array([["ok"] * 6] * 3 + [["ok", "ok", *["not finite"] * 4]])},
+            "'head' is not finite for 1 samples, first at step 2",
+        ),
+        ("unconfirmed", {"confirmed": np.array([[True]] * 3 + [[False]])}, "predicts otherwise for 6 of"),
+        (
+            "zero-gradient",
+            {"input_grad_norm": row([1, 0, 0, 1, 1, 1], 1.0)},
+            "of 1 of 4 samples is exactly 0 at some step (first at step 1)",
+        ),
+        (
+            "silent-success",
+            {"flipped": row([0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1]).astype(bool)},
+            "1 of 4 samples were flipped in the middle",
+        ),
+        ("not-converged", UNFLIPPED, "the loss of 4 of 4 unflipped samples was still rising"),
+        (
+            "too-large",
+            {"linf": row([0, 0.1, 0.2, 0.3, 0.3, 0.31], 0.3)},
+            "1 perturbations are larger than eps = 0.3 in linf, the largest 0.31",
+        ),
+        ("flat-because-confident", {"confidence": 0.9999}, "4 of 4 valleys end at a confidence above 0.999"),
+        ("wide-error", {"trace_se": 1.0}, "'head' has a standard error above 10 % in 83 % of its rows"),
+    ],
+)
+def test_fires_with_its_figure(code: str, change: dict[str, Any], figure: str) -> None:
+    found = codes(trace(**change))
+    assert code in found and figure in found[code], found
+    assert "\n" not in found[code]
+
+
+@pytest.mark.parametrize(
+    ("code", "change"),
+    [
+        ("not-converged", {**UNFLIPPED, "loss": np.array([0.1, 0.5, 1, 1, 1, 1.001])}),
+        ("too-large", {"linf": 0.3 * (1 + 1e-7)}),
+        ("silent-success", UNFLIPPED),
+        ("wide-error", {"trace_se": 0.05}),
+        ("flat-because-confident", {"confidence": 0.9999, "relative_flatness": np.array([2, 5, 20, 20, 20, 19.0])}),
+    ],
+)
+def test_does_not_fire_just_short_of_it(code: str, change: dict[str, Any]) -> None:
+    assert code not in codes(trace(**change))
+
+
+def linear(softmax: bool = False) -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), *([nn.Softmax(1)] if softmax else [])).eval()
+
+
+def test_probabilities_instead_of_logits() -> None:
+    x, y = torch.rand(5, 3), torch.tensor([0, 1, 2, 3, 0])
+    # With a softmax behind it the Linear is no head any more; a Linear that gives probabilities is one.
+    uniform = linear()
+    nn.init.zeros_(uniform[0].weight)
+    nn.init.constant_(uniform[0].bias, 0.25)
+    assert "probabilities" in [c.code for c in fl.trace(uniform, x, y).cautions]
+    assert "probabilities" not in [c.code for c in fl.trace(linear(), x, y).cautions]
+    with pytest.raises(fl.FlatlensError, match="no Linear layer's output equals the logits"):
+        fl.trace(linear(softmax=True), x, y)
+
+
+def test_inputs_outside_their_bounds() -> None:
+    x, y = torch.rand(5, 3), torch.tensor([0, 1, 2, 3, 0])
+    x[1, 2] = 1.5
+    found = {c.code: c.message for c in fl.trace(linear(), x, y).cautions}
+    assert "1 of 5 inputs lie outside the bounds [0, 1]" in found["out-of-bounds"]
+    assert "out-of-bounds" not in [c.code for c in fl.trace(linear(), x, y, bounds=(0, 2)).cautions]

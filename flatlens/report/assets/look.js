@@ -58,6 +58,8 @@ function bandTraces(band, f, colour, dash, name, options = {}) {
   if (!options.bare) {
     traces.push({ ...edge, y: low }, { ...edge, y: at(band.high), fill: "tonexty", fillcolor: fade(colour, options.fill ?? 0.16) });
   }
+  // A rim in the card's colour keeps the median apart from the thin lines under it.
+  if (options.halo) traces.push({ ...edge, y: at(band.median), line: { color: css("--card"), width: (options.width ?? 2.6) + 3.4 } });
   traces.push({
     ...axes, x, y: at(band.median), mode: keep.length > 1 ? "lines" : "markers", name: plain(name),
     line: { color: colour, width: options.width ?? 2.6, dash }, marker: { color: colour, size: 7 }, customdata: seen,

@@ -42,12 +42,12 @@ function drawValley() {
   const traces = [];
   const ys = (i) => own.lines.row(i).map(scale.f);
   if (own && state.lines) {
-    const faint = { color: fade(pathColour(state.path), theme() === "dark" ? 0.2 : 0.17), width: 1 };
+    const faint = { color: fade(pathColour(state.path), theme() === "dark" ? 0.17 : 0.14), width: 1 };
     traces.push(lineTrace(lineSamples(), stepsOf, ys, faint));
     if (state.brush) traces.push(lineTrace([...state.brush], stepsOf, ys, { color: fade(PALETTE[theme()].brush, 0.6), width: 1.3 }));
   }
   for (const p of looks) {
-    const options = { where: where(), mean: state.mean, fill: p.index === state.path ? 0.2 : 0.1, width: p.index === state.path ? 3 : 2 };
+    const options = { where: where(), halo: p.index === state.path, mean: state.mean, fill: p.index === state.path ? 0.2 : 0.1, width: p.index === state.path ? 3 : 2 };
     const traced = bandTraces(bandOf(p.look), scale.f, pathColour(p.index), pathDash(p.index), p.name, options);
     traces.push(...traced);
     const band = bandOf(p.look);
@@ -86,7 +86,7 @@ function otherLook(other) {
 
 function noteValley(own, looks) {
   const layer = run().layers[state.layer];
-  $("valley-title").textContent = capital(shortMeasure(state.measure)) + " along the path";
+  $("valley-title").textContent = `${wordsOf(state.measure)} along the path`;
   $("method").textContent = `${layer.name} · ${layer.method || "method unknown"}${layer.exact || layer.method.includes("closed") ? "" : " (estimate)"}`;
   const drawn = state.lines && own ? `; thin lines are ${count(lineSamples().length)} of ${count(run().n)} samples` : "";
   const hidden = state.scale === "log" ? " Values at or below 0 are not drawn on this scale." : "";
@@ -97,7 +97,7 @@ function noteValley(own, looks) {
     ? "Any path that crosses a boundary confidently has a valley, so only the difference to the controls speaks about the attack."
     : "Any path that crosses a boundary confidently has a valley; without a control, nothing here can be attributed to the attack.";
   $("valley-note").textContent =
-    `${DATA.measures[state.measure]}: median and quartile band over all samples, high is sharp${drawn}. ${set}${hidden} ${controls} Flat at the end does not mean robust: those samples are wrong.`;
+    `${fullMeasure(state.measure)}: median and quartile band over all samples, high is sharp${drawn}. ${set}${hidden} ${controls} Flat at the end does not mean robust: those samples are wrong.`;
 }
 
 function drawFlow() {

@@ -46,9 +46,9 @@ def layers(
     if model is None:
         raise UsageError("--model is missing; `flatlens models` lists what there is")
     with terminal.stdout_kept_clean(json):
-        from flatlens import measure
+        from flatlens import execute
 
-        found = measure.layer_table(model, data)
+        found = execute.layer_table(model, data)
     if json:
         terminal.emit({"model": model, "layers": [row._asdict() for row in found]})
         return

@@ -26,14 +26,14 @@ def models(json: options.Json = False) -> None:
     """The models that come with flatlens, and how others are named."""
     from flatlens import models as known
 
-    _show(json, {"built-in": dict(known.BUILT_IN), "schemes": dict(known.SCHEMES)})
+    _show(json, {"schemes": dict(known.SCHEMES), "built-in": dict(known.BUILT_IN)})
 
 
 def datasets(json: options.Json = False) -> None:
     """The data that come with flatlens, and how others are named."""
     from flatlens import datasets as known
 
-    _show(json, {"built-in": dict(known.BUILT_IN), "schemes": dict(known.SCHEMES)})
+    _show(json, {"schemes": dict(known.SCHEMES), "built-in": dict(known.BUILT_IN)})
 
 
 def layers(
@@ -55,9 +55,9 @@ def layers(
     rows = [("layer", "kind", "shape", "method", "exact", "cost")]
     for row in found:
         name = f"{row.name} = head" if row.is_head else row.name
-        exact = "" if row.exact is None else "yes" if row.exact else "no"
-        cost = "" if row.cost is None else f"{row.cost:.2g}"
-        rows.append((name, row.kind, " × ".join(map(str, row.shape)), row.method, exact, cost))
+        exact = "–" if row.exact is None else "yes" if row.exact else "no"
+        cost = "–" if row.cost is None else f"{row.cost:.2g}"
+        rows.append((name, row.kind, " × ".join(map(str, row.shape)), row.method or "–", exact, cost))
     terminal.show(terminal.columns(rows, header=True))
 
 

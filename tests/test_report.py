@@ -214,7 +214,7 @@ def file(trace, tmp_path_factory):
     return page.write([trace], tmp_path_factory.mktemp("page") / "report.html")
 
 
-MEDIAN = "[...document.getElementById('valley').data.find((t) => t.name === 'attack').y]"
+MEDIAN = "[...document.getElementById('valley').data.find((t) => t.name?.startsWith('attack')).y]"
 CHOSEN = "Number(document.getElementById('sample').value)"
 
 
@@ -395,6 +395,16 @@ def test_hostile_texts_stay_texts(browser, tmp_path):
         assert it.look("document.images.length") == 0
         assert HOSTILE in it.page.inner_text("#cautions")
         assert it.look("document.documentElement.scrollWidth") <= 390
+        assert it.problems == []
+
+
+@pytest.mark.browser
+def test_paper_is_light_and_the_screen_is_as_before(browser, file, tmp_path):
+    with opened(browser, file, scheme="dark") as it:
+        it.look("addEventListener('beforeprint', () => { window.printed = document.documentElement.dataset.theme; })")
+        it.page.pdf(path=tmp_path / "report.pdf", format="A4")
+        assert it.look("window.printed") == "light"
+        assert it.look("document.documentElement.dataset.theme") == "dark"
         assert it.problems == []
 
 

@@ -2,7 +2,7 @@
 
 const state = {
   run: 0, path: 0, layer: 0, measure: null, scale: "log", aligned: false, drag: "zoom", gain: 0,
-  controls: true, lines: true, mean: false, runs: false, sample: 0, stop: 0, brush: null,
+  controls: true, lines: true, mean: false, runs: false, sample: 0, stop: 0, brush: null, printing: false,
 };
 
 const run = () => DATA.runs[state.run];
@@ -150,6 +150,16 @@ function setTheme(name) {
   $("theme").setAttribute("aria-label", `Switch to ${name === "dark" ? "light" : "dark"} colours`);
 }
 
+// Paper is light and narrow: the figures are drawn anew for it, at once, since printing does not wait.
+let screenTheme = null;
+function print(begins) {
+  if (begins) { screenTheme = theme(); setTheme("light"); document.querySelector("details.spec").open = true; }
+  else setTheme(screenTheme);
+  state.printing = begins;
+  drawTiles(); drawTable(); drawInspector();
+  Object.values(FIGURES).forEach((draw) => draw());
+}
+
 function listen() {
   const wide = window.matchMedia("(prefers-color-scheme: dark)");
   setTheme(wide.matches ? "dark" : "light");
@@ -169,7 +179,8 @@ function listen() {
     if (e.target.tagName === "INPUT" || e.target.tagName === "SELECT") return;
     if (e.key === "ArrowLeft" || e.key === "ArrowRight") { step(e.key === "ArrowLeft" ? -1 : 1); e.preventDefault(); }
   });
-  window.addEventListener("beforeprint", () => { document.querySelector("details.spec").open = true; });
+  window.addEventListener("beforeprint", () => print(true));
+  window.addEventListener("afterprint", () => print(false));
 }
 
 // The sticky inspector stays below the bar, which may take one line or two.

@@ -18,6 +18,8 @@ function stepAxis(more = {}) {
   return axis(stepTitle(), { range: state.aligned ? [-steps, steps] : [-0.02 * steps - 0.2, steps * 1.02 + 0.2], ...more });
 }
 
+const isFocus = (p) => p.index === state.path;
+
 // Where most flipped samples are, else a few early flips stretch the axis to twice its length.
 function alignedRange(bands) {
   let low = 0, high = 1;
@@ -48,9 +50,10 @@ function drawValley() {
   }
   for (const p of looks) {
     const options = { where: where(), halo: p.index === state.path, mean: state.mean, fill: p.index === state.path ? 0.2 : 0.1, width: p.index === state.path ? 3 : 2 };
-    const traced = bandTraces(bandOf(p.look), scale.f, pathColour(p.index), pathDash(p.index), p.name, options);
-    traces.push(...traced);
     const band = bandOf(p.look);
+    // Around the flip a path may consist of a handful of samples: its name says of how many.
+    const name = state.aligned ? `${p.name}, n = ${count(Math.max(0, ...band.n))}` : p.name;
+    traces.push(...bandTraces(band, scale.f, pathColour(p.index), pathDash(p.index), name, options));
     traces.push({
       x: [...band.position], y: [...band.n], xaxis: "x", yaxis: "y2", mode: "lines", showlegend: false,
       line: { color: pathColour(p.index), width: 1.5, shape: "hvh", dash: pathDash(p.index) },
@@ -62,7 +65,7 @@ function drawValley() {
     ...bandTraces(bandOf(look), scale.f, PALETTE[theme()].controls[3 - (k % 4)], DASHES[k % 4], r.name, { bare: true, where: where(), width: 1.8 })));
   if (own) traces.push(...chosenTraces(stepsOf, ys));
   const most = Math.max(1, ...looks.flatMap((p) => [...bandOf(p.look).n]));
-  const range = state.aligned ? alignedRange(looks.map((p) => bandOf(p.look))) : undefined;
+  const range = state.aligned ? alignedRange(looks.filter(isFocus).map((p) => bandOf(p.look))) : undefined;
   const shape = layout({
     height: narrow() ? 380 : 470, showlegend: true, uirevision: `${view()}|${state.scale}`,
     xaxis: stepAxis({ anchor: "y2", ...(range ? { range } : {}) }),
@@ -116,7 +119,7 @@ function drawFlow() {
     pickable[key] = [stepsOf, ys];
     axes[k ? `yaxis${k + 1}` : "yaxis"] = axis(DATA.flow[name], { domain: domains[k], nticks: 4, ...(name === "confidence" ? { range: [0, 1.04] } : {}) });
   });
-  const range = state.aligned ? alignedRange(paths.map((p) => bandOf(p.flow.loss))) : undefined;
+  const range = state.aligned ? alignedRange(paths.filter(isFocus).map((p) => bandOf(p.flow.loss))) : undefined;
   react("flow", traces, layout({
     height: 430, ...axes, xaxis: stepAxis({ anchor: `y${names.length}`, ...(range ? { range } : {}) }), uirevision: view(),
     shapes: [

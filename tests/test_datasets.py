@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import pickle
 import re
 import shutil
@@ -13,21 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from assets import fashion_mnist
 
 from flatlens import datasets, uris
 from flatlens.errors import DataError, UsageError
 
-FASHION = Path("/usr/share/datasets/fashion-mnist")
-
 
 @pytest.fixture
 def fashion() -> Path:
-    if not FASHION.is_dir():
-        message = "Fashion-MNIST is not installed: apt-get install dataset-fashion-mnist"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return FASHION
+    return fashion_mnist()
 
 
 class Planted:

@@ -23,7 +23,7 @@ class Softmax(NamedTuple):
     q: Float[Tensor, "n k"]
 
     @property
-    def confidence_term(self) -> Float[Tensor, n]:
+    def confidence_term(self) -> Float[Tensor, " n"]:
         """C = Tr A = Σ p_k (1 − p_k)."""
         return (self.p * self.q).sum(1)
 
@@ -58,14 +58,14 @@ def eigenvalues(soft: Softmax) -> Float[Tensor, "n k-1"]:
     return (torch.linalg.eigvalsh(a / scale) * scale.squeeze(2)).flip(1)[:, :-1].clamp(min=0)
 
 
-def top_eigenvalue(soft: Softmax) -> Float[Tensor, n]:
+def top_eigenvalue(soft: Softmax) -> Float[Tensor, " n"]:
     """λ_max(A)."""
     if soft.p.shape[1] <= EIGH_CLASSES:
         return eigenvalues(soft)[:, 0]
     return _secular(soft)
 
 
-def _secular(soft: Softmax) -> Float[Tensor, n]:
+def _secular(soft: Softmax) -> Float[Tensor, " n"]:
     """Bisect λ − p₁q₁ = (p₁ − λ) Σ_{k≠1} p_k² / (λ − p_k) between p₂ and p₁; the left side crosses once."""
     p, order = soft.p.sort(dim=1, descending=True)
     pq = (soft.p * soft.q).gather(1, order)

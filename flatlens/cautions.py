@@ -16,6 +16,9 @@ RISING = 0.01
 ROUNDING = 1e-5
 """By how much, relatively, float32 arithmetic may overshoot eps."""
 
+BOUND_ROUNDING = 1e-9
+"""By how much, relatively, a float64 loss may exceed its certificate's bound by rounding."""
+
 
 def find(trace: Trace) -> tuple[Caution, ...]:
     """All that the tables give cause to warn of, each with its figure."""
@@ -28,6 +31,7 @@ def find(trace: Trace) -> tuple[Caution, ...]:
         _too_large,
         _confident,
         _wide_errors,
+        _certificate,
     )
     return tuple(caution for check in checks for caution in check(trace))
 
@@ -75,6 +79,8 @@ def _zero_gradients(trace: Trace) -> Iterator[Caution]:
 
 
 def _silent_success(trace: Trace) -> Iterator[Caution]:
+    if pc.any(pc.equal(trace.steps["kind"], "best")).as_py():
+        return  # the attack's result is its best point, not its last
     flipped = trace.matrix("flipped").values
     silent = int((flipped[:, 1:].any(1) & ~flipped[:, -1]).sum())
     if silent:
@@ -106,7 +112,7 @@ def _too_large(trace: Trace) -> Iterator[Caution]:
     eps, norm = trace.spec.get("eps"), trace.spec.get("norm")
     if eps is None or norm not in trace.steps.column_names:
         return
-    size = trace.matrix(str(norm)).values[:, -1]
+    size = trace.result(str(norm))
     over = int((size > eps * (1 + ROUNDING)).sum())
     if over:
         yield Caution(
@@ -142,6 +148,22 @@ def _wide_errors(trace: Trace) -> Iterator[Caution]:
                 f"the estimate of layer '{name}' has a standard error above 10 % "
                 f"in {100 * wide.mean():.0f} % of its rows; "
                 "raise --probes",
+            )
+
+
+def _certificate(trace: Trace) -> Iterator[Caution]:
+    """A loss above its bound: the mathematics excludes it, so the code is wrong."""
+    change = trace.layers["loss_change"].to_numpy()
+    for column in ("certificate_bound_kappa", "certificate_bound_eigenvalue"):
+        bound = trace.layers[column].to_numpy()
+        with np.errstate(invalid="ignore"):
+            above = change > bound + BOUND_ROUNDING * (1 + np.abs(change) + np.abs(bound))
+        if above.any():
+            worst = float((change - bound)[above].max())
+            yield Caution(
+                "certificate-violated",
+                f"the loss exceeds {column} at {int(above.sum())} of {int(np.isfinite(bound).sum())} points, "
+                f"by {worst:.3g} nats at most: this is a bug of flatlens, please report it",
             )
 
 

@@ -134,6 +134,7 @@ def load(spec: RunSpec) -> Loaded:
         images=spec.images,
         bounds=(spec.bounds[0], spec.bounds[1]),
         only_correct=spec.only_correct,
+        dead_units=spec.dead_units,
     )
     identity = {
         "weights_sha256": loaded.sha256,
@@ -154,9 +155,9 @@ def plan(spec: RunSpec) -> Plan:
     here.grad(lambda at: at.loss)
     both = time.perf_counter() - began
     points = job.batches * (job.length + 1)
-    backward = job.batches * spec.steps
-    # The user's own model confirms each batch's final iterates.
-    forwards = points * (1 + len(job.controls)) + job.batches
+    backward = job.batches * spec.steps * job.runs
+    # The user's own model confirms what each run has found.
+    forwards = points * (job.runs + len(job.controls)) + job.batches * job.runs
     weights = sum(p.numel() * p.element_size() for p in job.model.parameters())
     return Plan(
         model=spec.model,
@@ -238,10 +239,13 @@ def _attack(spec: RunSpec) -> Attack:
         "step_size": spec.step_size,
         "random_start": spec.random_start,
         "target": spec.targeted,
+        "objective": spec.objective,
+        "momentum": spec.momentum,
+        "restarts": spec.restarts,
     }
     made = attacks.find(spec.attack)
     names = inspect.signature(made).parameters
-    return made(**{key: value for key, value in wanted.items() if key in names})
+    return made(**{key: value for key, value in wanted.items() if key in names and value is not None})
 
 
 def _device(name: str) -> str:

@@ -10,12 +10,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from flatlens.forward import Batch, Forward, Victim
+from flatlens.attacks.balls import column
+from flatlens.forward import BEST, ITERATE, Batch, Forward, Victim
 from flatlens.hessian import NOT_FINITE, OK, Curvature
 from flatlens.hessian.any_layer import AnyLayer
 from flatlens.probes import Path
+from flatlens.probes.certificate import Anchor, Certificate
 from flatlens.probes.flatness import flatness
-from flatlens.probes.gradients import input_grad_norm
+from flatlens.probes.gradients import gradient_flow, no_flow
 from flatlens.probes.prediction import perturbation, prediction
 from flatlens.randomness import Noise
 from flatlens.trajectory import ATTACK, LAYERS, STEPS, Images
@@ -34,6 +36,24 @@ class Piece(NamedTuple):
     steps: pa.Table
     layers: pa.Table
     images: Images | None
+    found: Found | None = None
+
+
+class Found(NamedTuple):
+    """What a run of an attack has found: its best point, or its last iterate where it keeps no best.
+
+    ``x`` ``[n, …]``, ``flipped`` ``[n]``, ``loss`` ``[n]``, ``logits`` ``[n, K]``.
+    """
+
+    x: Tensor
+    flipped: Tensor
+    loss: Tensor
+    logits: Tensor
+
+    def or_better(self, other: Found) -> Found:
+        """For each sample the one that flips it, or else that of the higher loss; this one where they are equal."""
+        better = (other.flipped & ~self.flipped) | ((other.flipped == self.flipped) & (other.loss > self.loss))
+        return Found(*(_choose(better, theirs, own) for own, theirs in zip(self, other, strict=True)))
 
 
 def walk(
@@ -44,55 +64,107 @@ def walk(
     *,
     path: str = ATTACK,
     measure: AnyLayer | None = None,
+    certificate: Certificate | None = None,
     keeper: Keeper | None = None,
     tick: Callable[[], None] = lambda: None,
     confirm: Callable[[Tensor], Tensor] | None = None,
 ) -> Piece:
     """Run one path of one batch and measure every step.
 
+    A pass whose kind is not ``iterate`` is no step of the path: its rows bear its kind and the step before it.
+
     Args:
         attack: what walks.
         victim: the model.
         batch: the samples.
-        rng: the attack's noise.
+        rng: the attack's noise; its ``restart`` is the rows'.
         path: the name of the path in the tables.
         measure: what measures the layers; None measures predictions only.
+        certificate: what bounds the loss along the path; None bounds nothing.
         keeper: what keeps inputs; None keeps none.
         tick: called after each step.
-        confirm: gives the predictions of the user's own model at the final iterate, ``[n]``.
+        confirm: gives the predictions of the user's own model at what was found, ``[n]``.
     """
-    steps, layers = Rows(batch.ids), {name: Rows(batch.ids) for name in victim.layers}
-    how: dict[str, Curvature] = {}
+    books: dict[str, _Book] = {}
     way = Path(batch.x, batch.target)
-    gradient_norms: list[Tensor] = []
-    for step, here in enumerate(attack(victim, batch, rng)):
-        if way.previous is not None:
-            gradient_norms.append(input_grad_norm(way.previous))
+    before: Tensor | None = None
+    anchor: Anchor | None = None
+    flow: list[dict[str, Tensor]] = []
+    step, found = -1, None
+    for here in attack(victim, batch, rng):
+        on_path = here.kind == ITERATE
+        step += on_path
+        if on_path and way.previous is not None:
+            flow.append(gradient_flow(way.previous, before))
         seen = prediction(here, way)
-        steps.add(seen | perturbation(here, way))
         how = measure(here) if measure else {}
-        for name, found in how.items():
-            layers[name].add(flatness(found))
+        if certificate is not None and anchor is None:
+            anchor = certificate.anchor(here)
+        bounds = certificate(here, anchor) if certificate is not None and anchor is not None else {}
+        book = books.setdefault(here.kind, _Book(batch.ids))
+        book.add(step, seen | perturbation(here, way), how, {} if certificate is None else {certificate.name: bounds})
+        if here.dead_share is not None:
+            book.dead.append(here.dead_share)
+        if on_path or here.kind == BEST:
+            found = Found(here.x.detach(), seen["flipped"], seen["loss"], here.logits.detach())
+        if not on_path:
+            continue
         if keeper is not None:
             first = next(iter(how.values()), None)
             keeper.look(step, here, seen["flipped"], None if first is None else first.relative_flatness)
+        before = None if way.previous is None else way.previous.gradient
         way = way.to(here)
         tick()
-    gradient_norms.append(
-        torch.full_like(gradient_norms[-1] if gradient_norms else way.clean.flatten(1)[:, 0], torch.nan)
+    assert found is not None
+    assert way.previous is not None
+    flow.append(no_flow(len(batch.ids), batch.x.device))
+
+    constant = {"path": path, "label": batch.y, "target": batch.target, "restart": rng.restart}
+    tables: list[Piece] = []
+    for kind, book in books.items():
+        late = {name: torch.stack([at[name] for at in flow]) for name in flow[0]} if kind == ITERATE else {}
+        tables.append(book.piece(constant | {"kind": kind}, late))
+    if confirm is not None:
+        where = list(books).index(BEST if BEST in books else ITERATE)
+        confirmed = _confirm(tables[where].steps, confirm(found.x), len(tables[where].steps) // len(batch.ids))
+        tables[where] = tables[where]._replace(steps=confirmed)
+    return Piece(
+        pa.concat_tables([table.steps for table in tables]),
+        pa.concat_tables([table.layers for table in tables]),
+        None if keeper is None else keeper.images(batch.ids, way.previous, step, found if BEST in books else None),
+        found,
     )
 
-    length = len(gradient_norms)
-    constant = {"path": path, "kind": "iterate", "label": batch.y, "target": batch.target}
-    table = steps.table(STEPS, constant, {"input_grad_norm": torch.stack(gradient_norms)})
-    if confirm is not None and way.previous is not None:
-        table = _confirm(table, confirm(way.previous.x.detach()), length)
-    parts = [
-        layers[name].table(LAYERS, constant | {"layer": name, "method": found.method, "exact": found.exact}, {})
-        for name, found in how.items()
-    ]
-    images = keeper.images(batch.ids, way.previous, length - 1) if keeper is not None and way.previous else None
-    return Piece(table, pa.concat_tables(parts) if parts else LAYERS.empty_table(), images)
+
+class _Book:
+    """The rows of one kind: the steps', and each layer's."""
+
+    def __init__(self, ids: Tensor) -> None:
+        self._ids, self._steps = ids, Rows(ids)
+        self._layers: dict[str, Rows] = {}
+        self._how: dict[str, Curvature] = {}
+        self.dead: list[Tensor] = []
+
+    def add(
+        self, step: int, seen: dict[str, Tensor], how: dict[str, Curvature], more: dict[str, dict[str, Tensor]]
+    ) -> None:
+        """One step: its own columns, and each layer's curvature and what else is known of it."""
+        self._steps.add(step, seen)
+        self._how = how
+        for name, found in how.items():
+            columns = flatness(found) | more.get(name, {})
+            self._layers.setdefault(name, Rows(self._ids)).add(step, columns)
+
+    def piece(self, constant: dict[str, Any], late: dict[str, Tensor]) -> Piece:
+        """The two tables."""
+        if self.dead:
+            late = late | {"dead_share": torch.stack(self.dead)}
+        parts = [
+            rows.table(LAYERS, constant | {"layer": name, "method": found.method, "exact": found.exact}, {})
+            for (name, rows), found in zip(self._layers.items(), self._how.values(), strict=True)
+        ]
+        table = pa.concat_tables(parts) if parts else LAYERS.empty_table()
+        return Piece(self._steps.table(STEPS, constant, late), table, None)
 
 
 class Rows:
@@ -100,10 +172,12 @@ class Rows:
 
     def __init__(self, ids: Tensor) -> None:
         self._ids = ids
+        self._at: list[int] = []
         self._columns: dict[str, list[Tensor]] = {}
 
-    def add(self, columns: dict[str, Tensor]) -> None:
+    def add(self, step: int, columns: dict[str, Tensor]) -> None:
         """One step's columns, ``[n]`` each."""
+        self._at.append(step)
         for name, values in columns.items():
             self._columns.setdefault(name, []).append(values)
 
@@ -113,8 +187,7 @@ class Rows:
         length, n = next(iter(found.values())).shape
         arrays: dict[str, Any] = {
             "sample": np.repeat(self._ids.numpy(), length),
-            "step": np.tile(np.arange(length, dtype=np.int32), n),
-            "restart": np.zeros(n * length, dtype=np.int32),
+            "step": np.tile(np.asarray(self._at, dtype=np.int32), n),
         }
         for name, value in constant.items():
             if isinstance(value, Tensor):
@@ -178,8 +251,8 @@ class Keeper:
         kept_x[rows], kept_logits[rows] = x[rows], logits[rows]
         at[where] = step
 
-    def images(self, ids: Tensor, last: Forward, final: int) -> Images:
-        """What was kept, ordered by sample, then step, each step once."""
+    def images(self, ids: Tensor, last: Forward, final: int, found: Found | None) -> Images:
+        """What was kept, ordered by sample, then step, each step once; then, at the last step, what was found."""
         kept = list(self._kept)
         if not self._all:
             kept.append((last.x.detach(), last.logits.detach(), torch.full((len(ids),), final)))
@@ -191,12 +264,32 @@ class Keeper:
         fresh[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
         sample, slot = fresh.nonzero(as_tuple=True)
         source = order[sample, slot]
-        return Images(
+        kept_images = Images(
             x=x[sample, source].float().contiguous().numpy(),
             sample=ids[sample].numpy(),
             step=at[sample, source].to(torch.int32).numpy(),
             probabilities=torch.softmax(logits[sample, source].double(), 1).float().numpy(),
         )
+        return kept_images if found is None else with_result(kept_images, ids, found)
+
+
+def with_result(images: Images, ids: Tensor, found: Found) -> Images:
+    """The images, each sample's followed by what was found: one more entry at its last step."""
+    last = np.flatnonzero(np.append(images.sample[1:] != images.sample[:-1], True)) + 1
+    order = {int(sample): i for i, sample in enumerate(ids)}
+    rows = [order[int(sample)] for sample in images.sample[last - 1]]
+    return Images(
+        x=np.insert(images.x, last, found.x.cpu().float().numpy()[rows], axis=0),
+        sample=np.insert(images.sample, last, images.sample[last - 1]),
+        step=np.insert(images.step, last, images.step[last - 1]),
+        probabilities=np.insert(
+            images.probabilities, last, torch.softmax(found.logits.cpu().double(), 1).float().numpy()[rows], axis=0
+        ),
+    )
+
+
+def _choose(where: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    return torch.where(column(where, no) if no.dim() > 1 else where, yes, no)
 
 
 def _confirm(table: pa.Table, predicted: Tensor, length: int) -> pa.Table:

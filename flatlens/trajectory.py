@@ -53,6 +53,9 @@ STEPS = pa.schema(
         # Only at the attack's last step: a fresh pass of the user's own, unfolded model predicts the same.
         ("confirmed", pa.bool_()),
         ("input_grad_norm", pa.float64()),
+        ("grad_zero_share", pa.float64()),
+        ("grad_cosine", pa.float64()),
+        ("dead_share", pa.float64()),
     ]
 )
 LAYERS = pa.schema(
@@ -74,6 +77,12 @@ LAYERS = pa.schema(
         ("confidence_term", pa.float64()),
         ("weight_grad_norm", pa.float64()),
         ("effective_rank", pa.float64()),
+        # The head's alone: bounds of the loss's change since the clean input, that change, and how far the head's
+        # input has moved.
+        ("certificate_bound_kappa", pa.float64()),
+        ("certificate_bound_eigenvalue", pa.float64()),
+        ("loss_change", pa.float64()),
+        ("feature_distance", pa.float64()),
     ]
 )
 
@@ -97,6 +106,9 @@ class Caution(NamedTuple):
 class Images(NamedTuple):
     """Inputs of the attack's path at chosen steps, ordered by sample, then step.
 
+    Where the attack's result is not the last iterate of its first run (it keeps a best point, or was restarted), the
+    result follows as one more entry at the last step.
+
     ``x`` ``[m, …]`` float32, ``sample`` ``[m]``, ``step`` ``[m]``, ``probabilities`` ``[m, K]`` float32.
     """
 
@@ -118,7 +130,8 @@ class Trace:
     """The trajectory of every sample: two tables, and what made them.
 
     Attributes:
-        steps: the table of `STEPS`; rows of a batch stand together, ordered by path, sample, step.
+        steps: the table of `STEPS`; rows of a batch stand together, ordered by path, restart, kind,
+            sample, step.
         layers: the table of `LAYERS`, in the same order, then by layer.
         spec: the resolved specification, by the names of the command line's flags.
         cautions: what a reader must know before believing the numbers.
@@ -148,7 +161,10 @@ class Trace:
 
     @property
     def x_adv(self) -> NDArray[np.float32]:
-        """The attack's final iterates, ``[n, …]``, in the order of the samples.
+        """What the attack has found, ``[n, …]``, in the order of the samples.
+
+        The last iterates; the best points of an attack that keeps them (APGD, DDN); over several runs, for each
+        sample the one that flips it, or else that of the highest loss. See `result` for what the model says there.
 
         Raises:
             RunError: the trace was made with ``images = none``.
@@ -168,7 +184,34 @@ class Trace:
             raise RunError("to_pandas needs pandas: pip install 'flatlens[pandas]'") from error
         return frame
 
-    def matrix(self, column: str, *, path: str = ATTACK, layer: str | None = None, kind: str = "iterate") -> Matrix:
+    def result(self, column: str) -> NDArray[Any]:
+        """A column of ``steps`` at what the attack has found (`x_adv`), ``[n]``, in the order of the samples."""
+        if column not in self.steps.column_names:
+            raise SpecError(unknown("measure", column, self.steps.column_names[5:]))
+        rows = self.steps.filter(pc.equal(self.steps["path"], ATTACK))
+        best = pc.equal(rows["kind"], "best")
+        rows = rows.filter(best if pc.any(best).as_py() else pc.equal(rows["kind"], "iterate"))
+        sample, step, flipped, loss, restart = (
+            rows[name].to_numpy(zero_copy_only=False) for name in ("sample", "step", "flipped", "loss", "restart")
+        )
+        # A loss that is not finite never wins; among equals the first run does, and of a run its last step.
+        loss = np.where(np.isnan(loss), -np.inf, loss)
+        last = np.full(len(sample), True)
+        order = np.lexsort((-step, restart, sample))
+        last[order[1:]] = (sample[order][1:] != sample[order][:-1]) | (restart[order][1:] != restart[order][:-1])
+        order = np.lexsort((restart, -loss, ~flipped.astype(bool), ~last, sample))
+        first = np.append(True, sample[order][1:] != sample[order][:-1])
+        return rows[column].to_numpy(zero_copy_only=False)[order[first]]
+
+    def matrix(
+        self,
+        column: str,
+        *,
+        path: str = ATTACK,
+        layer: str | None = None,
+        kind: str = "iterate",
+        restart: int = 0,
+    ) -> Matrix:
         """One column as a matrix of samples × steps.
 
         Args:
@@ -176,6 +219,7 @@ class Trace:
             path: ``"attack"`` or the name of a control.
             layer: the layer, for columns of ``layers``; the first one when left out.
             kind: which rows: ``iterate``, ``best`` or ``returned``.
+            restart: which run of the attack, counted from 0; the controls have one.
         """
         if path not in self.paths:
             raise SpecError(unknown("path", path, self.paths, where="this trace has"))
@@ -185,6 +229,7 @@ class Trace:
             raise SpecError(unknown("measure", column, known))
         table = self.steps if in_steps else self.layers
         keep = pc.and_(pc.equal(table["path"], path), pc.equal(table["kind"], kind))
+        keep = pc.and_(keep, pc.equal(table["restart"], restart))
         if not in_steps:
             layer = layer or self.layer_names[0]
             if layer not in self.layer_names:

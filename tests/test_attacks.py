@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import flatlens as fl
 from flatlens.attacks.balls import BALLS
+from flatlens.attacks.gradient import random_point
 from flatlens.errors import AttackError
 from flatlens.forward import Batch, Victim
 from flatlens.randomness import Noise
@@ -130,9 +131,8 @@ def test_noise_belongs_to_the_sample_not_to_its_batch() -> None:
 
 def test_random_start_is_uniform_in_the_l2_ball() -> None:
     x = torch.full((400, 2), 0.5, dtype=torch.float64)
-    attack = fl.attacks.PGD(eps=0.3, norm="l2", steps=1, random_start=True)
     batch = Batch(x, torch.zeros(400, dtype=torch.long), torch.arange(400))
-    radius = attack._random(batch, Noise(0)).norm(dim=1) / 0.3
+    radius = random_point("l2", batch, Noise(0)).norm(dim=1)
     # In two dimensions the squared radius is uniform: mean ½, standard error √(1/12/400) = 0.0144.
     assert radius.max() <= 1
     assert abs(radius.square().mean() - 0.5) < 4 * 0.0144
@@ -165,7 +165,7 @@ def test_fgsm_and_bim_are_their_definitions() -> None:
         ({"eps": float("nan")}, "eps = nan"),
         ({"steps": 0}, "steps = 0: needs a whole number of at least 1"),
         ({"step_size": -1}, "step_size = -1: needs a number above 0"),
-        ({"norm": "l3"}, "no norm 'l3'; there are: linf, l2. Did you mean 'l2'?"),
+        ({"norm": "l3"}, "no norm 'l3'; there are: linf, l2, l1. Did you mean 'l2'?"),
     ],
 )
 def test_says_what_is_wrong(settings: dict[str, object], said: str) -> None:

@@ -23,6 +23,7 @@ def find(trace: Trace) -> tuple[Caution, ...]:
         _not_finite,
         _unconfirmed,
         _zero_gradients,
+        _stopped_early,
         _silent_success,
         _not_converged,
         _too_large,
@@ -74,6 +75,18 @@ def _zero_gradients(trace: Trace) -> Iterator[Caution]:
         )
 
 
+def _stopped_early(trace: Trace) -> Iterator[Caution]:
+    for path in trace.paths:
+        last = trace.last_steps(path=path)
+        if len(last) and last.min() < last.max():
+            shorter = int((last < last.max()).sum())
+            yield Caution(
+                "stopped-early",
+                f"{path} stopped early for {shorter} of {len(last)} samples (paths of {last.min()} to {last.max()} "
+                "steps): an average at a step runs over those still on their way, n stands beside it",
+            )
+
+
 def _silent_success(trace: Trace) -> Iterator[Caution]:
     flipped = trace.matrix("flipped").values
     silent = int((flipped[:, 1:].any(1) & ~flipped[:, -1]).sum())
@@ -89,11 +102,12 @@ def _not_converged(trace: Trace) -> Iterator[Caution]:
     if trace.spec.get("targeted") is not None:
         return
     loss, flipped = trace.matrix("loss").values, trace.matrix("flipped").values
-    length = loss.shape[1] - 1
-    if length < 2:
+    length = trace.last_steps()
+    if length.max(initial=0) < 2:
         return
-    before = loss[:, max(0, length - max(1, length // 10))]
-    rising = int((~flipped.any(1) & (loss[:, -1] > before * (1 + RISING))).sum())
+    rows = np.arange(len(loss))
+    before = loss[rows, np.maximum(0, length - np.maximum(1, length // 10))]
+    rising = int((~flipped.any(1) & (length >= 2) & (loss[rows, length] > before * (1 + RISING))).sum())
     if rising:
         yield Caution(
             "not-converged",
@@ -106,7 +120,7 @@ def _too_large(trace: Trace) -> Iterator[Caution]:
     eps, norm = trace.spec.get("eps"), trace.spec.get("norm")
     if eps is None or norm not in trace.steps.column_names:
         return
-    size = trace.matrix(str(norm)).values[:, -1]
+    size = trace.last(str(norm))
     over = int((size > eps * (1 + ROUNDING)).sum())
     if over:
         yield Caution(
@@ -120,7 +134,7 @@ def _confident(trace: Trace) -> Iterator[Caution]:
     if not trace.layer_names:
         return
     valley = trace.valley()
-    confidence = trace.matrix("confidence").values[:, -1]
+    confidence = trace.last("confidence")
     saturated = int((valley.is_valley & (confidence > SATURATED)).sum())
     if saturated:
         yield Caution(

@@ -69,11 +69,15 @@ class Forward:
         logits: ``[n, K]``.
         taps: the probed layers' inputs and outputs.
         gradient: the objective's gradient, ``[n, …]``, once the attack has asked for it.
+        rows: which samples of the batch these are, ``[n]`` on the CPU, ascending; None = all of them.
+        kind: ``iterate``, ``best`` or ``returned``.
     """
 
     def __init__(self, x: Tensor, y: Tensor, logits: Tensor, taps: dict[str, Tap]) -> None:
         self.x, self.y, self.logits, self.taps = x, y, logits, taps
         self.gradient: Tensor | None = None
+        self.rows: Tensor | None = None
+        self.kind = "iterate"
 
     @cached_property
     def loss(self) -> Float[Tensor, n]:

@@ -166,14 +166,18 @@ class Trace:
             raise RunError("to_pandas needs pandas: pip install 'flatlens[pandas]'") from error
         return frame
 
-    def matrix(self, column: str, *, path: str = ATTACK, layer: str | None = None, kind: str = "iterate") -> Matrix:
+    def matrix(self, column: str, *, path: str = ATTACK, layer: str | None = None, kind: str | None = None) -> Matrix:
         """One column as a matrix of samples × steps.
+
+        Where a path is shorter than the longest, numbers are NaN beyond its end; labels, predictions and flags,
+        which have no NaN, keep their last value.
 
         Args:
             column: a column of ``steps``, or of ``layers`` when ``layer`` is given or needed.
             path: ``"attack"`` or the name of a control.
             layer: the layer, for columns of ``layers``; the first one when left out.
-            kind: which rows: ``iterate``, ``best`` or ``returned``.
+            kind: which rows: ``iterate``, ``best`` or ``returned``; when left out the whole path, which is the
+                iterates and, where a library returned a point of its own, that point as the end.
         """
         if path not in self.paths:
             raise SpecError(unknown("path", path, self.paths, where="this trace has"))
@@ -182,7 +186,8 @@ class Trace:
             known = [*self.steps.column_names[5:], *self.layers.column_names[6:]]
             raise SpecError(unknown("measure", column, known))
         table = self.steps if in_steps else self.layers
-        keep = pc.and_(pc.equal(table["path"], path), pc.equal(table["kind"], kind))
+        wanted = pc.not_equal(table["kind"], "best") if kind is None else pc.equal(table["kind"], kind)
+        keep = pc.and_(pc.equal(table["path"], path), wanted)
         if not in_steps:
             layer = layer or self.layer_names[0]
             if layer not in self.layer_names:
@@ -201,7 +206,24 @@ class Trace:
         else:
             out = np.full(shape, np.nan)
         out[row, step] = values
+        if not np.issubdtype(out.dtype, np.floating) and len(values) < out.size:
+            # The place of the last row at or before each step; -1 before the first.
+            there = np.zeros(shape, dtype=bool)
+            there[row, step] = True
+            source = np.maximum.accumulate(np.where(there, np.arange(shape[1]), -1), axis=1)
+            out = np.where(source >= 0, np.take_along_axis(out, np.maximum(source, 0), axis=1), out)
         return Matrix(ids, out)
+
+    def last_steps(self, *, path: str = ATTACK) -> NDArray[np.int64]:
+        """Each sample's last step ``[n]``, in the order of the samples' ids: paths differ where an attack stops early."""
+        steps = self.matrix("step", path=path).values
+        return np.asarray(steps[:, -1], dtype=np.int64)
+
+    def last(self, column: str, *, path: str = ATTACK, layer: str | None = None) -> NDArray[Any]:
+        """One column at each sample's last step, ``[n]``, in the order of the samples' ids."""
+        values = self.matrix(column, path=path, layer=layer).values
+        at = self.last_steps(path=path)
+        return np.asarray(values[np.arange(len(values)), np.minimum(at, values.shape[1] - 1)])
 
     def valley(
         self,
@@ -224,7 +246,14 @@ class Trace:
         sharpness = self.matrix(measure, path=path, layer=layer or self.layer_names[0])
         flipped = self.matrix("flipped", path=path)
         correct = self.matrix("prediction", path=path).values == self.matrix("label", path=path).values
-        return valleys.find(sharpness.values, flipped.values, sharpness.sample, correct=correct[:, 0], tau=tau)
+        return valleys.find(
+            sharpness.values,
+            flipped.values,
+            sharpness.sample,
+            correct=correct[:, 0],
+            last=self.last_steps(path=path),
+            tau=tau,
+        )
 
     def report(self, file: str | Path = "report.html") -> Path:
         """Draw the trace as one self-contained page and return where it is."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow.compute as pc
@@ -157,6 +157,21 @@ def _wide_errors(trace: Trace) -> Iterator[Caution]:
                 f"in {100 * wide.mean():.0f} % of its rows; "
                 "raise --probes",
             )
+
+
+def recorded(notes: Mapping[str, int], n: int) -> tuple[Caution, ...]:
+    """What was noticed while a foreign attack was recorded: counts of samples, by code."""
+    said = {
+        "blank": "{} of {n} returned examples are zero throughout: this is how some libraries (foolbox's C&W) mark a "
+        "failure, and they may count it as a success",
+        "one-by-one": "the attack's calls could not be told apart by sample for {} of {n} samples: their iterates are "
+        "of a second run, one sample at a time; the returned examples are those of the batch",
+        "differs-alone": "attacked alone, {} of {n} samples end elsewhere than in their batch: their iterates do not "
+        "lead to the returned example",
+        "no-gradient": "the attack took no gradient on {} of {n} samples: only the clean and the returned example "
+        "are on their path",
+    }
+    return tuple(Caution(code, text.format(notes[code], n=n)) for code, text in said.items() if notes.get(code))
 
 
 def bounds(outside: int, n: int, low: float, high: float, wanted: tuple[float, float]) -> Caution:

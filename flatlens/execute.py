@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from flatlens import attacks, cautions, datasets, models, runs
-from flatlens.errors import DataError
+from flatlens.attacks import libraries, points, recording
+from flatlens.errors import AttackError, DataError
 from flatlens.job import Job, Report, prepare
 from flatlens.layers import probeable
 from flatlens.loop import Attack
@@ -20,6 +22,7 @@ from flatlens.measure import provenance
 from flatlens.memory import bytes_per_sample
 from flatlens.spec import RunSpec
 from flatlens.trajectory import MEASUREMENT_VERSION
+from flatlens.uris import parse
 from flatlens.valley import Ints
 
 
@@ -113,7 +116,7 @@ def load(spec: RunSpec) -> Loaded:
         loaded.model,
         x[chosen],
         y[chosen],
-        attack=_attack(spec),
+        attack=_attack(spec, loaded.model),
         controls=spec.control,
         layers=spec.layer,
         ids=torch.from_numpy(data.ids)[chosen],
@@ -205,7 +208,9 @@ def _choose(spec: RunSpec, y: Ints) -> Ints:
     return np.sort(shuffled[np.argsort(rank, kind="stable")[: spec.limit]])
 
 
-def _attack(spec: RunSpec) -> Attack:
+def _attack(spec: RunSpec, model: nn.Module) -> Attack:
+    if spec.foreign:
+        return _foreign(spec, model)
     wanted = {
         "eps": spec.eps,
         "norm": spec.norm,
@@ -217,6 +222,19 @@ def _attack(spec: RunSpec) -> Attack:
     made = attacks.find(spec.attack)
     names = inspect.signature(made).parameters
     return made(**{key: value for key, value in wanted.items() if key in names})
+
+
+def _foreign(spec: RunSpec, model: nn.Module) -> Attack:
+    uri = parse(spec.attack, AttackError)
+    if uri.scheme == "path":
+        uri.only(())
+        return points.from_file(uri.file, target=spec.targeted)
+    made, eps = libraries.build(uri, model, seed=spec.seed)
+    if spec.targeted is not None and hasattr(made, "set_mode_targeted_by_label"):
+        made.set_mode_targeted_by_label(quiet=True)
+    norm = "l2" if spec.norm == "l2" else None
+    radius = spec.eps if eps is None else eps
+    return recording.recorded(made, eps=radius, norm=norm, target=spec.targeted, seed=spec.seed)
 
 
 def _device(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from flatlens import attacks, cautions
 from flatlens.errors import AttackError, DataError, ResourceError
 from flatlens.forward import Batch, Victim, as_logits, exact_arithmetic
 from flatlens.layers import HEAD
-from flatlens.loop import Attack, Keeper, Piece, walk
+from flatlens.loop import Attack, Keeper, Piece, Recorder, walk
 from flatlens.memory import batch_that_fits, bytes_per_sample, is_out_of_memory
 from flatlens.probes.flatness import Flatness
 from flatlens.randomness import Noise
@@ -53,7 +54,13 @@ class Job:
     batch_size: int
     seed: int
     images: str
-    cautions: tuple[Caution, ...]
+    preflight: tuple[Caution, ...]
+    notes: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    @property
+    def cautions(self) -> tuple[Caution, ...]:
+        """What was found before the attack, and while it was recorded."""
+        return self.preflight + cautions.recorded(self.notes, len(self.x))
 
     @property
     def batches(self) -> int:
@@ -101,9 +108,18 @@ class Job:
     def piece(self, index: int, tick: Callable[[str], None] = lambda what: None) -> Piece:
         """All paths of one batch, measured."""
         batch = self.batch(index)
+        main_attack = self.attack
+        if isinstance(main_attack, Recorder):
+            # Not under exact arithmetic: a library's numbers are to be those that it gives by itself.
+            main_attack, notes = main_attack.record(self.model, batch, self.victim.bounds)
+            self.notes.update(notes)
+        with exact_arithmetic(self.victim.device):
+            return self._measured(index, batch, main_attack, tick)
+
+    def _measured(self, index: int, batch: Batch, main_attack: Attack, tick: Callable[[str], None]) -> Piece:
         flatness = Flatness(self.victim)
         pieces = []
-        for name, attack in ((ATTACK, self.attack), *self.controls.items()):
+        for name, attack in ((ATTACK, main_attack), *self.controls.items()):
             main = name == ATTACK
             pieces.append(
                 walk(
@@ -143,16 +159,15 @@ class Job:
                 if progress is not None:
                     progress(Progress(min(done, self.total), self.total, what))
 
-            with exact_arithmetic(self.victim.device):
-                try:
-                    found = self.piece(index, tick)
-                except (MemoryError, RuntimeError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    raise ResourceError(
-                        f"out of memory with batches of {self.batch_size}; "
-                        f"run again with --batch-size {max(1, self.batch_size // 2)}"
-                    ) from error
+            try:
+                found = self.piece(index, tick)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise ResourceError(
+                    f"out of memory with batches of {self.batch_size}; "
+                    f"run again with --batch-size {max(1, self.batch_size // 2)}"
+                ) from error
             yield index, found
 
 
@@ -207,7 +222,7 @@ def prepare(
         batch_size=min(fitted, len(x)),
         seed=seed,
         images=images,
-        cautions=tuple(_preflight(victim, x, y, bounds)),
+        preflight=tuple(_preflight(victim, x, y, bounds)),
     )
 
 

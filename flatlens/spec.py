@@ -18,8 +18,9 @@ from typing import Any
 
 import tomli_w
 
-from flatlens.attacks import ATTACKS, CONTROLS, NORMS
+from flatlens.attacks import ATTACKS, CONTROLS, NORMS, SCHEMES
 from flatlens.errors import SpecError, unknown
+from flatlens.uris import parse
 
 DEFAULT_LINF_EPS = 8 / 255
 IMAGES = ("none", "key", "all")
@@ -63,13 +64,24 @@ class RunSpec:
 
     def resolved(self) -> RunSpec:
         """The same run with the attack's defaults written out: eps, step_size, the list of controls."""
+        control = tuple(CONTROLS) if ALL_CONTROLS in self.control else self.control
+        if self.foreign:
+            # Its settings are in its name; what is not there is the library's own default.
+            options = parse(self.attack, SpecError).options
+            eps = number(options["eps"]) if self.eps is None and "eps" in options else self.eps
+            steps = int(options["steps"]) if options.get("steps", "").isdecimal() else self.steps
+            return replace(self, eps=eps, steps=steps, control=control)
         eps = DEFAULT_LINF_EPS if self.eps is None else self.eps
         steps = 1 if self.attack == "fgsm" else self.steps
         step_size = self.step_size
         if step_size is None:
             step_size = {"fgsm": eps, "bim": eps / steps}.get(self.attack, 2.5 * eps / steps)
-        control = tuple(CONTROLS) if ALL_CONTROLS in self.control else self.control
         return replace(self, eps=eps, steps=steps, step_size=step_size, control=control)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the attack is not flatlens' own: recorded, or points from a file."""
+        return ":" in self.attack
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, without what is None."""
@@ -218,11 +230,13 @@ def _show(value: Any) -> str:
 
 def _check(spec: RunSpec) -> None:
     """Raise SpecError for the first value that cannot be."""
-    if spec.attack not in ATTACKS:
+    if spec.foreign:
+        _check_foreign(spec)
+    elif spec.attack not in ATTACKS:
         raise SpecError(unknown("attack", spec.attack, ATTACKS, where="there are"))
     if spec.norm not in NORMS:
         raise SpecError(unknown("norm", spec.norm, NORMS, where="there are"))
-    if spec.eps is None and spec.norm != "linf":
+    if spec.eps is None and not spec.foreign and spec.norm != "linf":
         raise SpecError(f"--eps must be given for {spec.norm}; its size depends on the input, for example --eps 0.5")
     for key in ("eps", "step_size"):
         value = getattr(spec, key)
@@ -253,3 +267,18 @@ def _check(spec: RunSpec) -> None:
     low, high = spec.bounds if len(spec.bounds) == 2 else (1.0, 0.0)
     if not low < high:
         raise SpecError(f"--bounds {list(spec.bounds)}: needs two numbers, the smaller first, for example [0, 1]")
+
+
+def _check_foreign(spec: RunSpec) -> None:
+    uri = parse(spec.attack, SpecError)
+    if uri.scheme not in SCHEMES:
+        raise SpecError(unknown("scheme", uri.scheme, SCHEMES, where="attacks of others come by"))
+    if not uri.path:
+        raise SpecError(f"'{spec.attack}' names no attack; {SCHEMES[uri.scheme]}")
+    if "eps" in uri.options:
+        number(uri.options["eps"])
+        if spec.eps is not None and spec.eps != number(uri.options["eps"]):
+            raise SpecError(f"--eps {spec.eps:g} contradicts eps={uri.options['eps']} in '{spec.attack}'; give one")
+    for key in ("step_size", "random_start"):
+        if getattr(spec, key):
+            raise SpecError(f"{flag(key)} is no setting of '{spec.attack}'; its own go into its name: NAME?key=value")

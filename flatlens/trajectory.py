@@ -215,7 +215,7 @@ class Trace:
         return Matrix(ids, out)
 
     def last_steps(self, *, path: str = ATTACK) -> NDArray[np.int64]:
-        """Each sample's last step ``[n]``, in the order of the samples' ids: paths differ where an attack stops early."""
+        """Each sample's last step ``[n]``, in the order of their ids; they differ where an attack stops early."""
         steps = self.matrix("step", path=path).values
         return np.asarray(steps[:, -1], dtype=np.int64)
 

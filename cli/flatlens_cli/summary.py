@@ -70,8 +70,11 @@ def text(trace: Trace, page: Path) -> RenderableType:
 
 def attack(spec: Mapping[str, Any]) -> str:
     """One line about an attack: ``pgd, linf, eps 8/255, 40 steps of 0.00196``."""
-    parts = [str(spec["attack"]), str(spec["norm"]), f"eps {_radius(spec['eps'])}"]
-    parts.append(f"{spec['steps']} steps of {_radius(spec['step_size'])}")
+    if ":" in str(spec["attack"]):  # not flatlens' own: its settings are in its name
+        parts = [str(spec["attack"])]
+    else:
+        parts = [str(spec["attack"]), str(spec["norm"]), f"eps {_radius(spec['eps'])}"]
+        parts.append(f"{spec['steps']} steps of {_radius(spec['step_size'])}")
     if spec.get("random_start"):
         parts.append("random start")
     if spec.get("targeted") is not None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from flatlens.attacks.gradient import BIM as BIM
     from flatlens.attacks.gradient import FGSM as FGSM
     from flatlens.attacks.gradient import PGD as PGD
+    from flatlens.attacks.points import along as along
+    from flatlens.attacks.recording import recorded as recorded
 
 
 class Entry(NamedTuple):
@@ -35,6 +37,16 @@ CONTROLS = {
     "gaussian-noise": Entry("controls", "GaussianNoise", "a ray of Gaussian noise, as long as the attack's eps"),
 }
 """What is walked beside an attack, so that a valley can be told from the mere crossing of a boundary."""
+
+SCHEMES = {
+    "torchattacks": "an attack of torchattacks by its name: torchattacks:NAME?eps=8/255&steps=10",
+    "foolbox": "an attack of foolbox by its name: foolbox:NAME?eps=8/255",
+    "autoattack": "AutoAttack, by pyautoattack: autoattack:standard?eps=8/255",
+    "path": "points of one's own, an NPZ file with an array iterates [step, n, …]: path:FILE.npz",
+}
+"""Attacks that are not flatlens' own: scheme -> one line; recorded as they run, and replayed."""
+
+_FUNCTIONS = {"along": "points", "recorded": "recording"}
 
 NORMS = ("linf", "l2")
 
@@ -59,6 +71,8 @@ def find(name: str) -> Any:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        return getattr(import_module(f"flatlens.attacks.{_FUNCTIONS[name]}"), name)
     for found in (*ATTACKS.values(), *CONTROLS.values()):
         if found.name == name:
             return getattr(import_module(f"flatlens.attacks.{found.module}"), name)

@@ -73,13 +73,14 @@ def runner(attack: Any, library: str, eps: float | None) -> Runner:
 
 
 def _foolbox(attack: Any, eps: float | None) -> Runner:
-    import foolbox
-
+    foolbox = import_module("foolbox")
     if eps is None and not isinstance(attack, foolbox.attacks.base.MinimizationAttack):
-        raise AttackError(f"foolbox's {type(attack).__name__} needs a radius: recorded(attack, eps=8/255)")
+        raise AttackError(
+            f"foolbox's {type(attack).__name__} needs a radius: recorded(attack, eps=8/255), foolbox:NAME?eps=8/255"
+        )
 
     def run(model: nn.Module, x: Tensor, y: Tensor, bounds: tuple[float, float]) -> Any:
-        wrapped = foolbox.models.PyTorchModel(model, bounds=bounds, device=x.device)
+        wrapped = foolbox.PyTorchModel(model, bounds=bounds, device=x.device)
         _, clipped, _ = attack(wrapped, x, y, epsilons=eps)
         return clipped
 

@@ -85,9 +85,7 @@ class Recorded:
 
     def __post_init__(self) -> None:
         if self.calls_per_step < 0:
-            raise AttackError(
-                f"calls_per_step = {self.calls_per_step}: needs a whole number of at least 1, or 0 for as many as are made at one point"
-            )
+            raise AttackError(f"calls_per_step = {self.calls_per_step}: needs a whole number, 0 = all at one point")
 
     @property
     def length(self) -> int:

@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from flatlens import attacks, cautions, datasets, models, runs
-from flatlens.errors import DataError, LayerError
+from flatlens.attacks import libraries, points, recording
+from flatlens.errors import AttackError, DataError, LayerError
 from flatlens.forward import Forward, Victim
 from flatlens.hessian.any_layer import AnyLayer
 from flatlens.job import Job, Report, prepare
@@ -24,6 +26,7 @@ from flatlens.measure import provenance
 from flatlens.memory import bytes_per_sample
 from flatlens.spec import RunSpec
 from flatlens.trajectory import MEASUREMENT_VERSION
+from flatlens.uris import parse
 from flatlens.valley import Ints
 
 DIGITS = "flatlens:digits"
@@ -121,7 +124,7 @@ def load(spec: RunSpec) -> Loaded:
         loaded.model,
         x[chosen],
         y[chosen],
-        attack=_attack(spec),
+        attack=_attack(spec, loaded.model),
         controls=spec.control,
         layers=spec.layer,
         probes=spec.probes,
@@ -231,7 +234,9 @@ def _choose(spec: RunSpec, y: Ints) -> Ints:
     return np.sort(shuffled[np.argsort(rank, kind="stable")[: spec.limit]])
 
 
-def _attack(spec: RunSpec) -> Attack:
+def _attack(spec: RunSpec, model: nn.Module) -> Attack:
+    if spec.foreign:
+        return _foreign(spec, model)
     wanted = {
         "eps": spec.eps,
         "norm": spec.norm,
@@ -246,6 +251,19 @@ def _attack(spec: RunSpec) -> Attack:
     made = attacks.find(spec.attack)
     names = inspect.signature(made).parameters
     return made(**{key: value for key, value in wanted.items() if key in names and value is not None})
+
+
+def _foreign(spec: RunSpec, model: nn.Module) -> Attack:
+    uri = parse(spec.attack, AttackError)
+    if uri.scheme == "path":
+        uri.only(())
+        return points.from_file(uri.file, target=spec.targeted)
+    made, eps = libraries.build(uri, model, seed=spec.seed)
+    if spec.targeted is not None and hasattr(made, "set_mode_targeted_by_label"):
+        made.set_mode_targeted_by_label(quiet=True)
+    norm = None if spec.norm == RunSpec.norm else spec.norm
+    radius = spec.eps if eps is None else eps
+    return recording.recorded(made, eps=radius, norm=norm, target=spec.targeted, seed=spec.seed)
 
 
 def _device(name: str) -> str:

@@ -24,8 +24,9 @@ from flatlens.errors import LayerError, ModelError
 from flatlens.folding import fold
 from flatlens.layers import HEAD, Layer, describe, find_head, resolve
 
-ITERATE, BEST = "iterate", "best"
-"""What a pass of an attack is: a point of its path, or its best point once more, yielded after the path."""
+ITERATE, BEST, RETURNED = "iterate", "best", "returned"
+"""What a pass of an attack is: a point of its path; its best point once more, yielded after the path; or the point that
+a library returned, which is the path's end."""
 
 
 class Batch(NamedTuple):
@@ -92,13 +93,15 @@ class Forward:
         logits: ``[n, K]``.
         taps: the probed layers' inputs and outputs.
         gradient: the objective's gradient, ``[n, …]``, once the attack has asked for it.
-        kind: ``iterate``, or what else the point is to the attack.
+        rows: which samples of the batch these are, ``[n]`` on the CPU, ascending; None = all of them.
+        kind: ``iterate``, ``best`` or ``returned``.
         dead_share: the share of ReLU units that pass no gradient, ``[n]``; None where it was not asked for.
     """
 
     def __init__(self, x: Tensor, y: Tensor, logits: Tensor, taps: dict[str, Tap]) -> None:
         self.x, self.y, self.logits, self.taps = x, y, logits, taps
         self.gradient: Tensor | None = None
+        self.rows: Tensor | None = None
         self.kind = ITERATE
         self.dead_share: Tensor | None = None
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
 from flatlens import attacks, cautions
 from flatlens.attacks.balls import TINY, ball
 from flatlens.errors import AttackError, DataError, ResourceError
-from flatlens.forward import Batch, Victim, as_logits, exact_arithmetic
+from flatlens.forward import BEST, Batch, Victim, as_logits, exact_arithmetic
 from flatlens.hessian.any_layer import AnyLayer
 from flatlens.layers import HEAD
-from flatlens.loop import Attack, Keeper, Piece, walk, with_result
+from flatlens.loop import Attack, Keeper, Piece, Recorder, walk, with_result
 from flatlens.memory import batch_that_fits, bytes_per_sample, is_out_of_memory
 from flatlens.probes.certificate import Certificate
 from flatlens.randomness import Noise
@@ -59,7 +61,13 @@ class Job:
     batch_size: int
     seed: int
     images: str
-    cautions: tuple[Caution, ...]
+    preflight: tuple[Caution, ...]
+    notes: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    @property
+    def cautions(self) -> tuple[Caution, ...]:
+        """What was found before the attack, and while it was recorded."""
+        return self.preflight + cautions.recorded(self.notes, len(self.x))
 
     @property
     def batches(self) -> int:
@@ -115,6 +123,15 @@ class Job:
     def piece(self, index: int, tick: Callable[[str], None] = lambda what: None) -> Piece:
         """All paths of one batch, measured: the attack's runs, then the controls."""
         batch = self.batch(index)
+        attack = self.attack
+        if isinstance(attack, Recorder):
+            # Not under exact arithmetic: a library's numbers are to be those that it gives by itself.
+            attack, notes = attack.record(self.model, batch, self.victim.bounds)
+            self.notes.update(notes)
+        with exact_arithmetic(self.victim.device):
+            return self._measured(index, batch, attack, tick)
+
+    def _measured(self, index: int, batch: Batch, attack: Attack, tick: Callable[[str], None]) -> Piece:
         certificate = Certificate.of(self.victim)
 
         def ticked(name: str) -> Callable[[], None]:
@@ -123,7 +140,7 @@ class Job:
         pieces, best = [], None
         for run in range(self.runs):
             piece = walk(
-                self.attack,
+                attack,
                 self.victim,
                 batch,
                 Noise(self.seed, restart=run),
@@ -139,7 +156,7 @@ class Job:
             pieces.append(piece._replace(found=None))
         assert best is not None
         images = pieces[0].images
-        if images is not None and self.runs > 1:
+        if images is not None and (self.runs > 1 or BEST in pc.unique(pieces[0].steps["kind"]).to_pylist()):
             images = with_result(images, batch.ids, best)
         beside = batch._replace(target=None, end=best.x)
         if getattr(self.attack, "eps", None) is None and (norm := getattr(self.attack, "norm", None)) is not None:
@@ -183,16 +200,15 @@ class Job:
                 if progress is not None:
                     progress(Progress(min(done, self.total), self.total, what))
 
-            with exact_arithmetic(self.victim.device):
-                try:
-                    found = self.piece(index, tick)
-                except (MemoryError, RuntimeError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    raise ResourceError(
-                        f"out of memory with batches of {self.batch_size}; "
-                        f"run again with --batch-size {max(1, self.batch_size // 2)}"
-                    ) from error
+            try:
+                found = self.piece(index, tick)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise ResourceError(
+                    f"out of memory with batches of {self.batch_size}; "
+                    f"run again with --batch-size {max(1, self.batch_size // 2)}"
+                ) from error
             yield index, found
 
 
@@ -257,7 +273,7 @@ def prepare(
         batch_size=min(fitted, len(x)),
         seed=seed,
         images=images,
-        cautions=tuple(_preflight(victim, x, y, bounds)),
+        preflight=tuple(_preflight(victim, x, y, bounds)),
     )
 
 

@@ -149,9 +149,11 @@ def _join(parts: Sequence[Curvature]) -> Curvature:
 def _describe(job: Job, model: nn.Module, layers: Sequence[str]) -> dict[str, Any]:
     """What a spec says, for a model and data that came as objects."""
     attack = job.attack
-    known: dict[str, Any] = (
-        dataclasses.asdict(attack) if dataclasses.is_dataclass(attack) and not isinstance(attack, type) else {}
-    )
+    known: dict[str, Any] = {}
+    if hasattr(attack, "describe"):
+        known = attack.describe()
+    elif dataclasses.is_dataclass(attack) and not isinstance(attack, type):
+        known = dataclasses.asdict(attack)
     if isinstance(known.get("eps"), tuple):  # a spec is short: the largest radius stands for all
         known |= {"eps": max(known["eps"]), "eps_per_sample": True}
     return {

@@ -45,6 +45,12 @@ class Anchor(NamedTuple):
     variance: Float[Tensor, " n"]
     eigenvalue: Float[Tensor, " n"] | None
 
+    def at(self, rows: Tensor | None) -> Anchor:
+        """Of these samples of the batch only; None = all."""
+        if rows is None:
+            return self
+        return Anchor(*(None if part is None else part[rows.to(part.device)] for part in self))  # type: ignore[arg-type]
+
 
 class Certificate:
     """The bound at every step of a path, beside the true change of the loss.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from flatlens import attacks, cautions, datasets, models, runs
-from flatlens.errors import DataError, LayerError
+from flatlens.errors import DataError, LayerError, SpecError
 from flatlens.forward import Forward, Victim
 from flatlens.hessian.any_layer import AnyLayer
 from flatlens.job import Job, Report, prepare
@@ -150,9 +150,10 @@ def plan(spec: RunSpec) -> Plan:
     batch = job.batch(0)
     began = time.perf_counter()
     here = job.victim(batch.x, batch.y)
-    forward = time.perf_counter() - began
+    job.measure(here)
+    measured = time.perf_counter() - began
     here.grad(lambda at: at.loss)
-    both = time.perf_counter() - began
+    backward_seconds = time.perf_counter() - began - measured
     points = job.batches * (job.length + 1)
     backward = job.batches * spec.steps
     # The user's own model confirms each batch's final iterates.
@@ -167,7 +168,7 @@ def plan(spec: RunSpec) -> Plan:
         forward_passes=forwards,
         backward_passes=backward,
         memory_bytes=2 * job.batch_size * bytes_per_sample(job.victim, job.x, job.y) + 2 * weights,
-        seconds=forwards * forward + backward * (both - forward),
+        seconds=forwards * measured + backward * backward_seconds,
     )
 
 
@@ -246,6 +247,11 @@ def _attack(spec: RunSpec) -> Attack:
 
 def _device(name: str) -> str:
     if name != "auto":
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            there = ["auto", "cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+            raise SpecError(f"--device {name}: not on this machine; there are: {', '.join(there)}") from error
         return name
     if torch.cuda.is_available():
         return "cuda"

@@ -22,7 +22,7 @@ lint: .venv/dev
 	$(BIN)/mypy
 
 notebooks: .venv/tests
-	$(BIN)/python -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 clean:
 	rm -rf .venv runs

@@ -102,9 +102,7 @@ def load(uri: str) -> Dataset:
         raise ResourceError(f"'{uri}' does not fit into memory") from error
 
 
-def _dataset(
-    uri: Uri, x: NDArray[np.float32], y: NDArray[np.int64], labels: tuple[str, ...] | None = None
-) -> Dataset:
+def _dataset(uri: Uri, x: NDArray[np.float32], y: NDArray[np.int64], labels: tuple[str, ...] | None = None) -> Dataset:
     """Check what all data must satisfy, and put it together."""
     where = f"'{uri.text}'"
     if len(x) != len(y):
@@ -122,9 +120,7 @@ def _dataset(
     if (wrong := (y < 0) | (y >= most)).any():
         first = int(wrong.argmax())
         why = "the last that can be" if labels is None else f"as {most} class names are given"
-        raise DataError(
-            f"{where} has label {y[first]} at index {first}; labels go from 0 to {most - 1}, {why}"
-        )
+        raise DataError(f"{where} has label {y[first]} at index {first}; labels go from 0 to {most - 1}, {why}")
     classes = int(y.max()) + 1 if labels is None else most
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
     return Dataset(x, y, np.arange(len(y)), classes, labels, uri.text, _sha256(x, y))

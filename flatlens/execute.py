@@ -14,6 +14,7 @@ import torch
 from flatlens import attacks, cautions, datasets, models, runs
 from flatlens.errors import DataError
 from flatlens.job import Job, Report, prepare
+from flatlens.layers import probeable
 from flatlens.loop import Attack
 from flatlens.measure import provenance
 from flatlens.memory import bytes_per_sample
@@ -42,6 +43,19 @@ class Plan(NamedTuple):
     backward_passes: int
     memory_bytes: int
     seconds: float
+
+
+class LayerRow(NamedTuple):
+    """A layer that can be named: its kind, its weight's shape, and how it would be measured."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    is_head: bool
+    method: str
+    exact: bool | None
+    cost: float | None
+    """In steps of the attack; None where it is not known."""
 
 
 def run(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report | None = None) -> runs.Run:
@@ -146,6 +160,29 @@ def plan(spec: RunSpec) -> Plan:
         memory_bytes=2 * job.batch_size * bytes_per_sample(job.victim, job.x, job.y) + 2 * weights,
         seconds=forwards * forward + backward * (both - forward),
     )
+
+
+def layer_table(model: str, data: str | None = None) -> list[LayerRow]:
+    """The layers of a model that can be named, in its order.
+
+    Args:
+        model: the model's URI.
+        data: the data's URI, which gives the shape of an input; the built-in digits when left out.
+    """
+    _, job, _ = load(RunSpec(model=model, data=data or "flatlens:digits", limit=2))
+    return [
+        LayerRow(
+            name,
+            type(module).__name__,
+            tuple(module.get_parameter("weight").shape),
+            is_head=name == job.victim.head,
+            method="closed-form" if name == job.victim.head else "",
+            exact=True if name == job.victim.head else None,
+            cost=0.0 if name == job.victim.head else None,
+        )
+        for name in probeable(job.model)
+        for module in [job.model.get_submodule(name)]
+    ]
 
 
 def _choose(spec: RunSpec, y: Ints) -> Ints:

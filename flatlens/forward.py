@@ -93,7 +93,7 @@ class Forward:
         self.gradient: Tensor | None = None
 
     @cached_property
-    def loss(self) -> Float[Tensor, n]:
+    def loss(self) -> Float[Tensor, " n"]:
         """Cross-entropy of the label, per sample, on the graph."""
         return F.cross_entropy(self.logits, self.y, reduction="none")
 
@@ -191,7 +191,7 @@ class Victim:
         x = x.to(self.device, self.dtype)
         return x.contiguous(memory_format=torch.channels_last) if self._channels_last else x.contiguous()
 
-    def __call__(self, x: Tensor, y: Int[Tensor, n], *, final: bool = False) -> Forward:
+    def __call__(self, x: Tensor, y: Int[Tensor, " n"], *, final: bool = False) -> Forward:
         """One pass. ``final``: no gradient with respect to the input will be asked for."""
         x = x.detach()
         graph = self.needs_graph or not final

@@ -23,7 +23,8 @@ def trace(spec: dict[str, Any] | None = None, **columns: Any) -> Trace:
     kappa = np.array([2.0, 5, 20, 9, 5, 1.5])
     found: dict[str, Any] = {
         "path": "attack", "kind": "iterate", "restart": 0, "layer": "head", "method": "closed-form", "exact": True,
-        "status": "ok", "label": 0, "prediction": flipped.astype(int), "flipped": flipped, "loss": np.linspace(0.1, 3, T + 1),
+        "status": "ok", "label": 0, "prediction": flipped.astype(int), "flipped": flipped,
+        "loss": np.linspace(0.1, 3, T + 1),
         "confidence": 0.9, "margin": np.linspace(3, -3, T + 1), "linf": np.linspace(0, 0.3, T + 1), "l2": 1.0,
         "input_grad_norm": 1.0, "relative_flatness": kappa, "trace": kappa, "trace_se": 0.0, "confirmed": True,
         "sample": np.arange(N)[:, None], "step": np.arange(T + 1)[None, :], **columns,

@@ -26,14 +26,14 @@ def models(json: options.Json = False) -> None:
     """The models that come with flatlens, and how others are named."""
     from flatlens import models as known
 
-    _show(json, {"built-in": dict(known.BUILT_IN), "schemes": dict(known.SCHEMES)})
+    _show(json, {"schemes": dict(known.SCHEMES), "built-in": dict(known.BUILT_IN)})
 
 
 def datasets(json: options.Json = False) -> None:
     """The data that come with flatlens, and how others are named."""
     from flatlens import datasets as known
 
-    _show(json, {"built-in": dict(known.BUILT_IN), "schemes": dict(known.SCHEMES)})
+    _show(json, {"schemes": dict(known.SCHEMES), "built-in": dict(known.BUILT_IN)})
 
 
 def layers(
@@ -46,18 +46,18 @@ def layers(
     if model is None:
         raise UsageError("--model is missing; `flatlens models` lists what there is")
     with terminal.stdout_kept_clean(json):
-        from flatlens import measure
+        from flatlens import execute
 
-        found = measure.layer_table(model, data)
+        found = execute.layer_table(model, data)
     if json:
         terminal.emit({"model": model, "layers": [row._asdict() for row in found]})
         return
     rows = [("layer", "kind", "shape", "method", "exact", "cost")]
     for row in found:
         name = f"{row.name} = head" if row.is_head else row.name
-        exact = "" if row.exact is None else "yes" if row.exact else "no"
-        cost = "" if row.cost is None else f"{row.cost:.2g}"
-        rows.append((name, row.kind, " × ".join(map(str, row.shape)), row.method, exact, cost))
+        exact = "–" if row.exact is None else "yes" if row.exact else "no"
+        cost = "–" if row.cost is None else f"{row.cost:.2g}"
+        rows.append((name, row.kind, " × ".join(map(str, row.shape)), row.method or "–", exact, cost))
     terminal.show(terminal.columns(rows, header=True))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flatlens_cli import terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from rich.console import RenderableType
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 MEASURE = "relative_flatness"
 
 _NOTE = (
-    "Medians are over the flipped. In brackets: 95 % intervals (Wilson; bootstrap of medians). A valley: stays "
-    "flipped, peaks inside the path, ends at {tau:g} × that peak or below."
+    "Valleys in %, medians over the flipped, each with its 95 % interval. A valley stays flipped, peaks inside the "
+    "path and ends at {tau:g} × the peak or below. Lag: peak − flip step; rise: peak / start; depth: log₁₀(peak / end)."
 )
 
 
@@ -104,13 +104,13 @@ def _table(summaries: Mapping[str, Summary]) -> RenderableType:
     rows = [
         ("", *summaries),
         ("flipped", *(f"{s.flipped.count} of {s.flipped.n}" for s in summaries.values())),
-        ("valley, % of flipped", *(_percent(s.valley_of_flipped) for s in summaries.values())),
-        ("valley, % of all", *(_percent(s.valley_of_all) for s in summaries.values())),
+        ("valley of flipped", *(_percent(s.valley_of_flipped) for s in summaries.values())),
+        ("valley of all", *(_percent(s.valley_of_all) for s in summaries.values())),
         ("peak step", *(_median(s.peak_step, s) for s in summaries.values())),
         ("flip step", *(_median(s.flip_step, s) for s in summaries.values())),
-        ("lag (peak − flip)", *(_median(s.lag, s) for s in summaries.values())),
-        ("rise (peak / start)", *(_median(s.rise, s, "#.3g") for s in summaries.values())),
-        ("depth (log₁₀ peak/end)", *(_median(s.depth, s, "#.3g") for s in summaries.values())),
+        ("lag", *(_median(s.lag, s) for s in summaries.values())),
+        ("rise", *(_median(s.rise, s, _ratio) for s in summaries.values())),
+        ("depth", *(_median(s.depth, s, "{:.2f}".format) for s in summaries.values())),
     ]
     return terminal.columns(rows, header=True)
 
@@ -121,9 +121,16 @@ def _percent(share: Fraction) -> str:
     return f"{100 * share.value:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
 
 
-def _median(found: Median, summary: Summary, form: str = "g") -> str:
+def _median(found: Median, summary: Summary, show: Callable[[float], str] = "{:g}".format) -> str:
     if not found.n:
         return "–"
     # Every median says its n: the number of flipped above, or its own where some values are not finite.
     n = "" if found.n == summary.flipped.count else f", n {found.n}"
-    return f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]{n}"
+    return f"{show(found.value)} [{show(found.low)}, {show(found.high)}]{n}"
+
+
+def _ratio(value: float) -> str:
+    """Three digits, two of large numbers: 1.45, 46.7, 9200, 1.4e+06."""
+    return (
+        f"{float(f'{value:.2g}'):.0f}" if 1000 <= value < 1e6 else f"{value:.2g}" if value >= 1e6 else f"{value:#.3g}"
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -114,11 +113,13 @@ def _interrupted(out: Path) -> str:
     from flatlens import runs
 
     try:
-        manifest: dict[str, Any] = runs.load(out).manifest
+        run = runs.load(out)
     except RunError:
         return "interrupted: nothing was saved yet"
-    saved = f"{manifest['batches_done']} of {manifest['batches']} batches are saved"
-    return f"interrupted: {saved}; the same command goes on from there"
+    total = run.manifest["batches"]
+    # The parts themselves are counted: the manifest may be one behind.
+    saved = total if run.finished else total - len(run.missing())
+    return f"interrupted: {saved} of {total} batches are saved; the same command goes on from there"
 
 
 def _plan(spec: RunSpec, *, json: bool) -> None:
@@ -134,9 +135,10 @@ def _plan(spec: RunSpec, *, json: bool) -> None:
             [
                 ("model", plan.model),
                 ("layers", ", ".join(plan.layers)),
-                ("samples", f"{plan.samples:,} in {plan.batches:,} batches of {plan.batch_size:,}"),
-                ("forward passes", f"{plan.forward_passes:,} of a batch"),
-                ("backward passes", f"{plan.backward_passes:,} of a batch"),
+                ("samples", f"{plan.samples:,}, {plan.batch_size:,} at a time"),
+                ("batches", f"{plan.batches:,}"),
+                ("forward passes", f"{plan.forward_passes:,}, each of a batch"),
+                ("backward passes", f"{plan.backward_passes:,}, each of a batch"),
                 ("memory", f"about {_size(plan.memory_bytes)}"),
                 ("time", f"about {_duration(plan.seconds)}"),
             ]

@@ -43,18 +43,18 @@ class Curvature:
 
     method: str
     exact: bool
-    trace: Float[Tensor, n]
-    trace_se: Float[Tensor, n]
-    ggn_trace: Float[Tensor, n]
-    top_eigenvalue: Float[Tensor, n]
-    relative_flatness: Float[Tensor, n]
-    relative_flatness_se: Float[Tensor, n]
-    relative_sharpness: Float[Tensor, n]
-    weight_norm: Float[Tensor, n]
-    feature_norm_sq: Float[Tensor, n]
-    confidence_term: Float[Tensor, n]
-    weight_grad_norm: Float[Tensor, n]
-    effective_rank: Float[Tensor, n]
+    trace: Float[Tensor, " n"]
+    trace_se: Float[Tensor, " n"]
+    ggn_trace: Float[Tensor, " n"]
+    top_eigenvalue: Float[Tensor, " n"]
+    relative_flatness: Float[Tensor, " n"]
+    relative_flatness_se: Float[Tensor, " n"]
+    relative_sharpness: Float[Tensor, " n"]
+    weight_norm: Float[Tensor, " n"]
+    feature_norm_sq: Float[Tensor, " n"]
+    confidence_term: Float[Tensor, " n"]
+    weight_grad_norm: Float[Tensor, " n"]
+    effective_rank: Float[Tensor, " n"]
     spectrum: Float[Tensor, "n r"] | None = None
 
     @property

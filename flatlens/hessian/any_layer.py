@@ -189,9 +189,9 @@ class AnyLayer:
         name: str,
         along: Directions,
         found: Products,
-        confidence: Float[Tensor, n],
+        confidence: Float[Tensor, " n"],
         rest: Draws | None,
-        top: Float[Tensor, n] | None,
+        top: Float[Tensor, " n"] | None,
         spectrum: bool,
     ) -> Curvature:
         method, exact = self.methods[name]
@@ -225,7 +225,7 @@ class AnyLayer:
 
 def _total(
     terms: Float[Tensor, "n m"], samples: int, rest: Float[Tensor, "n s"] | None
-) -> tuple[Float[Tensor, n], Float[Tensor, n], Float[Tensor, n]]:
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
     """The Gauss–Newton part, the whole, and the standard error of the whole.
 
     The last ``samples`` terms are draws of the classes that were not taken exactly, ``rest`` draws of what
@@ -253,7 +253,7 @@ def _eigenvalues(gram: Float[Tensor, "n m m"], weight: Float[Tensor, "n m"]) -> 
     return torch.where(finite.unsqueeze(1), values, torch.nan)
 
 
-def _participation(values: Float[Tensor, "n m"]) -> Float[Tensor, n]:
+def _participation(values: Float[Tensor, "n m"]) -> Float[Tensor, " n"]:
     """(Σ λ)² / Σ λ²: how many eigenvalues carry the trace; NaN where there is none."""
     unit = values / values[:, :1]
     return unit.sum(1).square() / unit.square().sum(1)

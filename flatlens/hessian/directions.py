@@ -51,7 +51,7 @@ class Directions(NamedTuple):
 def directions(
     loss: str,
     logits: Float[Tensor, "n K"],
-    y: Int[Tensor, n],
+    y: Int[Tensor, " n"],
     *,
     exact_classes: int,
     samples: int,

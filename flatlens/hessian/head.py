@@ -33,7 +33,7 @@ class Head:
         self._pairwise = _squared_distances(self.weight) if len(self.weight) <= PAIRWISE_CLASSES else None
 
     def __call__(
-        self, features: Float[Tensor, "n i"], y: Int[Tensor, n] | None = None, *, spectrum: bool = False
+        self, features: Float[Tensor, "n i"], y: Int[Tensor, " n"] | None = None, *, spectrum: bool = False
     ) -> Curvature:
         """Curvature at the head's inputs ``features``; the logits are recomputed in float64.
 
@@ -67,7 +67,7 @@ class Head:
             spectrum=(norm_sq * blank).unsqueeze(1) * eigenvalues(safe) if spectrum else None,
         )
 
-    def _weight_variance(self, p: Float[Tensor, "n k"]) -> Float[Tensor, n]:
+    def _weight_variance(self, p: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
         """Σ_k p_k ‖w_k − w̄‖² = ½ Σ_{j,k} p_j p_k ‖w_j − w_k‖²: the second form has terms of one sign only."""
         if self._pairwise is not None:
             return 0.5 * ((p @ self._pairwise) * p).sum(1)

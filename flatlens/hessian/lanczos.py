@@ -24,7 +24,7 @@ FIRST = 1 << 31  # the index of the first vector's stream: no probe has it
 
 def top_eigenvalue(
     here: Forward, columns: Columns, deltas: Sequence[Tensor], along: Directions, residual: Residual, *, seed: int
-) -> Float[Tensor, n]:
+) -> Float[Tensor, " n"]:
     """λ_max(H) of one layer, float64.
 
     H = Σ_c ω_c vec(G_c) vec(G_c)ᵀ + R acts within the span of the input columns, so that vectors have min(P, I) · O
@@ -41,7 +41,7 @@ def top_eigenvalue(
     n, x, shape = len(here.logits), here.taps[columns.name].input, here.taps[columns.name].output_shape
     root = columns.reduced(x, n)
     unfold = 1.0 if columns.scale is None else columns.scale
-    g = times(root, torch.stack([columns.outputs(d, n) for d in deltas])) * unfold
+    g = times(root, [columns.outputs(d, n) for d in deltas]) * unfold
     # Both parts of H at their own scale: in saturation the weights are 1e-40 and less.
     size = (along.weight.amax(1) + residual.norm).clamp(min=torch.finfo(torch.float64).tiny)
     weight, rest = along.weight / size.unsqueeze(1), residual.norm / size
@@ -69,7 +69,7 @@ def top_eigenvalue(
 
 def lanczos(
     apply: Callable[[Tensor], Tensor], first: Float[Tensor, "n d"], *, tolerance: float, iterations: int = ITERATIONS
-) -> Float[Tensor, n]:
+) -> Float[Tensor, " n"]:
     """The largest eigenvalue of each of n symmetric matrices.
 
     Args:

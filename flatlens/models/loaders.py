@@ -43,7 +43,8 @@ def load(uri: str, *, shape: tuple[int, ...], classes: int) -> Loaded:
     parsed = uris.parse(uri, ModelError)
     if classes < 2:
         raise ModelError(f"'{uri}' cannot tell {classes} class; data of at least 2 classes are needed")
-    model, source = _build(parsed, tuple(shape), classes)
+    with _seeded(0):  # a factory's random weights, too, are the same each time
+        model, source = _build(parsed, tuple(shape), classes)
     model.eval()
     _check_finite(model, uri)
     return Loaded(model, uri, sha256(model), source)
@@ -88,8 +89,7 @@ def _build(uri: Uri, shape: tuple[int, ...], classes: int) -> tuple[nn.Module, s
         raise ModelError(f"'{uri.scheme}:' models cannot be loaded yet; wrap yours in a function: file.py:factory")
     if not uri.scheme or not uri.path:
         raise ModelError(unknown("model", uri.text, [*BUILT_IN, *_others()], where="there are"))
-    with _seeded(0):  # a factory's random weights, too, are the same each time
-        return factories.make(uri, shape, classes), f"made by {uri.path} in {uri.scheme}"
+    return factories.make(uri, shape, classes), f"made by {uri.path} in {uri.scheme}"
 
 
 def _others() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -40,7 +41,8 @@ def write(traces: Sequence[Trace], file: Path) -> Path:
             os.fsync(out.fileno())
         temporary.replace(file)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise ResourceError(f"cannot write {file}: {error.strerror or error}") from error
     return file
 

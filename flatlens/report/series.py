@@ -41,7 +41,7 @@ class Cells(NamedTuple):
 
     flip: Ints
     peak: Ints
-    count: Ints
+    count: Ints  # type: ignore[assignment]  # hides tuple.count
 
 
 class Accuracy(NamedTuple):
@@ -118,9 +118,7 @@ def curve(values: Floats, flip: Ints) -> Curve:
 def cells(valley: Valley) -> Cells:
     """Counts of flip step × peak step, over flipped samples whose measure is finite."""
     at = valley.flipped & valley.finite
-    pairs, count = np.unique(
-        np.stack([valley.flip_step[at], valley.peak_step[at]], axis=1), axis=0, return_counts=True
-    )
+    pairs, count = np.unique(np.stack([valley.flip_step[at], valley.peak_step[at]], axis=1), axis=0, return_counts=True)
     return Cells(pairs[:, 0], pairs[:, 1], count)
 
 

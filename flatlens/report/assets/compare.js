@@ -16,7 +16,7 @@ function drawMargin() {
   }
   react("margin", traces, layout({
     height: 400, uirevision: `${view()}|${state.scale}`,
-    xaxis: axis("margin  (← wrong · right →)", { autorange: "reversed", zeroline: true, zerolinewidth: 1.5, zerolinecolor: css("--muted") }),
+    xaxis: axis("margin  (correct ← 0 → wrong)", { autorange: "reversed", zeroline: true, zerolinewidth: 1.5, zerolinecolor: css("--muted") }),
     yaxis: axis(plain(shortMeasure(state.measure)), scale.axis), annotations: own ? [] : [absent("not measured at this layer")],
   }), pickable);
 }

@@ -54,7 +54,10 @@ const superscript = (n) => String(n).replace(/[-\d]/g, (c) => (c === "-" ? "⁻"
 const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(1)} %`);
 const count = (n) => n.toLocaleString("en-US");
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-const shortMeasure = (key) => DATA.measures[key].split(",")[0];
+// "κ, relative flatness (source)" -> the symbol for axes, the words for headings.
+const fullMeasure = (key) => DATA.measures[key].replace("_max", "ₘₐₓ");
+const shortMeasure = (key) => fullMeasure(key).split(",")[0];
+const wordsOf = (key) => capital((fullMeasure(key).split(", ")[1] || fullMeasure(key)).split(" (")[0]);
 
 // The scales: f maps a value to the axis; log leaves out what is not positive.
 function scaleOf(kind, bands, unit = "") {
@@ -66,9 +69,10 @@ function scaleOf(kind, bands, unit = "") {
     // A saturated end may lie 200 decades down; show 15 and let the reader zoom out.
     const range = [Math.log10(Math.max(small / 2.5, top * 1e-15)), Math.log10(top * 2.5)];
     const exponents = powers(Math.ceil(range[0]), Math.floor(range[1]));
-    const axis = { type: "log", range, tickmode: "array", tickvals: exponents.map((e) => 10 ** e), ticktext: exponents.map(tenTo) };
-    if (exponents.length < 2) return { kind, f: positive, axis: { type: "log", range, nticks: 6 } };
-    return { kind, f: positive, axis };
+    const near = range[1] - range[0] < 3;
+    const tickvals = near ? powers(Math.floor(range[0]), Math.ceil(range[1])).flatMap((e) => [1, 2, 5].map((k) => k * 10 ** e)) : exponents.map((e) => 10 ** e);
+    const ticktext = near ? tickvals.map((v) => number(v)) : exponents.map(tenTo);
+    return { kind, f: positive, axis: { type: "log", range, tickmode: "array", tickvals, ticktext } };
   }
   const knee = 10 ** Math.floor(Math.log10(top) - 3);
   const f = (v) => Math.sign(v) * Math.log10(1 + Math.abs(v) / knee);

@@ -19,9 +19,9 @@ function drawHeader() {
 function drawTiles() {
   const r = run(), summary = summaryOf(r.paths[0]);
   const tiles = [
-    tile("Clean accuracy", r.accuracy.clean, "of all samples are right at step 0"),
-    tile("Accuracy under attack", r.accuracy.attacked, "of all samples are right at the last step"),
-    summary ? tile("Flipped", summary.flipped, "of the right ones, at some step") : null,
+    tile("Clean accuracy", r.accuracy.clean, "samples are right at step 0"),
+    tile("Accuracy under attack", r.accuracy.attacked, "samples are right at the last step"),
+    summary ? tile("Flipped", summary.flipped, "that were right, at some step") : null,
     forest(),
   ];
   $("tiles").replaceChildren(...tiles.filter(Boolean));
@@ -29,7 +29,7 @@ function drawTiles() {
 
 function tile(name, share, what) {
   return make("div", { class: "tile" }, make("h2", {}, name), make("p", { class: "figure" }, percent(share.value)),
-    make("p", { class: "interval" }, `${interval(share)} · ${count(share.count)} of ${count(share.n)}`), make("p", { class: "muted" }, what));
+    make("p", { class: "interval" }, `95 %: ${interval(share)}`), make("p", { class: "muted" }, `${count(share.count)} of ${count(share.n)} ${what}`), whisker(share, pathColour(0)));
 }
 
 const interval = (f) => (f.low === null ? "no interval" : `${(100 * f.low).toFixed(1)}–${(100 * f.high).toFixed(1)} %`);
@@ -80,7 +80,7 @@ function drawTable() {
         make("td", {}, count(s.n)), ...COLUMNS.map(([key, , kind]) => cell(s[key], kind))));
     });
   });
-  $("statistics").replaceChildren(make("caption", {}, `${DATA.measures[state.measure]}, layer ${layer}`), make("thead", {}, head), body);
+  $("statistics").replaceChildren(make("caption", {}, `${fullMeasure(state.measure)}, layer ${layer}`), make("thead", {}, head), body);
   const own = summaryOf(focus()), unfinished = own ? own.not_finite : 0;
   $("statistics-note").textContent = `With 95 % intervals (Wilson for shares, bootstrap for medians); medians are over flipped samples. A valley ends at no more than ${own ? own.tau : 0.1} of its peak. Rise is peak over start, depth log₁₀ of peak over end, lag peak step minus flip step. These are numbers of this sample and this model, not of models in general.`
     + (unfinished ? ` ${count(unfinished)} samples of this path have values that are not finite; they count as having no valley.` : "");

@@ -35,15 +35,20 @@ function layout(more = {}) {
     margin: { l: 56, r: 12, t: 8, b: 40 }, hovermode: "closest", dragmode: state.drag === "brush" ? "select" : "zoom",
     hoverlabel: { bgcolor: css("--card"), bordercolor: css("--line"), font: { family: css("--font"), size: 12, color: css("--text") } },
     legend: { orientation: "h", x: 0, y: 1.01, yanchor: "bottom", font: { size: 12 }, itemclick: false, itemdoubleclick: false },
-    selections: [], showlegend: false, ...more,
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--muted"), activecolor: css("--accent") },
+    selections: [], showlegend: false, autosize: !state.printing, ...more,
+    ...(state.printing ? { width: PAPER.width, height: Math.min(more.height ?? PAPER.height, PAPER.height) } : {}),
   };
 }
 
 const CONFIG = {
   displaylogo: false, responsive: true, showTips: false, scrollZoom: false,
-  modeBarButtonsToRemove: ["lasso2d", "select2d", "zoom2d", "pan2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+  modeBarButtons: [["toImage", "resetScale2d"]],
   toImageButtonOptions: { format: "svg", filename: "flatlens" },
 };
+
+// Two figures with their captions on a page of A4.
+const PAPER = { width: 640, height: 310 };
 
 // A band and its median as traces; positions that the scale cannot show are left out.
 function bandTraces(band, f, colour, dash, name, options = {}) {
@@ -58,6 +63,8 @@ function bandTraces(band, f, colour, dash, name, options = {}) {
   if (!options.bare) {
     traces.push({ ...edge, y: low }, { ...edge, y: at(band.high), fill: "tonexty", fillcolor: fade(colour, options.fill ?? 0.16) });
   }
+  // A rim in the card's colour keeps the median apart from the thin lines under it.
+  if (options.halo) traces.push({ ...edge, y: at(band.median), line: { color: css("--card"), width: (options.width ?? 2.6) + 3.4 } });
   traces.push({
     ...axes, x, y: at(band.median), mode: keep.length > 1 ? "lines" : "markers", name: plain(name),
     line: { color: colour, width: options.width ?? 2.6, dash }, marker: { color: colour, size: 7 }, customdata: seen,

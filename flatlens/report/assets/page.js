@@ -2,7 +2,7 @@
 
 const state = {
   run: 0, path: 0, layer: 0, measure: null, scale: "log", aligned: false, drag: "zoom", gain: 0,
-  controls: true, lines: true, mean: false, runs: false, sample: 0, stop: 0, brush: null,
+  controls: true, lines: true, mean: false, runs: false, sample: 0, stop: 0, brush: null, printing: false,
 };
 
 const run = () => DATA.runs[state.run];
@@ -41,7 +41,7 @@ function clicked(id, event) {
   // Points of medians come first in the list where they overlap: look for one that is a sample's.
   const own = event.points.map((p) => p.customdata).find((c) => typeof c === "number" || (id === "peak" && Array.isArray(c) && c.length));
   if (typeof own === "number") change({ sample: own, stop: nearestStop(own, point.x, id) });
-  else if (Array.isArray(own)) change({ sample: own[0], stop: 0, brush: own.length > 1 ? new Set(own) : null });
+  else if (Array.isArray(own)) change({ sample: own[0], stop: flipStop(own[0]), brush: own.length > 1 ? new Set(own) : null });
 }
 
 function nearestStop(sample, x, id) {
@@ -49,6 +49,13 @@ function nearestStop(sample, x, id) {
   if (id === "margin") return Math.min(state.stop, stops.length - 1);
   const step = state.aligned ? x + focus().flip[sample] : x;
   return stops.reduce((best, s, k) => (Math.abs(s.step - step) < Math.abs(stops[best].step - step) ? k : best), 0);
+}
+
+// A sample is shown first where it flips: there its perturbation and its sharpness are worth seeing.
+function flipStop(sample) {
+  const flip = run().paths[0].flip[sample];
+  const at = stopsOf(sample).findIndex((s) => s.step >= flip);
+  return flip < 0 ? stopsOf(sample).length - 1 : Math.max(at, 0);
 }
 
 // Samples whose curve enters the box, or whose cell lies in it.
@@ -66,7 +73,7 @@ function brushed(id, event) {
     const [xs, ys] = pickable[key];
     chosen = all.filter((i) => { const x = xs(i), y = ys(i); return y.some((v, t) => within(x[t], range.x) && within(v, range[key])); });
   }
-  if (chosen.length) change({ brush: new Set(chosen), ...(chosen.includes(state.sample) ? {} : { sample: chosen[0], stop: 0 }) });
+  if (chosen.length) change({ brush: new Set(chosen), ...(chosen.includes(state.sample) ? {} : { sample: chosen[0], stop: flipStop(chosen[0]) }) });
   else change({ brush: null });
 }
 
@@ -85,10 +92,11 @@ function enterRun() {
   const r = run();
   Object.assign(state, { path: 0, layer: Math.min(state.layer, r.layers.length - 1), sample: firstSample(r), stop: 0, brush: null });
   if (!r.measures.includes(state.measure)) state.measure = r.measures[0] || "relative_flatness";
-  fill("measure", r.measures.map((m) => [m, DATA.measures[m]]));
+  fill("measure", r.measures.map((m) => [m, fullMeasure(m)]));
   fill("layer", r.layers.map((l, k) => [k, l.name]));
   fill("path", r.paths.map((p, k) => [k, p.name]));
   state.scale = defaultScale();
+  state.stop = flipStop(state.sample);
   drawHeader();
 }
 
@@ -123,14 +131,15 @@ function syncControls() {
 
 function step(by) {
   const total = run().sample.length;
-  change({ sample: (state.sample + by + total) % total, stop: 0 });
+  const sample = (state.sample + by + total) % total;
+  change({ sample, stop: flipStop(sample) });
 }
 
 function chooseById(id) {
   if (!Number.isFinite(id)) return;
   const ids = run().sample;
   const at = ids.reduce((best, v, i) => (Math.abs(v - id) < Math.abs(ids[best] - id) ? i : best), 0);
-  change({ sample: at, stop: 0 });
+  change({ sample: at, stop: flipStop(at) });
   if (ids[at] !== id) $("inspector-note").textContent = `Sample ${id} is not among those embedded; the nearest one that is: ${ids[at]}.`;
 }
 
@@ -139,6 +148,16 @@ function setTheme(name) {
   $("theme").textContent = name === "dark" ? "Light" : "Dark";
   $("theme").setAttribute("aria-pressed", String(name === "dark"));
   $("theme").setAttribute("aria-label", `Switch to ${name === "dark" ? "light" : "dark"} colours`);
+}
+
+// Paper is light and narrow: the figures are drawn anew for it, at once, since printing does not wait.
+let screenTheme = null;
+function print(begins) {
+  if (begins) { screenTheme = theme(); setTheme("light"); document.querySelector("details.spec").open = true; }
+  else setTheme(screenTheme);
+  state.printing = begins;
+  drawTiles(); drawTable(); drawInspector();
+  Object.values(FIGURES).forEach((draw) => draw());
 }
 
 function listen() {
@@ -160,8 +179,12 @@ function listen() {
     if (e.target.tagName === "INPUT" || e.target.tagName === "SELECT") return;
     if (e.key === "ArrowLeft" || e.key === "ArrowRight") { step(e.key === "ArrowLeft" ? -1 : 1); e.preventDefault(); }
   });
-  window.addEventListener("beforeprint", () => { document.querySelector("details.spec").open = true; });
+  window.addEventListener("beforeprint", () => print(true));
+  window.addEventListener("afterprint", () => print(false));
 }
+
+// The sticky inspector stays below the bar, which may take one line or two.
+new ResizeObserver(([entry]) => document.documentElement.style.setProperty("--bar", `${entry.target.offsetHeight}px`)).observe($("controls"));
 
 listen();
 fill("run", DATA.runs.map((r, k) => [k, r.name]));

@@ -18,6 +18,8 @@ function stepAxis(more = {}) {
   return axis(stepTitle(), { range: state.aligned ? [-steps, steps] : [-0.02 * steps - 0.2, steps * 1.02 + 0.2], ...more });
 }
 
+const isFocus = (p) => p.index === state.path;
+
 // Where most flipped samples are, else a few early flips stretch the axis to twice its length.
 function alignedRange(bands) {
   let low = 0, high = 1;
@@ -42,15 +44,16 @@ function drawValley() {
   const traces = [];
   const ys = (i) => own.lines.row(i).map(scale.f);
   if (own && state.lines) {
-    const faint = { color: fade(pathColour(state.path), theme() === "dark" ? 0.2 : 0.17), width: 1 };
+    const faint = { color: fade(pathColour(state.path), theme() === "dark" ? 0.17 : 0.14), width: 1 };
     traces.push(lineTrace(lineSamples(), stepsOf, ys, faint));
     if (state.brush) traces.push(lineTrace([...state.brush], stepsOf, ys, { color: fade(PALETTE[theme()].brush, 0.6), width: 1.3 }));
   }
   for (const p of looks) {
-    const options = { where: where(), mean: state.mean, fill: p.index === state.path ? 0.2 : 0.1, width: p.index === state.path ? 3 : 2 };
-    const traced = bandTraces(bandOf(p.look), scale.f, pathColour(p.index), pathDash(p.index), p.name, options);
-    traces.push(...traced);
+    const options = { where: where(), halo: p.index === state.path, mean: state.mean, fill: p.index === state.path ? 0.2 : 0.1, width: p.index === state.path ? 3 : 2 };
     const band = bandOf(p.look);
+    // Around the flip a path may consist of a handful of samples: its name says of how many.
+    const name = state.aligned ? `${p.name}, n = ${count(Math.max(0, ...band.n))}` : p.name;
+    traces.push(...bandTraces(band, scale.f, pathColour(p.index), pathDash(p.index), name, options));
     traces.push({
       x: [...band.position], y: [...band.n], xaxis: "x", yaxis: "y2", mode: "lines", showlegend: false,
       line: { color: pathColour(p.index), width: 1.5, shape: "hvh", dash: pathDash(p.index) },
@@ -62,7 +65,7 @@ function drawValley() {
     ...bandTraces(bandOf(look), scale.f, PALETTE[theme()].controls[3 - (k % 4)], DASHES[k % 4], r.name, { bare: true, where: where(), width: 1.8 })));
   if (own) traces.push(...chosenTraces(stepsOf, ys));
   const most = Math.max(1, ...looks.flatMap((p) => [...bandOf(p.look).n]));
-  const range = state.aligned ? alignedRange(looks.map((p) => bandOf(p.look))) : undefined;
+  const range = state.aligned ? alignedRange(looks.filter(isFocus).map((p) => bandOf(p.look))) : undefined;
   const shape = layout({
     height: narrow() ? 380 : 470, showlegend: true, uirevision: `${view()}|${state.scale}`,
     xaxis: stepAxis({ anchor: "y2", ...(range ? { range } : {}) }),
@@ -86,7 +89,7 @@ function otherLook(other) {
 
 function noteValley(own, looks) {
   const layer = run().layers[state.layer];
-  $("valley-title").textContent = capital(shortMeasure(state.measure)) + " along the path";
+  $("valley-title").textContent = `${wordsOf(state.measure)} along the path`;
   $("method").textContent = `${layer.name} · ${layer.method || "method unknown"}${layer.exact || layer.method.includes("closed") ? "" : " (estimate)"}`;
   const drawn = state.lines && own ? `; thin lines are ${count(lineSamples().length)} of ${count(run().n)} samples` : "";
   const hidden = state.scale === "log" ? " Values at or below 0 are not drawn on this scale." : "";
@@ -97,7 +100,7 @@ function noteValley(own, looks) {
     ? "Any path that crosses a boundary confidently has a valley, so only the difference to the controls speaks about the attack."
     : "Any path that crosses a boundary confidently has a valley; without a control, nothing here can be attributed to the attack.";
   $("valley-note").textContent =
-    `${DATA.measures[state.measure]}: median and quartile band over all samples, high is sharp${drawn}. ${set}${hidden} ${controls} Flat at the end does not mean robust: those samples are wrong.`;
+    `${fullMeasure(state.measure)}: median and quartile band over all samples, high is sharp${drawn}. ${set}${hidden} ${controls} Flat at the end does not mean robust: those samples are wrong.`;
 }
 
 function drawFlow() {
@@ -116,7 +119,7 @@ function drawFlow() {
     pickable[key] = [stepsOf, ys];
     axes[k ? `yaxis${k + 1}` : "yaxis"] = axis(DATA.flow[name], { domain: domains[k], nticks: 4, ...(name === "confidence" ? { range: [0, 1.04] } : {}) });
   });
-  const range = state.aligned ? alignedRange(paths.map((p) => bandOf(p.flow.loss))) : undefined;
+  const range = state.aligned ? alignedRange(paths.filter(isFocus).map((p) => bandOf(p.flow.loss))) : undefined;
   react("flow", traces, layout({
     height: 430, ...axes, xaxis: stepAxis({ anchor: `y${names.length}`, ...(range ? { range } : {}) }), uirevision: view(),
     shapes: [

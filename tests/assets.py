@@ -1,0 +1,24 @@
+"""Real data and programs that tests need; what is missing is named, and in CI is a failure."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+def fashion_mnist() -> Path:
+    """The folder of Debian's Fashion-MNIST."""
+    return FASHION if FASHION.is_dir() else missing("Fashion-MNIST", "apt-get install dataset-fashion-mnist")
+
+
+def missing(what: str, install: str) -> NoReturn:
+    """Skip, saying what to install; in CI, where nothing may be missing, fail."""
+    message = f"{what} is missing: {install}"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)

@@ -1,0 +1,109 @@
+"""The main job on real images: the valley is there, the robust model's is shallower, other data work as well."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from assets import fashion_mnist
+from nbclient import NotebookClient
+from safetensors.torch import save_file
+
+import flatlens as fl
+from flatlens import datasets, execute, training
+from flatlens.models import zoo
+from flatlens.spec import RunSpec
+from flatlens.trajectory import Trace
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trace]:
+    """Both shipped models under the same attack, over the whole test split."""
+    out = tmp_path_factory.mktemp("main")
+    return {
+        name: execute.run(
+            RunSpec(f"flatlens:{name}", "flatlens:digits", eps=0.3, steps=25, step_size=0.03, control=("all",)),
+            out / name,
+        ).trace()
+        for name in ("digits-cnn", "digits-cnn-robust")
+    }
+
+
+def mean_kappa(trace: Trace) -> np.ndarray:
+    return trace.matrix("relative_flatness", layer="head").values.mean(axis=0)
+
+
+def test_sharpness_rises_to_the_flips_and_falls_below_where_it_began(traces: dict[str, Trace]) -> None:
+    trace = traces["digits-cnn"]
+    kappa, flipped = mean_kappa(trace), trace.matrix("flipped").values
+    peak = int(kappa.argmax())
+    assert kappa[peak] >= 5 * kappa[0]
+    assert kappa[-1] < kappa[0]
+    assert flipped[:, -1].all()
+    # Near the flips: some have flipped when the mean peaks, and some have not.
+    assert 0.1 < flipped[:, peak].mean() < 0.9
+    assert trace.valley().summary().valley_of_flipped.low > 0.8
+
+
+def test_the_robust_model_flips_later_and_falls_less(traces: dict[str, Trace]) -> None:
+    standard, robust = (mean_kappa(traces[name]) for name in ("digits-cnn", "digits-cnn-robust"))
+    assert robust.max() / robust[-1] < standard.max() / standard[-1]
+    steps = [traces[name].valley().summary().flip_step.value for name in ("digits-cnn", "digits-cnn-robust")]
+    assert steps[1] > steps[0]
+
+
+def test_the_line_to_another_class_has_the_valley_too_and_noise_has_not(traces: dict[str, Trace]) -> None:
+    trace = traces["digits-cnn"]
+    assert trace.valley(path="line-to-other-class").summary().valley_of_all.low > 0.5
+    assert trace.valley(path="gaussian-noise").summary().valley_of_all.high < 0.1
+
+
+FACTORY = '''
+from flatlens.models.zoo import cnn
+
+def factory(shape, classes):
+    """Twice the width of the digits' network."""
+    return cnn(shape, classes, width=16)
+'''
+
+
+def test_fashion_mnist_with_a_factory_of_ones_own(tmp_path: Path) -> None:
+    data = datasets.load(f"idx:{fashion_mnist()}?split=train").take(np.arange(4000))
+    x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
+    (tmp_path / "mine.py").write_text(FACTORY)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = zoo.cnn((1, 28, 28), 10, width=16)
+    training.train(model, x, y, epochs=3, rng=torch.Generator().manual_seed(0))
+    save_file(model.state_dict(), tmp_path / "mine.safetensors")
+    command = [
+        sys.executable, "-m", "flatlens", "trace", "--json",
+        "--model", f"ckpt:{tmp_path}/mine.safetensors?arch={tmp_path}/mine.py:factory",
+        "--data", f"idx:{fashion_mnist()}", "--limit", "100", "--eps", "0.2", "--steps", "20", "--control", "all",
+        "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    assert result["accuracy"]["clean"] > 0.7
+    assert result["accuracy"]["attacked"] < 0.1
+    assert result["paths"]["attack"]["valley_of_flipped"]["value"] > 0.3
+    assert (tmp_path / "run" / "report.html").stat().st_size > 1_000_000
+    trace = fl.open(tmp_path / "run")
+    kappa = trace.matrix("relative_flatness").values
+    assert np.median(kappa.max(1) / kappa[:, -1]) > 2
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_notebooks_run(file: Path, tmp_path: Path) -> None:
+    notebook = nbformat.read(file, as_version=4)
+    NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()

@@ -116,6 +116,7 @@ def load(spec: RunSpec) -> Loaded:
         attack=_attack(spec),
         controls=spec.control,
         layers=spec.layer,
+        probes=spec.probes,
         ids=torch.from_numpy(data.ids)[chosen],
         pool=(x, y),
         batch_size=spec.batch_size,

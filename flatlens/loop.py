@@ -12,17 +12,13 @@ from torch import Tensor
 
 from flatlens.forward import Batch, Forward, Victim
 from flatlens.hessian import NOT_FINITE, OK, Curvature
+from flatlens.hessian.any_layer import AnyLayer
 from flatlens.probes import Path
-from flatlens.probes.flatness import Flatness
+from flatlens.probes.flatness import flatness
 from flatlens.probes.gradients import input_grad_norm
 from flatlens.probes.prediction import perturbation, prediction
 from flatlens.randomness import Noise
 from flatlens.trajectory import ATTACK, LAYERS, STEPS, Images
-
-# Columns of a curvature that are one number a sample.
-_PER_SAMPLE = [
-    field.name for field in LAYERS if field.name in Curvature.__dataclass_fields__ and pa.types.is_floating(field.type)
-]
 
 
 class Attack(Protocol):
@@ -47,7 +43,7 @@ def walk(
     rng: Noise,
     *,
     path: str = ATTACK,
-    flatness: Flatness | None = None,
+    measure: AnyLayer | None = None,
     keeper: Keeper | None = None,
     tick: Callable[[], None] = lambda: None,
     confirm: Callable[[Tensor], Tensor] | None = None,
@@ -60,7 +56,7 @@ def walk(
         batch: the samples.
         rng: the attack's noise.
         path: the name of the path in the tables.
-        flatness: what measures the layers; None measures predictions only.
+        measure: what measures the layers; None measures predictions only.
         keeper: what keeps inputs; None keeps none.
         tick: called after each step.
         confirm: gives the predictions of the user's own model at the final iterate, ``[n]``.
@@ -74,9 +70,9 @@ def walk(
             gradient_norms.append(input_grad_norm(way.previous))
         seen = prediction(here, way)
         steps.add(seen | perturbation(here, way))
-        how = flatness(here) if flatness else {}
+        how = measure(here) if measure else {}
         for name, found in how.items():
-            layers[name].add({column: getattr(found, column) for column in _PER_SAMPLE})
+            layers[name].add(flatness(found))
         if keeper is not None:
             first = next(iter(how.values()), None)
             keeper.look(step, here, seen["flipped"], None if first is None else first.relative_flatness)

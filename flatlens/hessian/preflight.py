@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from flatlens.errors import LayerError
 from flatlens.forward import Forward, Victim
 from flatlens.hessian.columns import Columns
-from flatlens.hessian.hutchinson import Residual, generator
+from flatlens.hessian.hutchinson import generator
+from flatlens.memory import is_out_of_memory
 
 VECTORS = 2
-SAMPLES = 4
+SAMPLES = 2
 
 
 class Findings(NamedTuple):
@@ -51,13 +52,7 @@ def preflight(victim: Victim, layers: dict[str, Columns], x: Tensor, *, seed: in
         if tap.overwritten:
             victim.copied.add(tap.layer.name)
     _check_samples(here, layers)
-    found = Findings(set(), set())
-    for name, columns in layers.items():
-        try:
-            if _bends(here, columns, seed):
-                found.smooth.add(name)
-        except (RuntimeError, NotImplementedError):  # "derivative for … is not implemented", once_differentiable
-            found.once.add(name)
+    found = _bends(here, list(layers), seed)
     victim.twice = bool(found.smooth)
     return found
 
@@ -111,16 +106,46 @@ def _check_samples(here: Forward, layers: dict[str, Columns]) -> None:
             )
 
 
-def _bends(here: Forward, columns: Columns, seed: int) -> bool:
-    """Whether the second derivative of ⟨v, z⟩ by the layer's output is anything but exactly 0.0."""
-    n, (shape, dtype) = len(here.logits), (here.taps[columns.name].output_shape, here.logits.dtype)
-    finite = torch.isfinite(here.logits).all(1)
-    for index in range(VECTORS):
-        random = generator(seed, f"preflight of {columns.name}", index)
-        v = torch.randn(here.logits.shape, generator=random, dtype=torch.float64).to(here.logits.device)
-        u = torch.randn(shape, generator=random, dtype=torch.float64).to(here.logits.device, dtype)
-        curved = Residual(here, [columns.name], v).product(columns.name, u).reshape(n, -1)
-        # NaN where the logits are finite (0 · inf in a derivative) is not 0 either.
-        if bool((curved[finite] != 0).any()):
-            return True
-    return False
+def _bends(here: Forward, names: list[str], seed: int) -> Findings:
+    """For which layers the second derivative of ⟨v, z⟩ by the layer's output is anything but exactly 0.0.
+
+    All layers at once: another layer's second derivative reaches a layer only through a tail that bends as well.
+    """
+    found = Findings(set(), set())
+    try:
+        for index in range(VECTORS):
+            found.smooth.update(_bent(here, names, seed, index))
+    except RuntimeError as error:  # "derivative for … is not implemented", once_differentiable
+        if is_out_of_memory(error):
+            raise
+        if len(names) == 1:
+            return Findings(set(), set(names))
+        parts = [_bends(here, [name], seed) for name in names]
+        return Findings(set().union(*(p.smooth for p in parts)), set().union(*(p.once for p in parts)))
+    return found
+
+
+def _bent(here: Forward, names: list[str], seed: int, index: int) -> list[str]:
+    n, like = len(here.logits), here.logits
+    finite = torch.isfinite(like).all(1)
+    places = [here.taps[name].output for name in names]
+
+    def normal(name: str, shape: torch.Size) -> Tensor:
+        random = generator(seed, f"preflight of {name}", index)
+        return torch.randn(shape, generator=random, dtype=torch.float64).to(like.device, like.dtype)
+
+    scalar = (like * normal("logits", like.shape)).sum()
+    with torch.enable_grad():
+        slopes = torch.autograd.grad(scalar, places, create_graph=True, allow_unused=True)
+    pairs = [(s, normal(name, s.shape)) for name, s in zip(names, slopes, strict=True) if s is not None]
+    pairs = [pair for pair in pairs if pair[0].requires_grad]
+    if not pairs:
+        return []
+    outputs, along = zip(*pairs, strict=True)
+    curved = torch.autograd.grad(outputs, places, along, retain_graph=True, allow_unused=True)
+    # NaN where the logits are finite (0 · inf in a derivative) is not 0 either.
+    return [
+        name
+        for name, c in zip(names, curved, strict=True)
+        if c is not None and bool((c.reshape(n, -1)[finite] != 0).any())
+    ]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from flatlens.errors import LayerError
 from flatlens.forward import Forward, Victim
@@ -115,8 +116,9 @@ def _bends(here: Forward, names: list[str], seed: int) -> Findings:
     found = Findings(set(), set())
     try:
         for index in range(VECTORS):
-            found.smooth.update(_bent(here, names, seed, index))
-    except RuntimeError as error:  # "derivative for … is not implemented", once_differentiable
+            for kept, seen in zip(found, _bent(here, names, seed, index), strict=True):
+                kept.update(seen)
+    except RuntimeError as error:  # "derivative for … is not implemented"
         if is_out_of_memory(error):
             raise
         if len(names) == 1:
@@ -126,27 +128,53 @@ def _bends(here: Forward, names: list[str], seed: int) -> Findings:
     return found
 
 
-def _bent(here: Forward, names: list[str], seed: int, index: int) -> list[str]:
+def _bent(here: Forward, names: list[str], seed: int, index: int) -> Findings:
     n, like = len(here.logits), here.logits
     finite = torch.isfinite(like).all(1)
-    places = [here.taps[name].output for name in names]
 
     def normal(name: str, shape: torch.Size) -> Tensor:
         random = generator(seed, f"preflight of {name}", index)
         return torch.randn(shape, generator=random, dtype=torch.float64).to(like.device, like.dtype)
 
     scalar = (like * normal("logits", like.shape)).sum()
+    places = [here.taps[name].output for name in names]
     with torch.enable_grad():
         slopes = torch.autograd.grad(scalar, places, create_graph=True, allow_unused=True)
-    pairs = [(s, normal(name, s.shape)) for name, s in zip(names, slopes, strict=True) if s is not None]
-    pairs = [pair for pair in pairs if pair[0].requires_grad]
-    if not pairs:
-        return []
-    outputs, along = zip(*pairs, strict=True)
-    curved = torch.autograd.grad(outputs, places, along, retain_graph=True, allow_unused=True)
+    # Without a graph of its own, the slope is one number wherever the layer's output moves.
+    bending = {name: s for name, s in zip(names, slopes, strict=True) if s is not None and s.requires_grad}
+    once = {name for name, slope in bending.items() if _stops(slope)}
+    if not bending:
+        return Findings(set(), once)
+    curved = torch.autograd.grad(
+        list(bending.values()),
+        places,
+        [normal(name, s.shape) for name, s in bending.items()],
+        retain_graph=True,
+        allow_unused=True,
+    )
     # NaN where the logits are finite (0 · inf in a derivative) is not 0 either.
-    return [
+    smooth = {
         name
         for name, c in zip(names, curved, strict=True)
         if c is not None and bool((c.reshape(n, -1)[finite] != 0).any())
-    ]
+    }
+    return Findings(smooth - once, once)
+
+
+def _stops(slope: Tensor) -> bool:
+    """Whether a function that refuses a second derivative is part of the slope.
+
+    Autograd raises only when the walk meets the place where such a function stands in the graph; the ways that lead
+    through it are missing without a word, and what is missing would be taken for 0.
+    """
+    seen: set[Node] = set()
+    waiting = [slope.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name().rpartition("::")[2] in ("Error", "NotImplemented"):
+            return True
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return False

@@ -207,6 +207,14 @@ def bounds(outside: int, n: int, low: float, high: float, wanted: tuple[float, f
     )
 
 
+def not_probed(skipped: Mapping[str, str]) -> Iterator[Caution]:
+    """Layers that a pattern selected and that cannot be probed, each with its reason."""
+    if skipped:
+        names = ", ".join(f"'{name}'" for name in skipped)
+        why = next(iter(skipped.values()))
+        yield Caution("not-probed", f"{len(skipped)} of the layers asked for are left out ({names}): {why}")
+
+
 def probabilities(n: int) -> Caution:
     """Outputs that already sum to 1."""
     return Caution(

@@ -16,7 +16,7 @@ from torch import nn
 
 from flatlens import attacks, cautions, datasets, models, runs
 from flatlens.attacks import libraries, points, recording
-from flatlens.errors import AttackError, DataError, LayerError
+from flatlens.errors import AttackError, DataError, LayerError, SpecError
 from flatlens.forward import Forward, Victim
 from flatlens.hessian.any_layer import AnyLayer
 from flatlens.job import Job, Report, prepare
@@ -154,9 +154,10 @@ def plan(spec: RunSpec) -> Plan:
     batch = job.batch(0)
     began = time.perf_counter()
     here = job.victim(batch.x, batch.y)
-    forward = time.perf_counter() - began
+    job.measure(here)
+    measured = time.perf_counter() - began
     here.grad(lambda at: at.loss)
-    both = time.perf_counter() - began
+    backward_seconds = time.perf_counter() - began - measured
     points = job.batches * (job.length + 1)
     backward = job.batches * spec.steps * job.runs
     # The user's own model confirms what each run has found.
@@ -171,7 +172,7 @@ def plan(spec: RunSpec) -> Plan:
         forward_passes=forwards,
         backward_passes=backward,
         memory_bytes=2 * job.batch_size * bytes_per_sample(job.victim, job.x, job.y) + 2 * weights,
-        seconds=forwards * forward + backward * (both - forward),
+        seconds=forwards * measured + backward * backward_seconds,
     )
 
 
@@ -268,6 +269,11 @@ def _foreign(spec: RunSpec, model: nn.Module) -> Attack:
 
 def _device(name: str) -> str:
     if name != "auto":
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            there = ["auto", "cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+            raise SpecError(f"--device {name}: not on this machine; there are: {', '.join(there)}") from error
         return name
     if torch.cuda.is_available():
         return "cuda"

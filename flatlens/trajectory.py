@@ -86,6 +86,11 @@ LAYERS = pa.schema(
     ]
 )
 
+SPECTRUM = pa.schema(
+    [("at", pa.string()), ("eigenvalue", pa.float64()), ("weight", pa.float64()), ("samples", pa.int32())]
+)
+"""Spectral density of the whole network: weights at eigenvalues, at ``clean``, ``flip`` and ``end``."""
+
 MEASURES = {
     "relative_flatness": "κ, relative flatness (Petzka et al. 2021)",
     "trace": "Tr H, trace of the Hessian",
@@ -138,6 +143,7 @@ class Trace:
         images: inputs at the chosen steps, or None.
         labels: names of the classes, or None.
         manifest: what is known of how it was made (versions, hashes, timings).
+        spectrum: the table of `SPECTRUM`, where it was asked for.
     """
 
     steps: pa.Table
@@ -147,6 +153,7 @@ class Trace:
     images: Images | None = None
     labels: tuple[str, ...] | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    spectrum: pa.Table | None = None
 
     @cached_property
     def paths(self) -> tuple[str, ...]:

@@ -27,8 +27,7 @@ from flatlens.hessian.columns import Columns, wide
 from flatlens.hessian.directions import Directions, check_loss, directions, exhausts
 from flatlens.hessian.gauss_newton import CHUNK, Products, contract, pull_back
 from flatlens.hessian.head import Head
-from flatlens.hessian.hutchinson import Draws, Residual, draws, generator
-from flatlens.hessian.lanczos import top_eigenvalue
+from flatlens.hessian.hutchinson import Residual, Rest, generator, rest
 from flatlens.hessian.preflight import preflight
 from flatlens.hessian.softmax import softmax
 from flatlens.memory import is_out_of_memory
@@ -145,12 +144,11 @@ class AnyLayer:
                 for name in names:
                     columns = self._columns[name]
                     found = contract(columns, here, deltas[name], chunk=self._chunk)
-                    rest, top = None, None
+                    more = None
                     if residual is not None and name in smooth:
                         x = here.taps[name].input
-                        rest = draws(residual, columns, x, probes=self.probes, seed=self.seed)
-                        top = top_eigenvalue(here, columns, deltas[name], along, residual, seed=self.seed)
-                    out[name] = self._assemble(name, along, found, confidence, rest, top, spectrum)
+                        more = rest(columns, x, deltas[name], along, residual, probes=self.probes, seed=self.seed)
+                    out[name] = self._assemble(name, along, found, confidence, more, spectrum)
                     del deltas[name]
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -190,15 +188,15 @@ class AnyLayer:
         along: Directions,
         found: Products,
         confidence: Float[Tensor, " n"],
-        rest: Draws | None,
-        top: Float[Tensor, " n"] | None,
+        more: Rest | None,
         spectrum: bool,
     ) -> Curvature:
         method, exact = self.methods[name]
         diagonal = found.gram.diagonal(dim1=1, dim2=2) * along.weight
-        ggn, trace, trace_se = _total(diagonal, along.samples, None if rest is None else rest.trace)
-        _, kappa, kappa_se = _total(found.kappa * along.weight, along.samples, None if rest is None else rest.kappa)
+        ggn, trace, trace_se = _total(diagonal, along.samples, None if more is None else more.trace)
+        _, kappa, kappa_se = _total(found.kappa * along.weight, along.samples, None if more is None else more.kappa)
         values = _eigenvalues(found.gram, along.weight)
+        top = values[:, 0] if more is None else more.top_eigenvalue
         slope = (found.gram @ along.gradient.unsqueeze(2)).squeeze(2) * along.gradient
         norm = self._norms[name].to(trace.device)
         unknown = torch.full_like(trace, torch.nan)
@@ -210,7 +208,7 @@ class AnyLayer:
             trace=trace,
             trace_se=trace_se,
             ggn_trace=ggn,
-            top_eigenvalue=values[:, 0] if top is None else top,
+            top_eigenvalue=top,
             relative_flatness=kappa,
             relative_flatness_se=kappa_se,
             relative_sharpness=norm**2 * trace,

@@ -27,25 +27,23 @@ class Columns:
 
     Attributes:
         scale: D as ``[g, 1, O]``, or None where nothing was folded.
-        outer: W Wᵀ of each group, ``[g, O, O]``: the metric of relative flatness. Folded quantities
-            need no D here, because κ does not change when output filters are rescaled.
-        root: F with F Fᵀ = W Wᵀ of each group and min(O, I) columns.
+        outer: W Wᵀ of each group, ``[g, O, O]``, the metric of relative flatness; of the victim's weight, and
+            right for the victim's derivatives as they are: κ does not change when output filters are rescaled.
+        own: the same of the user's weight, for the user's derivatives.
     """
 
     def __init__(self, layer: Layer) -> None:
         self.name, self.module, self.groups = layer.name, layer.module, layer.groups
         self.weight: Tensor = getattr(layer.module, "weight").detach()  # noqa: B009 (typed as Tensor | Module)
-        rows = self.weight.reshape(self.groups, self.weight.shape[0] // self.groups, -1)
-        self.outer: Float[Tensor, "g o o"] = rows @ rows.transpose(1, 2)
-        self.root: Float[Tensor, "g o r"] = torch.linalg.qr(rows.transpose(1, 2), mode="r").R.transpose(1, 2)
+        self.outer, self.own = (_outer(w, self.groups) for w in (self.weight, layer.weight.to(self.weight)))
         self.scale = None if layer.scale is None else layer.scale.reshape(self.groups, 1, -1)
 
-    def folded(self, weight: Float[Tensor, "g o i"]) -> Float[Tensor, "g o i"]:
-        """What a direction of the user's weight is in the victim's: its rows times D."""
-        return weight if self.scale is None else weight * self.scale.transpose(1, 2)
+    def folded(self, columns: Float[Tensor, "n g P O"]) -> Float[Tensor, "n g P O"]:
+        """Columns of the user's layer as the victim's, and derivatives by the victim's as the user's: times D."""
+        return columns if self.scale is None else columns * self.scale
 
     def apply(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The layer, without its bias, applied to its input with another weight: the u of ⟨V, H V⟩ = uᵀ S u."""
+        """The layer, without its bias, applied to its input with another weight."""
         if isinstance(self.module, nn.Linear):
             return F.linear(x, weight)
         assert isinstance(self.module, nn.Conv1d | nn.Conv2d)
@@ -122,13 +120,19 @@ class Columns:
         if not close:
             raise LayerError(
                 f"layer '{self.name}' ({type(self.module).__name__}) does not compute W·a + b with its own weight; "
-                "only a plain Linear, Conv1d or Conv2d can be probed"
+                "only a plain Linear, Conv1d or Conv2d can be probed",
+                self.name,
             )
 
 
 def wide(tensor: Tensor) -> Tensor:
     """``tensor`` in float64; on the CPU where a device has none."""
     return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
+
+
+def _outer(weight: Tensor, groups: int) -> Float[Tensor, "g o o"]:
+    rows = weight.reshape(groups, weight.shape[0] // groups, -1)
+    return rows @ rows.transpose(1, 2)
 
 
 def _finite(square: Tensor) -> Tensor:

@@ -65,29 +65,36 @@ def contract(columns: Columns, here: Forward, deltas: Sequence[Tensor], *, chunk
 def _contract(columns: Columns, x: Tensor, deltas: Sequence[Tensor], rows: slice, n: int) -> Products:
     per = len(x) // n
     a = columns.inputs(x[rows.start * per : rows.stop * per], len(range(n)[rows]))
-    # [m, n, g, P, O]
-    delta = torch.stack([columns.outputs(d, n)[rows] for d in deltas])
-    if _through_weights(a, delta):
-        left = right = times(a.transpose(2, 3), delta)
+    parts = [columns.outputs(d, n)[rows] for d in deltas]
+    if _through_weights(a, len(parts), parts[0].shape[3]):
+        left = right = times(a.transpose(2, 3), parts)
     else:
-        left, right = times(a @ a.transpose(2, 3), delta), delta
-    kappa = wide((left * (right @ columns.outer)).flatten(2).sum(2)).T
+        left, right = times(a @ a.transpose(2, 3), parts), torch.stack(parts)
+    kappa = wide((left * _within(right, columns.outer)).flatten(2).sum(2)).T
     if columns.scale is not None:
         left = left.mul_(columns.scale if left is right else columns.scale.square())
     gram = inner(left.flatten(2), right.flatten(2))
-    return Products(gram, kappa, wide(a.square().flatten(1).sum(1)))
+    return Products(gram, kappa, wide(torch.linalg.vector_norm(a.flatten(1), dim=1)).square())
 
 
-def _through_weights(a: Float[Tensor, "n g P I"], delta: Float[Tensor, "m n g P O"]) -> bool:
+def _through_weights(a: Float[Tensor, "n g P I"], m: int, outputs: int) -> bool:
     """Whether forming G_c [I, O] is cheaper than going through positions: by products, for all m directions."""
-    (positions, inputs), (m, outputs) = a.shape[2:], (delta.shape[0], delta.shape[-1])
+    positions, inputs = a.shape[2:]
     return m * outputs * inputs < positions * (inputs + m * outputs)
 
 
-def times(left: Float[Tensor, "n g D P"], right: Float[Tensor, "m n g P O"]) -> Float[Tensor, "m n g D O"]:
-    """Left @ right_c for every c, without a copy of ``left`` for each."""
-    out = right.new_empty(*right.shape[:3], left.shape[2], right.shape[4])
+def times(left: Float[Tensor, "n g D P"], parts: Sequence[Float[Tensor, "n g P O"]]) -> Float[Tensor, "m n g D O"]:
+    """Left @ part for each of m parts."""
+    n, groups, rows, _ = left.shape
+    out = left.new_empty(len(parts), n, groups, rows, parts[0].shape[3])
     flat = left.flatten(0, 1)
-    for part, into in zip(right, out, strict=True):
+    for part, into in zip(parts, out, strict=True):
         torch.bmm(flat, part.flatten(0, 1), out=into.flatten(0, 1))
     return out
+
+
+def _within(columns: Float[Tensor, "m n g P O"], square: Float[Tensor, "g O O"]) -> Float[Tensor, "m n g P O"]:
+    """Every column times the square matrix of its group."""
+    if len(square) == 1:  # one large product: PyTorch would make a batch of small ones
+        return (columns.flatten(0, 3) @ square[0]).view_as(columns)
+    return columns @ square

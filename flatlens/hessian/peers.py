@@ -112,7 +112,7 @@ def pyhessian_top_eigenvalue(
 
 def pyhessian_density(
     model: nn.Module,
-    layer: str,
+    layer: str | None,
     x: Tensor,
     y: Int[Tensor, " n"],
     *,
@@ -120,19 +120,25 @@ def pyhessian_density(
     steps: int = 30,
     loss: Loss = F.cross_entropy,
 ) -> tuple[list[float], list[float]]:
-    """PyHessian's spectral density of the mean loss: eigenvalues and weights of one stochastic Lanczos run."""
+    """PyHessian's spectral density of the mean loss: eigenvalues and weights of one stochastic Lanczos run.
+
+    With ``layer`` None it is that of the Hessian by all the network's weights.
+    """
     with _pyhessian(model, layer, x, y, seed, loss) as theirs, _eig():
         values, weights = theirs.density(iter=steps, n_v=1)
     return values[0], weights[0]
 
 
 @contextmanager
-def _pyhessian(model: nn.Module, layer: str, x: Tensor, y: Tensor, seed: int, loss: Loss) -> Iterator[Any]:
+def _pyhessian(model: nn.Module, layer: str | None, x: Tensor, y: Tensor, seed: int, loss: Loss) -> Iterator[Any]:
     """A PyHessian object on a copy of its own, with a seed that it does not leave behind."""
     from pyhessian import hessian as pyhessian
 
-    private, weight = _private(model, layer, x.dtype if x.is_floating_point() else torch.float32)
+    dtype = x.dtype if x.is_floating_point() else torch.float32
+    private, weight = _private(model, layer or probeable(model)[0], dtype)
     weight.requires_grad_(True)
+    if layer is None:
+        private.requires_grad_(True)
     before = torch.get_default_dtype()
     with torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
         # That backward() with create_graph leaks memory: the cycle is cut below.

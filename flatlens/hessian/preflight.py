@@ -10,14 +10,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from flatlens.errors import LayerError
 from flatlens.forward import Forward, Victim
 from flatlens.hessian.columns import Columns
-from flatlens.hessian.hutchinson import Residual, generator
+from flatlens.hessian.hutchinson import generator
+from flatlens.memory import is_out_of_memory
 
 VECTORS = 2
-SAMPLES = 4
+SAMPLES = 2
 
 
 class Findings(NamedTuple):
@@ -51,13 +53,7 @@ def preflight(victim: Victim, layers: dict[str, Columns], x: Tensor, *, seed: in
         if tap.overwritten:
             victim.copied.add(tap.layer.name)
     _check_samples(here, layers)
-    found = Findings(set(), set())
-    for name, columns in layers.items():
-        try:
-            if _bends(here, columns, seed):
-                found.smooth.add(name)
-        except (RuntimeError, NotImplementedError):  # "derivative for … is not implemented", once_differentiable
-            found.once.add(name)
+    found = _bends(here, list(layers), seed)
     victim.twice = bool(found.smooth)
     return found
 
@@ -87,7 +83,7 @@ def _checked_pass(victim: Victim, layers: dict[str, Columns], x: Tensor, y: Tens
             handle.remove()
     for name in layers:
         if name not in here.taps or here.taps[name].edge is None:
-            raise LayerError(f"layer '{name}' does not depend on the input; only layers on the way can be probed")
+            raise LayerError(f"layer '{name}' does not depend on the input; only layers on the way can be probed", name)
     return here
 
 
@@ -107,20 +103,78 @@ def _check_samples(here: Forward, layers: dict[str, Columns]) -> None:
         if not whole:
             raise LayerError(
                 f"layer '{tap.layer.name}' mixes samples, or has no samples in front (output {tuple(tap.output_shape)} "
-                f"for {n} samples); curvature per sample needs [n, …]"
+                f"for {n} samples); curvature per sample needs [n, …]",
+                tap.layer.name,
             )
 
 
-def _bends(here: Forward, columns: Columns, seed: int) -> bool:
-    """Whether the second derivative of ⟨v, z⟩ by the layer's output is anything but exactly 0.0."""
-    n, (shape, dtype) = len(here.logits), (here.taps[columns.name].output_shape, here.logits.dtype)
-    finite = torch.isfinite(here.logits).all(1)
-    for index in range(VECTORS):
-        random = generator(seed, f"preflight of {columns.name}", index)
-        v = torch.randn(here.logits.shape, generator=random, dtype=torch.float64).to(here.logits.device)
-        u = torch.randn(shape, generator=random, dtype=torch.float64).to(here.logits.device, dtype)
-        curved = Residual(here, [columns.name], v).product(columns.name, u).reshape(n, -1)
-        # NaN where the logits are finite (0 · inf in a derivative) is not 0 either.
-        if bool((curved[finite] != 0).any()):
+def _bends(here: Forward, names: list[str], seed: int) -> Findings:
+    """For which layers the second derivative of ⟨v, z⟩ by the layer's output is anything but exactly 0.0.
+
+    All layers at once: another layer's second derivative reaches a layer only through a tail that bends as well.
+    """
+    found = Findings(set(), set())
+    try:
+        for index in range(VECTORS):
+            for kept, seen in zip(found, _bent(here, names, seed, index), strict=True):
+                kept.update(seen)
+    except RuntimeError as error:  # "derivative for … is not implemented"
+        if is_out_of_memory(error):
+            raise
+        if len(names) == 1:
+            return Findings(set(), set(names))
+        parts = [_bends(here, [name], seed) for name in names]
+        return Findings(set().union(*(p.smooth for p in parts)), set().union(*(p.once for p in parts)))
+    return found
+
+
+def _bent(here: Forward, names: list[str], seed: int, index: int) -> Findings:
+    n, like = len(here.logits), here.logits
+    finite = torch.isfinite(like).all(1)
+
+    def normal(name: str, shape: torch.Size) -> Tensor:
+        random = generator(seed, f"preflight of {name}", index)
+        return torch.randn(shape, generator=random, dtype=torch.float64).to(like.device, like.dtype)
+
+    scalar = (like * normal("logits", like.shape)).sum()
+    places = [here.taps[name].output for name in names]
+    with torch.enable_grad():
+        slopes = torch.autograd.grad(scalar, places, create_graph=True, allow_unused=True)
+    # Without a graph of its own, the slope is one number wherever the layer's output moves.
+    bending = {name: s for name, s in zip(names, slopes, strict=True) if s is not None and s.requires_grad}
+    once = {name for name, slope in bending.items() if _stops(slope)}
+    if not bending:
+        return Findings(set(), once)
+    curved = torch.autograd.grad(
+        list(bending.values()),
+        places,
+        [normal(name, s.shape) for name, s in bending.items()],
+        retain_graph=True,
+        allow_unused=True,
+    )
+    # NaN where the logits are finite (0 · inf in a derivative) is not 0 either.
+    smooth = {
+        name
+        for name, c in zip(names, curved, strict=True)
+        if c is not None and bool((c.reshape(n, -1)[finite] != 0).any())
+    }
+    return Findings(smooth - once, once)
+
+
+def _stops(slope: Tensor) -> bool:
+    """Whether a function that refuses a second derivative is part of the slope.
+
+    Autograd raises only when the walk meets the place where such a function stands in the graph; the ways that lead
+    through it are missing without a word, and what is missing would be taken for 0.
+    """
+    seen: set[Node] = set()
+    waiting = [slope.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name().rpartition("::")[2] in ("Error", "NotImplemented"):
             return True
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
     return False

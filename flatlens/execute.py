@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,9 @@ from torch import nn
 
 from flatlens import attacks, cautions, datasets, models, runs
 from flatlens.attacks import libraries, points, recording
-from flatlens.errors import AttackError, DataError
+from flatlens.errors import AttackError, DataError, LayerError
+from flatlens.forward import Forward, Victim
+from flatlens.hessian.any_layer import AnyLayer
 from flatlens.job import Job, Report, prepare
 from flatlens.layers import probeable
 from flatlens.loop import Attack
@@ -24,6 +28,10 @@ from flatlens.spec import RunSpec
 from flatlens.trajectory import MEASUREMENT_VERSION
 from flatlens.uris import parse
 from flatlens.valley import Ints
+
+DIGITS = "flatlens:digits"
+SURVEYED = 8
+"""Samples on which the cost of a layer is measured."""
 
 
 class Loaded(NamedTuple):
@@ -119,6 +127,7 @@ def load(spec: RunSpec) -> Loaded:
         attack=_attack(spec, loaded.model),
         controls=spec.control,
         layers=spec.layer,
+        probes=spec.probes,
         ids=torch.from_numpy(data.ids)[chosen],
         pool=(x, y),
         batch_size=spec.batch_size,
@@ -166,26 +175,42 @@ def plan(spec: RunSpec) -> Plan:
 
 
 def layer_table(model: str, data: str | None = None) -> list[LayerRow]:
-    """The layers of a model that can be named, in its order.
+    """The layers of a model that can be named, in its order, each measured alone for a few samples.
 
     Args:
         model: the model's URI.
         data: the data's URI, which gives the shape of an input; the built-in digits when left out.
     """
-    _, job, _ = load(RunSpec(model=model, data=data or "flatlens:digits", limit=2))
-    return [
-        LayerRow(
-            name,
-            type(module).__name__,
-            tuple(module.get_parameter("weight").shape),
-            is_head=name == job.victim.head,
-            method="closed-form" if name == job.victim.head else "",
-            exact=True if name == job.victim.head else None,
-            cost=0.0 if name == job.victim.head else None,
-        )
-        for name in probeable(job.model)
-        for module in [job.model.get_submodule(name)]
-    ]
+    _, job, _ = load(RunSpec(model=model, data=data or DIGITS, layer=("head",), limit=SURVEYED, device="cpu"))
+    return [_layer_row(job, name) for name in probeable(job.model)]
+
+
+def _layer_row(job: Job, name: str) -> LayerRow:
+    module = job.model.get_submodule(name)
+    known = (name, type(module).__name__, tuple(module.get_parameter("weight").shape), name == job.victim.head)
+    batch = job.batch(0)
+    try:
+        victim = Victim(job.model, batch.x, layers=[name], bounds=job.victim.bounds, device=job.victim.device)
+        measure = AnyLayer(victim, batch.x)
+    except LayerError as error:
+        return LayerRow(*known, method=f"none: {error}", exact=None, cost=None)
+
+    def step() -> Forward:
+        return victim(batch.x, batch.y)
+
+    alone = _seconds(lambda: step().grad(lambda at: at.loss))
+    both = _seconds(lambda: [measure(here := step()), here.grad(lambda at: at.loss)])
+    return LayerRow(*known, *measure.methods[name], cost=max(0.0, both / alone - 1))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """The shortest of seven."""
+    best = math.inf
+    for _ in range(7):
+        began = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - began)
+    return best
 
 
 def _choose(spec: RunSpec, y: Ints) -> Ints:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flatlens.errors import LayerError, ModelError
 from flatlens.folding import fold
@@ -49,13 +50,29 @@ class Tap:
     output_shape: torch.Size
 
     @property
+    def output(self) -> GradientEdge:
+        """Where the layer's output stands in the graph: what gradients by it are taken with respect to.
+
+        Raises:
+            LayerError: the pass was made without a graph, or the output does not depend on the input.
+        """
+        if self.edge is None:
+            raise LayerError(f"layer '{self.layer.name}' has no gradient in this pass; it does not depend on the input")
+        return self.edge
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether something has changed the input in place after the layer used it."""
+        return self.value._version != self.version
+
+    @property
     def input(self) -> Tensor:
         """The layer's input, as it was when the layer saw it.
 
         Raises:
             LayerError: something has overwritten it in place since.
         """
-        if self.value._version != self.version:
+        if self.overwritten:
             raise LayerError(f"the input of layer '{self.layer.name}' was overwritten in place after the layer used it")
         return self.value
 
@@ -80,7 +97,7 @@ class Forward:
         self.kind = "iterate"
 
     @cached_property
-    def loss(self) -> Float[Tensor, n]:
+    def loss(self) -> Float[Tensor, " n"]:
         """Cross-entropy of the label, per sample, on the graph."""
         return F.cross_entropy(self.logits, self.y, reduction="none")
 
@@ -150,15 +167,19 @@ class Victim:
         for layer in self.layers.values():
             self._tap(layer)
         self.needs_graph = any(layer.target != self.head for layer in self.layers.values())
-        """Whether the probes need more of a pass than its numbers: a pass whose gradient no one asks for is then
+        """Whether the probes need more of a pass than its numbers: else a pass whose gradient no one asks for is
         made without a graph."""
+        self.twice = False
+        """Whether the probes differentiate a pass twice: fused attention, which cannot be, is then left aside."""
+        self.copied: set[str] = set()
+        """Layers whose input something overwrites in place later in the pass: the tap keeps a copy."""
 
     def _tap(self, layer: Layer) -> None:
         module = self._model.get_submodule(layer.target)
         before: list[Tensor] = []
 
         def keep_input(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            before.append(args[0])
+            before.append(args[0].clone() if layer.name in self.copied else args[0])
 
         def keep_output(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             value = before.pop()
@@ -174,11 +195,11 @@ class Victim:
         x = x.to(self.device, self.dtype)
         return x.contiguous(memory_format=torch.channels_last) if self._channels_last else x.contiguous()
 
-    def __call__(self, x: Tensor, y: Int[Tensor, n], *, final: bool = False) -> Forward:
+    def __call__(self, x: Tensor, y: Int[Tensor, " n"], *, final: bool = False) -> Forward:
         """One pass. ``final``: no gradient with respect to the input will be asked for."""
         x = x.detach()
         graph = self.needs_graph or not final
-        with torch.set_grad_enabled(graph):
+        with torch.set_grad_enabled(graph), sdpa_kernel(SDPBackend.MATH) if self.twice else nullcontext():
             logits = as_logits(self._model(x.requires_grad_(graph)))
         taps, self._taps = self._taps, {}
         return Forward(x, y, logits, taps)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from flatlens import attacks, cautions
 from flatlens.errors import AttackError, DataError, ResourceError
 from flatlens.forward import Batch, Victim, as_logits, exact_arithmetic
+from flatlens.hessian.any_layer import AnyLayer
 from flatlens.layers import HEAD
 from flatlens.loop import Attack, Keeper, Piece, Recorder, walk
 from flatlens.memory import batch_that_fits, bytes_per_sample, is_out_of_memory
-from flatlens.probes.flatness import Flatness
 from flatlens.randomness import Noise
 from flatlens.trajectory import ATTACK, Caution
 
@@ -32,6 +32,9 @@ class Progress(NamedTuple):
 
 Report = Callable[[Progress], None]
 
+EXAMPLES = 8
+"""Inputs on which it is found out which method a layer allows."""
+
 
 @dataclasses.dataclass
 class Job:
@@ -43,6 +46,7 @@ class Job:
 
     model: nn.Module
     victim: Victim
+    measure: AnyLayer
     attack: Attack
     controls: dict[str, Attack]
     x: Tensor
@@ -117,7 +121,6 @@ class Job:
             return self._measured(index, batch, main_attack, tick)
 
     def _measured(self, index: int, batch: Batch, main_attack: Attack, tick: Callable[[str], None]) -> Piece:
-        flatness = Flatness(self.victim)
         pieces = []
         for name, attack in ((ATTACK, main_attack), *self.controls.items()):
             main = name == ATTACK
@@ -128,7 +131,7 @@ class Job:
                     batch if main else batch._replace(target=None),
                     Noise(self.seed),
                     path=name,
-                    flatness=flatness,
+                    measure=self.measure,
                     keeper=Keeper(self.images) if main and self.images != "none" else None,
                     tick=lambda name=name: tick(f"{name}, batch {index + 1} of {self.batches}"),  # type: ignore[misc]
                     confirm=self._predict if main else None,
@@ -179,6 +182,7 @@ def prepare(
     attack: Attack,
     controls: Sequence[str] = (),
     layers: Sequence[str] = (HEAD,),
+    probes: int = 16,
     ids: Tensor | None = None,
     pool: tuple[Tensor, Tensor] | None = None,
     batch_size: int | None = None,
@@ -206,11 +210,13 @@ def prepare(
                 f"none of the {len(x)} samples is classified as labelled; --only-correct leaves nothing to attack"
             )
         x, y, ids = x[right], y[right], ids[right]
+    measure = AnyLayer(victim, x[:EXAMPLES], probes=probes, seed=seed)
     length = int(getattr(attack, "length", 40))
     fitted = batch_size or batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
     return Job(
         model=model,
         victim=victim,
+        measure=measure,
         attack=attack,
         controls={name: _control(name, attack, length) for name in controls},
         x=x,

@@ -127,8 +127,9 @@ def _check_calls(names: dict[str, str], model: nn.Module, example: Tensor, head:
 
         hooks.append(model.get_submodule(target).register_forward_pre_hook(count))
     try:
-        with torch.no_grad():
-            model(example)
+        # With a graph, as an attack has one: without it, PyTorch's transformer layers bypass their own parts.
+        with torch.enable_grad():
+            model(example.detach().clone().requires_grad_(example.is_floating_point()))
     finally:
         for hook in hooks:
             hook.remove()

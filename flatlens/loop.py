@@ -14,19 +14,15 @@ from torch import Tensor, nn
 from flatlens.errors import AttackError
 from flatlens.forward import Batch, Forward, Victim
 from flatlens.hessian import NOT_FINITE, OK, Curvature
+from flatlens.hessian.any_layer import AnyLayer
 from flatlens.probes import Path
-from flatlens.probes.flatness import Flatness
+from flatlens.probes.flatness import flatness
 from flatlens.probes.gradients import input_grad_norm
 from flatlens.probes.prediction import perturbation, prediction
 from flatlens.randomness import Noise
 from flatlens.trajectory import ATTACK, LAYERS, STEPS, Images
 
 Ints = NDArray[np.int64]
-
-# Columns of a curvature that are one number a sample.
-_PER_SAMPLE = [
-    field.name for field in LAYERS if field.name in Curvature.__dataclass_fields__ and pa.types.is_floating(field.type)
-]
 
 
 class Attack(Protocol):
@@ -59,7 +55,7 @@ def walk(
     rng: Noise,
     *,
     path: str = ATTACK,
-    flatness: Flatness | None = None,
+    measure: AnyLayer | None = None,
     keeper: Keeper | None = None,
     tick: Callable[[], None] = lambda: None,
     confirm: Callable[[Tensor], Tensor] | None = None,
@@ -72,7 +68,7 @@ def walk(
         batch: the samples.
         rng: the attack's noise.
         path: the name of the path in the tables.
-        flatness: what measures the layers; None measures predictions only.
+        measure: what measures the layers; None measures predictions only.
         keeper: what keeps inputs; None keeps none.
         tick: called after each step.
         confirm: gives the predictions of the user's own model at the final iterate, ``[n]``.
@@ -86,9 +82,9 @@ def walk(
         at = way.at(here.rows)
         seen = prediction(here, at)
         step = steps.add(seen | perturbation(here, at), here)
-        how = flatness(here) if flatness else {}
+        how = measure(here) if measure else {}
         for name, found in how.items():
-            layers[name].add({column: getattr(found, column) for column in _PER_SAMPLE}, here)
+            layers[name].add(flatness(found), here)
         if keeper is not None:
             first = next(iter(how.values()), None)
             keeper.look(step, here, seen["flipped"], None if first is None else first.relative_flatness)

@@ -17,11 +17,11 @@ from flatlens import cautions
 from flatlens.attacks.gradient import PGD
 from flatlens.forward import Victim, exact_arithmetic
 from flatlens.hessian import Curvature
-from flatlens.job import Job, Report, check_data, prepare
+from flatlens.hessian.any_layer import AnyLayer
+from flatlens.job import EXAMPLES, Job, Report, check_data, prepare
 from flatlens.layers import HEAD
 from flatlens.loop import Attack
 from flatlens.memory import batch_that_fits, bytes_per_sample
-from flatlens.probes.flatness import Flatness
 from flatlens.trajectory import MEASUREMENT_VERSION, Images, Trace
 
 
@@ -33,6 +33,7 @@ def trace(
     attack: Attack | None = None,
     controls: Sequence[str] = (),
     layers: Sequence[str] = (HEAD,),
+    probes: int = 16,
     batch_size: int | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -51,6 +52,7 @@ def trace(
         attack: `flatlens.attacks.PGD` with its defaults when left out.
         controls: names of the paths to walk beside it, see ``flatlens.attacks.CONTROLS``.
         layers: names as in ``model.named_modules()``, ``"head"``, ``"all"``, ``"last:N"`` or globs.
+        probes: random probes for what is not exact, at least 8.
         batch_size: samples at a time; what fits into memory when left out.
         seed: of all noise; a sample's noise does not depend on its batch.
         device: where to compute; where the model is when left out.
@@ -67,7 +69,7 @@ def trace(
     """
     attack = PGD() if attack is None else attack
     job = prepare(
-        model, x, y, attack=attack, controls=controls, layers=layers, batch_size=batch_size, seed=seed,
+        model, x, y, attack=attack, controls=controls, layers=layers, probes=probes, batch_size=batch_size, seed=seed,
         device=device, dtype=dtype, images=images, bounds=bounds,
     )  # fmt: skip
     pieces = [piece for _, piece in job.pieces(range(job.batches), progress)]
@@ -89,6 +91,10 @@ def curvature(
     y: Tensor,
     *,
     layer: str | Sequence[str] = HEAD,
+    loss: str = "cross-entropy",
+    probes: int = 16,
+    exact_classes: int = 32,
+    seed: int = 0,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -100,6 +106,11 @@ def curvature(
         x: inputs ``[n, …]``.
         y: labels ``[n]``.
         layer: one name, or a list of them; patterns as for `trace`.
+        loss: ``cross-entropy``, ``mse`` (Σ_k (z_k − [k = y])²) or ``margin`` (max_{j≠y} z_j − z_y).
+        probes: random probes for what is not exact, at least 8.
+        exact_classes: of more classes than this and ``probes`` together, the most probable ones are taken exactly and
+            the rest is sampled.
+        seed: of the probes.
         batch_size: samples at a time; what fits into memory when left out.
         device: where to compute; where the model is when left out.
         dtype: of the forward pass; the model's own when left out.
@@ -112,13 +123,13 @@ def curvature(
     x, y = check_data(x, y)
     victim = Victim(model, x, layers=asked, dtype=dtype, device=device)
     size = batch_size or batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
-    flatness = Flatness(victim)
+    measure = AnyLayer(victim, x[:EXAMPLES], probes=probes, seed=seed, exact_classes=exact_classes, loss=loss)
     parts: dict[str, list[Curvature]] = {name: [] for name in victim.layers}
     with exact_arithmetic(victim.device):
         for start in range(0, len(x), size):
             part = slice(start, start + size)
             here = victim(victim.place(x[part]), y[part].to(victim.device), final=True)
-            for name, found in flatness(here, spectrum=True).items():
+            for name, found in measure(here, spectrum=True).items():
                 parts[name].append(found)
     joined = {name: _join(found) for name, found in parts.items()}
     return joined[asked[0]] if isinstance(layer, str) and layer in joined else joined

@@ -72,6 +72,8 @@ LAYERS = pa.schema(
         ("weight_norm", pa.float64()),
         ("feature_norm_sq", pa.float64()),
         ("confidence_term", pa.float64()),
+        ("weight_grad_norm", pa.float64()),
+        ("effective_rank", pa.float64()),
     ]
 )
 

@@ -24,7 +24,7 @@ class Ball(Protocol):
     def shrink(self, delta: Points, eps: float) -> Points:
         """The point of the ball of radius eps that is nearest to ``delta``, ``[n, …]``."""
 
-    def size(self, delta: Points) -> Float[Tensor, n]:
+    def size(self, delta: Points) -> Float[Tensor, " n"]:
         """The norm of each row of ``delta``."""
 
 
@@ -39,7 +39,7 @@ class Linf:
         """Clip each coordinate."""
         return delta.clamp(-eps, eps)
 
-    def size(self, delta: Points) -> Float[Tensor, n]:
+    def size(self, delta: Points) -> Float[Tensor, " n"]:
         """Max |δ|."""
         return delta.abs().flatten(1).amax(1)
 
@@ -55,7 +55,7 @@ class L2:
         """Scale down what is too long."""
         return delta * _column((eps / self.size(delta).clamp(min=TINY)).clamp(max=1), delta)
 
-    def size(self, delta: Points) -> Float[Tensor, n]:
+    def size(self, delta: Points) -> Float[Tensor, " n"]:
         """‖δ‖₂."""
         return delta.flatten(1).norm(dim=1)
 

@@ -91,7 +91,7 @@ def paths(
     return [path[1:] if path and torch.equal(path[0], clean[i]) else path for i, path in enumerate(out)]
 
 
-def owners(rows: Float[Tensor, "m d"], near: _Near, before: Int[Tensor, k], number: int) -> Int[Tensor, m]:
+def owners(rows: Float[Tensor, "m d"], near: _Near, before: Int[Tensor, " k"], number: int) -> Int[Tensor, " m"]:
     """The sample of each row, ascending.
 
     Raises:

@@ -379,7 +379,7 @@ REFUSED: dict[str, tuple[Planted, str]] = {
     "never calls": (lambda model, x, y: x, "never calls the model that is traced"),
     "bypasses": (lambda model, x, y: (model.forward(x), x)[1], "not its .forward"),
     "shape": (lambda model, x, y: (model(x), x[:2])[1], r"returns \(2, 1, 8, 8\); adversarial inputs of shape"),
-    "nothing": (lambda model, x, y: float(model(x).sum()), "returns float"),
+    "nothing": (lambda model, x, y: model(x).sum().item(), "returns float"),
     "preprocesses": (preprocessing, "preprocessing belongs into the model"),
 }
 
@@ -535,3 +535,20 @@ def test_a_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, t
         AttackError, match=r"torchattacks is not installed: pip install torchattacks==3\.5\.1 --no-deps"
     ):
         execute.run(spec("torchattacks:PGD"), tmp_path / "out")
+
+
+def test_deeper_layers_are_measured_along_paths_of_different_length(
+    model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    x, y = batch
+    trace = fl.trace(
+        model, x, y, attack=fl.attacks.recorded(one_by_one(Log(N))), layers=["head", "conv2"], images="all"
+    )
+    assert trace.images is not None
+    for layer in ("head", "conv2"):
+        values = trace.matrix("trace", layer=layer).values
+        label = y[trace.images.sample]
+        own = fl.curvature(model, torch.from_numpy(trace.images.x), label, layer=layer).trace.numpy()  # type: ignore[union-attr]
+        seen = values[trace.images.sample, trace.images.step]
+        np.testing.assert_allclose(seen, own, rtol=1e-3, atol=1e-8)
+        assert np.isfinite(values).sum() == len(own)

@@ -96,7 +96,12 @@ def _steps(path, walk, truth):
     columns |= {"l2": 4 * columns["linf"], "input_grad_norm": 1 - flat["confidence"]}
     end = columns["step"] == length - 1
     columns["confirmed"] = pa.array(np.ones(n * length, bool), mask=~end)
-    return pa.table({name: columns[name] for name in trajectory.STEPS.names})
+    return _table(columns, trajectory.STEPS)
+
+
+def _table(columns, schema):
+    rows = len(columns["sample"])
+    return pa.table({f.name: columns.get(f.name, pa.nulls(rows, f.type)) for f in schema})
 
 
 def _layers(path, walk, layers, rng):
@@ -116,7 +121,7 @@ def _layers(path, walk, layers, rng):
         rows = n * length
         columns |= {"layer": np.full(rows, layer), "exact": np.full(rows, True), "status": np.full(rows, "ok")}
         columns["method"] = np.full(rows, "closed-form" if head else "exact")
-        tables.append(pa.table({name: columns[name] for name in trajectory.LAYERS.names}))
+        tables.append(_table(columns, trajectory.LAYERS))
     # By sample and step, then by layer: the order of a real trace.
     order = np.arange(len(layers) * n * length).reshape(len(layers), -1).T.ravel()
     return pa.concat_tables(tables).take(order)

@@ -216,7 +216,7 @@ def test_one_eps_each_is_the_same_as_each_alone() -> None:
 
 
 def test_l1_attack_changes_few_pixels_that_can_still_move() -> None:
-    model, (x, y) = net(), data()
+    model, (x, _) = net(), data()
     path = iterates(model, fl.attacks.PGD(eps=3, norm="l1", steps=4, step_size=1))
     for before, after in zip(path, path[1:], strict=False):
         assert bool(((after - before).abs().flatten(1) > 1e-12).any(1).all())

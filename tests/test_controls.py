@@ -79,6 +79,7 @@ def test_lines_end_where_they_should() -> None:
 def test_all_of_them_beside_any_attack(attack: object) -> None:
     model, (x, _) = net(), data()
     y = model(x).argmax(1)
+    y[0] = (y[0] + 1) % 10  # one is wrong from the start, and gives the others another class to walk to
     seen: list[int] = []
     trace = fl.trace(
         model, x, y, attack=attack, controls=list(CONTROLS), batch_size=5,
@@ -96,7 +97,7 @@ def test_all_of_them_beside_any_attack(attack: object) -> None:
     if isinstance(attack, fl.attacks.DDN):  # no eps: noise as long as what the attack found, less what bounds clip
         for name in ("gaussian-noise", "uniform-noise"):
             noise = trace.matrix("l2", path=name).values[:, -1]
-            assert (noise <= found * (1 + 1e-9)).all() and (noise > 0.4 * found).all()
+            assert (noise <= found * (1 + 1e-9) + 1e-11).all() and (noise > 0.4 * found)[1:].all()
 
 
 def test_gradient_flow_and_dead_units_along_the_path() -> None:

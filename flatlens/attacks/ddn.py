@@ -37,7 +37,8 @@ class DDN:
         gamma: by what share ε grows or shrinks in a step, in (0, 1); 0.05 as published.
         init_norm: ε at the start; 1 as published.
         target: ``None``, a label, ``next``, ``random`` or ``least-likely``.
-        objective: what the direction ascends: ``ce`` as published, ``dlr`` or ``margin``.
+        objective: what the direction ascends: ``ce`` as published, ``dlr`` or ``margin``. Between several classes
+            that are equally near, ce pulls to all of them at once; margin aims at one, and lands nearer there.
     """
 
     steps: int = 100
@@ -70,6 +71,9 @@ class DDN:
         here = victim(batch.x, batch.y)
         delta = torch.zeros_like(batch.x)
         eps = torch.full_like(batch.x.flatten(1)[:, 0], self.init_norm)
+        low, high = victim.bounds
+        # No point of the bounds is further away than this.
+        furthest = l2.size(torch.maximum(batch.x - low, high - batch.x))
         for step in range(self.steps + 1):
             yield here
             success = fooled(here, batch.target)
@@ -81,7 +85,7 @@ class DDN:
             cosine = (1 + math.cos(math.pi * step / self.steps)) / 2
             alpha = self.step_size * (LAST_STEP + (1 - LAST_STEP) * cosine)
             delta = delta + alpha * self._direction(here.grad(ascends), batch, rng, step)
-            eps = torch.where(success, eps * (1 - self.gamma), eps * (1 + self.gamma))
+            eps = torch.where(success, eps * (1 - self.gamma), eps * (1 + self.gamma)).minimum(furthest)
             delta = delta * column(eps / l2.size(delta).clamp(min=torch.finfo(eps.dtype).tiny), delta)
             x = (batch.x + delta).clamp(*victim.bounds)
             # What the bounds take away is gone: the next step starts from the point that was evaluated.

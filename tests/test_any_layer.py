@@ -152,6 +152,37 @@ def test_float32_and_float64_agree(case: Case) -> None:
             close(getattr(found[name], measure), getattr(expected[name], measure), 2e-5)
 
 
+@pytest.mark.parametrize("name", ["residual-gelu", "attention", "mlp-gelu"])
+def test_smooth_layers_in_float32(name: str) -> None:
+    case = BY_NAME[name]
+    x, y = case.data()
+    _, expected, _ = measured(case.model(), x, y)
+    _, found, _ = measured(case.model(torch.float32), x.float(), y)
+    for layer in found:
+        size = expected[layer].trace.abs() + expected[layer].ggn_trace + expected[layer].trace_se * 8
+        assert ((found[layer].trace - expected[layer].trace).abs() < 1e-4 * size).all()
+        top = expected[layer].top_eigenvalue
+        assert ((found[layer].top_eigenvalue - top).abs() <= 1e-4 * torch.maximum(top, size)).all()
+
+
+@pytest.mark.parametrize("gap", [0, 60, 200])
+def test_what_smooth_activations_add_stays_right_in_saturation(gap: float) -> None:
+    model, (x, _) = BY_NAME["mlp-gelu"].model(), BY_NAME["mlp-gelu"].data()
+    y = torch.full((3,), 1)
+    with torch.no_grad():
+        model[4].bias[1] += gap
+    _, found, here = measured(model, x, y, ["2"])
+    # The dense Hessian of ⟨r, z⟩ with r = p − e_y at unit length, which loses nothing to cancellation.
+    log_p = torch.log_softmax(here.logits.detach(), 1)
+    r = log_p.exp()
+    r[:, 1] = -r[:, [0, *range(2, 10)]].sum(1)
+    for i in range(3):
+        norm = r[i].norm()
+        bent = truth(model, "2", x[i : i + 1], y[:1], loss=lambda z, _, i=i, norm=norm: (z * (r[i] / norm)).sum())
+        expected = found["2"].ggn_trace[i] + bent.trace[0] * norm
+        torch.testing.assert_close(found["2"].trace[i], expected, rtol=1e-9, atol=0)
+
+
 @pytest.mark.parametrize("name", ["residual", "conv1d", "residual-gelu"])
 def test_folding_changes_no_number(name: str) -> None:
     case = BY_NAME[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow.compute as pc
@@ -154,6 +154,14 @@ def bounds(outside: int, n: int, low: float, high: float, wanted: tuple[float, f
         "the attack projects them back at its first step: give the inputs' true --set bounds=[low,high], "
         "normalisation belongs into the model",
     )
+
+
+def not_probed(skipped: Mapping[str, str]) -> Iterator[Caution]:
+    """Layers that a pattern selected and that cannot be probed, each with its reason."""
+    if skipped:
+        names = ", ".join(f"'{name}'" for name in skipped)
+        why = next(iter(skipped.values()))
+        yield Caution("not-probed", f"{len(skipped)} of the layers asked for are left out ({names}): {why}")
 
 
 def probabilities(n: int) -> Caution:

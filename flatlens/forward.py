@@ -7,7 +7,7 @@ changed. One `Forward` is one pass on one live graph: attack and probes share it
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -110,6 +110,7 @@ class Victim:
         model: returns logits ``[n, K]``, K ≥ 2, or an object that has them as ``.logits``; in eval mode.
         example: a few inputs, ``[n, …]``, to check the model with.
         layers: names as in ``model.named_modules()``, ``"head"``, ``"all"``, ``"last:N"`` or a glob.
+        without: layers to leave out of what patterns select.
         bounds: the range in which inputs live.
         dtype: of attack and forward pass; the model's own when left out.
         device: where to compute; the model's own when left out.
@@ -126,6 +127,7 @@ class Victim:
         example: Tensor,
         *,
         layers: Sequence[str] = (HEAD,),
+        without: Collection[str] = (),
         bounds: tuple[float, float] = (0.0, 1.0),
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -145,7 +147,7 @@ class Victim:
         logits = check_logits(private, example)
         self.classes = logits.shape[1]
         self.head = find_head(private, example, logits)
-        names = resolve(layers, private, example, self.head)
+        names = resolve(layers, private, example, self.head, without)
         weights = {name: private.get_parameter(f"{target}.weight").detach() for name, target in names.items()}
 
         scale: dict[str, Tensor] = {}

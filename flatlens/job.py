@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from flatlens import attacks, cautions
-from flatlens.errors import AttackError, DataError, ResourceError
+from flatlens.errors import AttackError, DataError, LayerError, ResourceError
 from flatlens.forward import Batch, Victim, as_logits, exact_arithmetic
 from flatlens.hessian.any_layer import AnyLayer
 from flatlens.layers import HEAD
@@ -181,7 +181,9 @@ def prepare(
     """Check the model and the data, and make the victim. See `trace` for the arguments."""
     x, y = check_data(x, y)
     ids = torch.arange(len(x)) if ids is None else ids
-    victim = Victim(model, x, layers=layers, bounds=bounds, dtype=dtype, device=device)
+    victim, measure, skipped = instrument(
+        model, x, layers, probes=probes, seed=seed, bounds=bounds, dtype=dtype, device=device
+    )
     if int(y.max()) >= victim.classes:
         first = int((y >= victim.classes).nonzero()[0])
         raise DataError(
@@ -195,7 +197,6 @@ def prepare(
                 f"none of the {len(x)} samples is classified as labelled; --only-correct leaves nothing to attack"
             )
         x, y, ids = x[right], y[right], ids[right]
-    measure = AnyLayer(victim, x[:EXAMPLES], probes=probes, seed=seed)
     length = int(getattr(attack, "length", 40))
     fitted = batch_size or batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
     return Job(
@@ -213,8 +214,46 @@ def prepare(
         batch_size=min(fitted, len(x)),
         seed=seed,
         images=images,
-        cautions=tuple(_preflight(victim, x, y, bounds)),
+        cautions=(*_preflight(victim, x, y, bounds), *cautions.not_probed(skipped)),
     )
+
+
+def instrument(
+    model: nn.Module,
+    x: Tensor,
+    layers: Sequence[str],
+    *,
+    probes: int,
+    seed: int,
+    exact_classes: int = 32,
+    loss: str = "cross-entropy",
+    **how: Any,
+) -> tuple[Victim, AnyLayer, dict[str, str]]:
+    """The victim, what measures its layers, and the layers that only a pattern selected and that cannot be probed.
+
+    Args:
+        model: the user's.
+        x: a few inputs.
+        layers: names and patterns; a layer that is named must be one that can be probed.
+        probes: see `AnyLayer`, as are the following.
+        seed: of the probes.
+        exact_classes: how many classes are taken exactly.
+        loss: the loss whose curvature it is.
+        how: as for `Victim`.
+    """
+    skipped: dict[str, str] = {}
+    while True:
+        try:
+            victim = Victim(model, x, layers=layers, without=skipped, **how)
+            measure = AnyLayer(victim, x[:EXAMPLES], probes=probes, seed=seed, exact_classes=exact_classes, loss=loss)
+        except LayerError as error:
+            if error.layer is None or error.layer in layers:
+                raise
+            skipped[error.layer] = str(error)
+            continue
+        if not victim.layers:
+            raise LayerError(f"none of the layers {', '.join(layers)} can be probed: {next(iter(skipped.values()))}")
+        return victim, measure, skipped
 
 
 def check_data(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 import flatlens
 from flatlens import cautions
 from flatlens.attacks.gradient import PGD
-from flatlens.forward import Victim, exact_arithmetic
+from flatlens.forward import exact_arithmetic
 from flatlens.hessian import Curvature
-from flatlens.hessian.any_layer import AnyLayer
-from flatlens.job import EXAMPLES, Job, Report, check_data, prepare
+from flatlens.job import Job, Report, check_data, instrument, prepare
 from flatlens.layers import HEAD
 from flatlens.loop import Attack
 from flatlens.memory import batch_that_fits, bytes_per_sample
@@ -121,9 +120,10 @@ def curvature(
     """
     asked = [layer] if isinstance(layer, str) else list(layer)
     x, y = check_data(x, y)
-    victim = Victim(model, x, layers=asked, dtype=dtype, device=device)
+    victim, measure, _ = instrument(
+        model, x, asked, probes=probes, seed=seed, exact_classes=exact_classes, loss=loss, dtype=dtype, device=device
+    )
     size = batch_size or batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
-    measure = AnyLayer(victim, x[:EXAMPLES], probes=probes, seed=seed, exact_classes=exact_classes, loss=loss)
     parts: dict[str, list[Curvature]] = {name: [] for name in victim.layers}
     with exact_arithmetic(victim.device):
         for start in range(0, len(x), size):

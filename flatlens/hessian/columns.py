@@ -120,7 +120,8 @@ class Columns:
         if not close:
             raise LayerError(
                 f"layer '{self.name}' ({type(self.module).__name__}) does not compute W·a + b with its own weight; "
-                "only a plain Linear, Conv1d or Conv2d can be probed"
+                "only a plain Linear, Conv1d or Conv2d can be probed",
+                self.name,
             )
 
 

@@ -83,7 +83,7 @@ def _checked_pass(victim: Victim, layers: dict[str, Columns], x: Tensor, y: Tens
             handle.remove()
     for name in layers:
         if name not in here.taps or here.taps[name].edge is None:
-            raise LayerError(f"layer '{name}' does not depend on the input; only layers on the way can be probed")
+            raise LayerError(f"layer '{name}' does not depend on the input; only layers on the way can be probed", name)
     return here
 
 
@@ -103,7 +103,8 @@ def _check_samples(here: Forward, layers: dict[str, Columns]) -> None:
         if not whole:
             raise LayerError(
                 f"layer '{tap.layer.name}' mixes samples, or has no samples in front (output {tuple(tap.output_shape)} "
-                f"for {n} samples); curvature per sample needs [n, …]"
+                f"for {n} samples); curvature per sample needs [n, …]",
+                tap.layer.name,
             )
 
 

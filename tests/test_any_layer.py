@@ -8,11 +8,11 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from flatlens.errors import LayerError, UsageError
+from flatlens.errors import UsageError
 from flatlens.forward import Forward, Victim
 from flatlens.hessian import Curvature
 from flatlens.hessian.any_layer import AnyLayer
-from tests.cases import BY_NAME, CASES, MANY, Case, cnn, mlp
+from tests.cases import BY_NAME, CASES, MANY, Case
 from tests.oracles import many_digits, truth
 
 MEASURES = ("trace", "relative_flatness", "top_eigenvalue")
@@ -270,7 +270,7 @@ def test_intervals_of_a_smooth_layer_cover_the_truth() -> None:
 @pytest.mark.parametrize(
     ("name", "layer"),
     [
-        ("mlp-wide-gelu", "0"), ("cnn-silu", "0"), ("attention", "qkv"), ("attention-wide", "qkv"),
+        ("mlp-wide-gelu", "0"), ("attention", "qkv"), ("attention-wide", "qkv"),
         ("attention-wide", "up"), ("residual-gelu", "conv1"), ("residual-gelu", "conv2"),
     ],
 )  # fmt: skip
@@ -370,15 +370,3 @@ def test_needs_at_least_eight_probes() -> None:
         AnyLayer(Victim(case.model(), x), x, loss="nll")
     with pytest.raises(UsageError, match="exact_classes is 0"):
         AnyLayer(Victim(case.model(), x), x, exact_classes=0)
-
-
-def test_layers_that_are_asked_for_once_too_often() -> None:
-    twice = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)).double().eval()
-    twice[2] = nn.Sequential(twice[0], nn.Linear(4, 3)).double().eval()
-    with pytest.raises(LayerError, match="called 2 times"):
-        Victim(twice, torch.rand(2, 4).double(), layers=["0"])
-
-
-def test_builders_differ() -> None:
-    assert type(mlp(nn.ReLU)[1]) is nn.ReLU
-    assert type(cnn(nn.SiLU)[1]) is nn.SiLU

@@ -16,6 +16,9 @@ RISING = 0.01
 ROUNDING = 1e-5
 """By how much, relatively, float32 arithmetic may overshoot eps."""
 
+BOUND_ROUNDING = 1e-9
+"""By how much, relatively, a float64 loss may exceed its certificate's bound by rounding."""
+
 
 def find(trace: Trace) -> tuple[Caution, ...]:
     """All that the tables give cause to warn of, each with its figure."""
@@ -23,11 +26,13 @@ def find(trace: Trace) -> tuple[Caution, ...]:
         _not_finite,
         _unconfirmed,
         _zero_gradients,
+        _stopped_early,
         _silent_success,
         _not_converged,
         _too_large,
         _confident,
         _wide_errors,
+        _certificate,
     )
     return tuple(caution for check in checks for caution in check(trace))
 
@@ -74,7 +79,21 @@ def _zero_gradients(trace: Trace) -> Iterator[Caution]:
         )
 
 
+def _stopped_early(trace: Trace) -> Iterator[Caution]:
+    for path in trace.paths:
+        last = trace.last_steps(path=path)
+        if len(last) and last.min() < last.max():
+            shorter = int((last < last.max()).sum())
+            yield Caution(
+                "stopped-early",
+                f"{path} stopped early for {shorter} of {len(last)} samples (paths of {last.min()} to {last.max()} "
+                "steps): an average at a step runs over those still on their way, n stands beside it",
+            )
+
+
 def _silent_success(trace: Trace) -> Iterator[Caution]:
+    if pc.any(pc.equal(trace.steps["kind"], "best")).as_py():
+        return  # the attack's result is its best point, not its last
     flipped = trace.matrix("flipped").values
     silent = int((flipped[:, 1:].any(1) & ~flipped[:, -1]).sum())
     if silent:
@@ -89,11 +108,12 @@ def _not_converged(trace: Trace) -> Iterator[Caution]:
     if trace.spec.get("targeted") is not None:
         return
     loss, flipped = trace.matrix("loss").values, trace.matrix("flipped").values
-    length = loss.shape[1] - 1
-    if length < 2:
+    length = trace.last_steps()
+    if length.max(initial=0) < 2:
         return
-    before = loss[:, max(0, length - max(1, length // 10))]
-    rising = int((~flipped.any(1) & (loss[:, -1] > before * (1 + RISING))).sum())
+    rows = np.arange(len(loss))
+    before = loss[rows, np.maximum(0, length - np.maximum(1, length // 10))]
+    rising = int((~flipped.any(1) & (length >= 2) & (loss[rows, length] > before * (1 + RISING))).sum())
     if rising:
         yield Caution(
             "not-converged",
@@ -106,7 +126,7 @@ def _too_large(trace: Trace) -> Iterator[Caution]:
     eps, norm = trace.spec.get("eps"), trace.spec.get("norm")
     if eps is None or norm not in trace.steps.column_names:
         return
-    size = trace.matrix(str(norm)).values[:, -1]
+    size = trace.result(str(norm))
     over = int((size > eps * (1 + ROUNDING)).sum())
     if over:
         yield Caution(
@@ -120,7 +140,7 @@ def _confident(trace: Trace) -> Iterator[Caution]:
     if not trace.layer_names:
         return
     valley = trace.valley()
-    confidence = trace.matrix("confidence").values[:, -1]
+    confidence = trace.matrix("confidence").values[np.arange(len(valley.sample)), trace.last_steps()]
     saturated = int((valley.is_valley & (confidence > SATURATED)).sum())
     if saturated:
         yield Caution(
@@ -143,6 +163,37 @@ def _wide_errors(trace: Trace) -> Iterator[Caution]:
                 f"in {100 * wide.mean():.0f} % of its rows; "
                 "raise --probes",
             )
+
+
+def _certificate(trace: Trace) -> Iterator[Caution]:
+    """A loss above its bound: the mathematics excludes it, so the code is wrong."""
+    change = trace.layers["loss_change"].to_numpy()
+    for column in ("certificate_bound_kappa", "certificate_bound_eigenvalue"):
+        bound = trace.layers[column].to_numpy()
+        with np.errstate(invalid="ignore"):
+            above = change > bound + BOUND_ROUNDING * (1 + np.abs(change) + np.abs(bound))
+        if above.any():
+            worst = float((change - bound)[above].max())
+            yield Caution(
+                "certificate-violated",
+                f"the loss exceeds {column} at {int(above.sum())} of {int(np.isfinite(bound).sum())} points, "
+                f"by {worst:.3g} nats at most: this is a bug of flatlens, please report it",
+            )
+
+
+def recorded(notes: Mapping[str, int], n: int) -> tuple[Caution, ...]:
+    """What was noticed while a foreign attack was recorded: counts of samples, by code."""
+    said = {
+        "blank": "{} of {n} returned examples are zero throughout: this is how some libraries (foolbox's C&W) mark a "
+        "failure, and they may count it as a success",
+        "one-by-one": "the attack's calls could not be told apart by sample for {} of {n} samples: their iterates are "
+        "of a second run, one sample at a time; the returned examples are those of the batch",
+        "differs-alone": "attacked alone, {} of {n} samples end elsewhere than in their batch: their iterates do not "
+        "lead to the returned example",
+        "no-gradient": "the attack took no gradient on {} of {n} samples: only the clean and the returned example "
+        "are on their path",
+    }
+    return tuple(Caution(code, text.format(notes[code], n=n)) for code, text in said.items() if notes.get(code))
 
 
 def bounds(outside: int, n: int, low: float, high: float, wanted: tuple[float, float]) -> Caution:

@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from flatlens import attacks, cautions, datasets, models, runs
-from flatlens.errors import DataError, LayerError, SpecError
+from flatlens.attacks import libraries, points, recording
+from flatlens.errors import AttackError, DataError, LayerError, SpecError
 from flatlens.forward import Forward, Victim
 from flatlens.hessian.any_layer import AnyLayer
 from flatlens.job import Job, Report, prepare
@@ -24,6 +26,7 @@ from flatlens.measure import provenance
 from flatlens.memory import bytes_per_sample
 from flatlens.spec import RunSpec
 from flatlens.trajectory import MEASUREMENT_VERSION
+from flatlens.uris import parse
 from flatlens.valley import Ints
 
 DIGITS = "flatlens:digits"
@@ -121,7 +124,7 @@ def load(spec: RunSpec) -> Loaded:
         loaded.model,
         x[chosen],
         y[chosen],
-        attack=_attack(spec),
+        attack=_attack(spec, loaded.model),
         controls=spec.control,
         layers=spec.layer,
         probes=spec.probes,
@@ -134,6 +137,7 @@ def load(spec: RunSpec) -> Loaded:
         images=spec.images,
         bounds=(spec.bounds[0], spec.bounds[1]),
         only_correct=spec.only_correct,
+        dead_units=spec.dead_units,
     )
     identity = {
         "weights_sha256": loaded.sha256,
@@ -155,9 +159,9 @@ def plan(spec: RunSpec) -> Plan:
     here.grad(lambda at: at.loss)
     backward_seconds = time.perf_counter() - began - measured
     points = job.batches * (job.length + 1)
-    backward = job.batches * spec.steps
-    # The user's own model confirms each batch's final iterates.
-    forwards = points * (1 + len(job.controls)) + job.batches
+    backward = job.batches * spec.steps * job.runs
+    # The user's own model confirms what each run has found.
+    forwards = points * (job.runs + len(job.controls)) + job.batches * job.runs
     weights = sum(p.numel() * p.element_size() for p in job.model.parameters())
     return Plan(
         model=spec.model,
@@ -231,7 +235,9 @@ def _choose(spec: RunSpec, y: Ints) -> Ints:
     return np.sort(shuffled[np.argsort(rank, kind="stable")[: spec.limit]])
 
 
-def _attack(spec: RunSpec) -> Attack:
+def _attack(spec: RunSpec, model: nn.Module) -> Attack:
+    if spec.foreign:
+        return _foreign(spec, model)
     wanted = {
         "eps": spec.eps,
         "norm": spec.norm,
@@ -239,10 +245,26 @@ def _attack(spec: RunSpec) -> Attack:
         "step_size": spec.step_size,
         "random_start": spec.random_start,
         "target": spec.targeted,
+        "objective": spec.objective,
+        "momentum": spec.momentum,
+        "restarts": spec.restarts,
     }
     made = attacks.find(spec.attack)
     names = inspect.signature(made).parameters
-    return made(**{key: value for key, value in wanted.items() if key in names})
+    return made(**{key: value for key, value in wanted.items() if key in names and value is not None})
+
+
+def _foreign(spec: RunSpec, model: nn.Module) -> Attack:
+    uri = parse(spec.attack, AttackError)
+    if uri.scheme == "path":
+        uri.only(())
+        return points.from_file(uri.file, target=spec.targeted)
+    made, eps = libraries.build(uri, model, seed=spec.seed)
+    if spec.targeted is not None and hasattr(made, "set_mode_targeted_by_label"):
+        made.set_mode_targeted_by_label(quiet=True)
+    norm = None if spec.norm == RunSpec.norm else spec.norm
+    radius = spec.eps if eps is None else eps
+    return recording.recorded(made, eps=radius, norm=norm, target=spec.targeted, seed=spec.seed)
 
 
 def _device(name: str) -> str:

@@ -24,12 +24,17 @@ from flatlens.errors import LayerError, ModelError
 from flatlens.folding import fold
 from flatlens.layers import HEAD, Layer, describe, find_head, resolve
 
+ITERATE, BEST, RETURNED = "iterate", "best", "returned"
+"""What a pass of an attack is: a point of its path; its best point once more, yielded after the path; or the point that
+a library returned, which is the path's end."""
+
 
 class Batch(NamedTuple):
     """Samples that travel together: ``x`` ``[n, …]``, ``y`` ``[n]``, ``ids`` ``[n]`` (CPU, identify the noise).
 
-    ``target`` ``[n]`` is the label wanted by a targeted attack, ``other`` ``[n, …]`` a clean image of another class
-    for the control that walks there.
+    ``target`` ``[n]`` is the label wanted by a targeted attack, ``eps`` ``[n]`` each sample's radius where it has one
+    of its own. For controls: ``other`` ``[n, …]`` is a clean image of another class, ``end`` ``[n, …]`` what the
+    attack has found.
     """
 
     x: Tensor
@@ -37,6 +42,8 @@ class Batch(NamedTuple):
     ids: Tensor
     target: Tensor | None = None
     other: Tensor | None = None
+    eps: Tensor | None = None
+    end: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -86,11 +93,17 @@ class Forward:
         logits: ``[n, K]``.
         taps: the probed layers' inputs and outputs.
         gradient: the objective's gradient, ``[n, …]``, once the attack has asked for it.
+        rows: which samples of the batch these are, ``[n]`` on the CPU, ascending; None = all of them.
+        kind: ``iterate``, ``best`` or ``returned``.
+        dead_share: the share of ReLU units that pass no gradient, ``[n]``; None where it was not asked for.
     """
 
     def __init__(self, x: Tensor, y: Tensor, logits: Tensor, taps: dict[str, Tap]) -> None:
         self.x, self.y, self.logits, self.taps = x, y, logits, taps
         self.gradient: Tensor | None = None
+        self.rows: Tensor | None = None
+        self.kind = ITERATE
+        self.dead_share: Tensor | None = None
 
     @cached_property
     def loss(self) -> Float[Tensor, " n"]:
@@ -115,6 +128,7 @@ class Victim:
         dtype: of attack and forward pass; the model's own when left out.
         device: where to compute; the model's own when left out.
         fold_norms: fold batch norm into convolutions (the function, and every number reported, stay the same).
+        dead_units: count the ReLU units that pass no gradient, at every pass; it costs a look at each.
 
     Raises:
         ModelError: not a deterministic classifier in eval mode.
@@ -132,6 +146,7 @@ class Victim:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         fold_norms: bool = True,
+        dead_units: bool = False,
     ) -> None:
         own = next(model.parameters(), torch.empty(0))
         self.device = torch.device(device) if device is not None else own.device
@@ -164,6 +179,12 @@ class Victim:
         }
         for layer in self.layers.values():
             self._tap(layer)
+        self._dead: list[Tensor] = []
+        self._units: int = 0
+        if dead_units:
+            for module in private.modules():
+                if isinstance(module, nn.ReLU | nn.ReLU6):
+                    module.register_forward_hook(self._count_dead)
         self.needs_graph = any(layer.target != self.head for layer in self.layers.values())
         """Whether the probes need more of a pass than its numbers: else a pass whose gradient no one asks for is
         made without a graph."""
@@ -188,6 +209,12 @@ class Victim:
         module.register_forward_pre_hook(keep_input)
         module.register_forward_hook(keep_output)
 
+    def _count_dead(self, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+        # The output tells: an in-place ReLU has overwritten its input.
+        off = output.detach() <= 0
+        self._dead.append(off.flatten(1).sum(1))
+        self._units += off[0].numel()
+
     def place(self, x: Tensor) -> Tensor:
         """``x`` on the victim's device, in its dtype and memory format."""
         x = x.to(self.device, self.dtype)
@@ -200,7 +227,11 @@ class Victim:
         with torch.set_grad_enabled(graph), sdpa_kernel(SDPBackend.MATH) if self.twice else nullcontext():
             logits = as_logits(self._model(x.requires_grad_(graph)))
         taps, self._taps = self._taps, {}
-        return Forward(x, y, logits, taps)
+        here = Forward(x, y, logits, taps)
+        if self._dead:
+            here.dead_share = torch.stack(self._dead).sum(0).double() / self._units
+            self._dead, self._units = [], 0
+        return here
 
 
 def as_logits(output: object) -> Tensor:

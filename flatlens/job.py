@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
 from flatlens import attacks, cautions
+from flatlens.attacks.balls import TINY, ball
 from flatlens.errors import AttackError, DataError, LayerError, ResourceError
-from flatlens.forward import Batch, Victim, as_logits, exact_arithmetic
+from flatlens.forward import BEST, Batch, Victim, as_logits, exact_arithmetic
 from flatlens.hessian.any_layer import AnyLayer
 from flatlens.layers import HEAD
-from flatlens.loop import Attack, Keeper, Piece, walk
+from flatlens.loop import Attack, Keeper, Piece, Recorder, walk, with_result
 from flatlens.memory import batch_that_fits, bytes_per_sample, is_out_of_memory
+from flatlens.probes.certificate import Certificate
 from flatlens.randomness import Noise
 from flatlens.trajectory import ATTACK, Caution
 
@@ -57,7 +61,13 @@ class Job:
     batch_size: int
     seed: int
     images: str
-    cautions: tuple[Caution, ...]
+    preflight: tuple[Caution, ...]
+    notes: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    @property
+    def cautions(self) -> tuple[Caution, ...]:
+        """What was found before the attack, and while it was recorded."""
+        return self.preflight + cautions.recorded(self.notes, len(self.x))
 
     @property
     def batches(self) -> int:
@@ -72,7 +82,13 @@ class Job:
     @property
     def total(self) -> int:
         """The whole work, in samples × steps."""
-        return len(self.x) * (self.length + 1) * (1 + len(self.controls))
+        return len(self.x) * (self.length + 1) * (self.runs + len(self.controls))
+
+    @property
+    def runs(self) -> int:
+        """How often the attack is run on each sample: its restarts."""
+        counted = getattr(self.attack, "runs", None)
+        return 1 if counted is None else int(counted(self.victim.classes))
 
     def batch(self, index: int) -> Batch:
         """One batch, on the victim's device."""
@@ -83,7 +99,9 @@ class Job:
         if "line-to-other-class" in self.controls:
             picked = [_other(self.pool_y, int(label), int(i), noise) for label, i in zip(y, ids, strict=True)]
             other = self.victim.place(self.pool_x[picked])
-        return Batch(x, y, ids, self._targets(x, y, ids, noise), other)
+        eps = getattr(self.attack, "eps", None)
+        own = torch.tensor(eps[part], device=x.device, dtype=x.dtype) if isinstance(eps, tuple) else None
+        return Batch(x, y, ids, self._targets(x, y, ids, noise), other, own)
 
     def _targets(self, x: Tensor, y: Tensor, ids: Tensor, noise: Noise) -> Tensor | None:
         classes, target = self.victim.classes, self.target
@@ -103,28 +121,64 @@ class Job:
         return torch.full_like(y, int(target))
 
     def piece(self, index: int, tick: Callable[[str], None] = lambda what: None) -> Piece:
-        """All paths of one batch, measured."""
+        """All paths of one batch, measured: the attack's runs, then the controls."""
         batch = self.batch(index)
-        pieces = []
-        for name, attack in ((ATTACK, self.attack), *self.controls.items()):
-            main = name == ATTACK
+        attack = self.attack
+        if isinstance(attack, Recorder):
+            # Not under exact arithmetic: a library's numbers are to be those that it gives by itself.
+            attack, notes = attack.record(self.model, batch, self.victim.bounds)
+            self.notes.update(notes)
+        with exact_arithmetic(self.victim.device):
+            return self._measured(index, batch, attack, tick)
+
+    def _measured(self, index: int, batch: Batch, attack: Attack, tick: Callable[[str], None]) -> Piece:
+        certificate = Certificate.of(self.victim)
+
+        def ticked(name: str) -> Callable[[], None]:
+            return lambda: tick(f"{name}, batch {index + 1} of {self.batches}")
+
+        pieces, best = [], None
+        for run in range(self.runs):
+            piece = walk(
+                attack,
+                self.victim,
+                batch,
+                Noise(self.seed, restart=run),
+                measure=self.measure,
+                certificate=certificate,
+                # Pictures are of the first run's path; what the others found is one more at its end.
+                keeper=Keeper(self.images) if run == 0 and self.images != "none" else None,
+                tick=ticked(ATTACK),
+                confirm=self._predict,
+            )
+            assert piece.found is not None
+            best = piece.found if best is None else best.or_better(piece.found)
+            pieces.append(piece._replace(found=None))
+        assert best is not None
+        images = pieces[0].images
+        if images is not None and (self.runs > 1 or BEST in pc.unique(pieces[0].steps["kind"]).to_pylist()):
+            images = with_result(images, batch.ids, best)
+        beside = batch._replace(target=None, end=best.x)
+        if getattr(self.attack, "eps", None) is None and (norm := getattr(self.attack, "norm", None)) is not None:
+            # An attack of minimal norm has no radius: noise is as large as what it found.
+            beside = beside._replace(eps=ball(norm).size(best.x - batch.x).clamp(min=TINY))
+        for name, control in self.controls.items():
             pieces.append(
                 walk(
-                    attack,
+                    control,
                     self.victim,
-                    batch if main else batch._replace(target=None),
+                    beside,
                     Noise(self.seed),
                     path=name,
                     measure=self.measure,
-                    keeper=Keeper(self.images) if main and self.images != "none" else None,
-                    tick=lambda name=name: tick(f"{name}, batch {index + 1} of {self.batches}"),  # type: ignore[misc]
-                    confirm=self._predict if main else None,
+                    certificate=certificate,
+                    tick=ticked(name),
                 )
             )
         return Piece(
             pa.concat_tables([piece.steps for piece in pieces]),
             pa.concat_tables([piece.layers for piece in pieces]),
-            pieces[0].images,
+            images,
         )
 
     def _predict(self, x: Tensor) -> Tensor:
@@ -137,7 +191,7 @@ class Job:
         """The wanted batches, one after the other."""
         per_path = self.length + 1
         rows = [min(self.batch_size, len(self.x) - i * self.batch_size) for i in range(self.batches)]
-        done = self.total - sum(rows[i] for i in wanted) * per_path * (1 + len(self.controls))
+        done = self.total - sum(rows[i] for i in wanted) * per_path * (self.runs + len(self.controls))
         for index in wanted:
 
             def tick(what: str, size: int = rows[index]) -> None:
@@ -146,16 +200,15 @@ class Job:
                 if progress is not None:
                     progress(Progress(min(done, self.total), self.total, what))
 
-            with exact_arithmetic(self.victim.device):
-                try:
-                    found = self.piece(index, tick)
-                except (MemoryError, RuntimeError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    raise ResourceError(
-                        f"out of memory with batches of {self.batch_size}; "
-                        f"run again with --batch-size {max(1, self.batch_size // 2)}"
-                    ) from error
+            try:
+                found = self.piece(index, tick)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise ResourceError(
+                    f"out of memory with batches of {self.batch_size}; "
+                    f"run again with --batch-size {max(1, self.batch_size // 2)}"
+                ) from error
             yield index, found
 
 
@@ -177,12 +230,13 @@ def prepare(
     images: str = "key",
     bounds: tuple[float, float] = (0.0, 1.0),
     only_correct: bool = False,
+    dead_units: bool = False,
 ) -> Job:
     """Check the model and the data, and make the victim. See `trace` for the arguments."""
     x, y = check_data(x, y)
     ids = torch.arange(len(x)) if ids is None else ids
     victim, measure, skipped = instrument(
-        model, x, layers, probes=probes, seed=seed, bounds=bounds, dtype=dtype, device=device
+        model, x, layers, probes=probes, seed=seed, bounds=bounds, dtype=dtype, device=device, dead_units=dead_units
     )
     if int(y.max()) >= victim.classes:
         first = int((y >= victim.classes).nonzero()[0])
@@ -190,6 +244,12 @@ def prepare(
             f"label {int(y[first])} of sample {int(ids[first])} is out of range: "
             f"the model has {victim.classes} classes, 0 … {victim.classes - 1}"
         )
+    eps = getattr(attack, "eps", None)
+    if isinstance(eps, tuple):
+        if len(eps) != len(x):
+            raise AttackError(f"eps has {len(eps)} values for {len(x)} samples; give one number, or one per sample")
+        if only_correct:
+            raise AttackError("eps has a value per sample, which --only-correct would mix up; choose the samples first")
     if only_correct:
         right = _correct(victim, x, y)
         if not right.any():
@@ -214,7 +274,7 @@ def prepare(
         batch_size=min(fitted, len(x)),
         seed=seed,
         images=images,
-        cautions=(*_preflight(victim, x, y, bounds), *cautions.not_probed(skipped)),
+        preflight=(*_preflight(victim, x, y, bounds), *cautions.not_probed(skipped)),
     )
 
 
@@ -299,7 +359,11 @@ def _correct(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
 
 def _control(name: str, attack: Attack, length: int) -> Attack:
     made = attacks.find(name)
-    wanted = {"steps": length, "eps": getattr(attack, "eps", None), "norm": getattr(attack, "norm", None)}
+    own = ("eps", "norm", "step_size")
+    # Dynamic steps have no one size to give to a control.
+    wanted = {"steps": length, **{key: getattr(attack, key, None) for key in own}}
+    if "eps" not in wanted or wanted["eps"] is None:
+        wanted["step_size"] = None
     known = {field.name for field in dataclasses.fields(made)}
     control: Attack = made(**{key: value for key, value in wanted.items() if key in known and value is not None})
     return control

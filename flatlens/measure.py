@@ -40,6 +40,7 @@ def trace(
     images: str = "key",
     bounds: tuple[float, float] = (0.0, 1.0),
     labels: Sequence[str] | None = None,
+    dead_units: bool = False,
     progress: Report | None = None,
 ) -> Trace:
     """Run an attack and measure every step, for every sample.
@@ -59,6 +60,7 @@ def trace(
         images: which inputs to keep: ``none``, ``key`` (clean, flip, peak, end) or ``all``.
         bounds: the range of valid inputs.
         labels: names of the classes.
+        dead_units: also count, at every step, the ReLU units that pass no gradient (column ``dead_share``).
         progress: called after every step of a batch.
 
     Raises:
@@ -69,7 +71,7 @@ def trace(
     attack = PGD() if attack is None else attack
     job = prepare(
         model, x, y, attack=attack, controls=controls, layers=layers, probes=probes, batch_size=batch_size, seed=seed,
-        device=device, dtype=dtype, images=images, bounds=bounds,
+        device=device, dtype=dtype, images=images, bounds=bounds, dead_units=dead_units,
     )  # fmt: skip
     pieces = [piece for _, piece in job.pieces(range(job.batches), progress)]
     kept = [piece.images for piece in pieces if piece.images is not None]
@@ -147,9 +149,13 @@ def _join(parts: Sequence[Curvature]) -> Curvature:
 def _describe(job: Job, model: nn.Module, layers: Sequence[str]) -> dict[str, Any]:
     """What a spec says, for a model and data that came as objects."""
     attack = job.attack
-    known: dict[str, Any] = (
-        dataclasses.asdict(attack) if dataclasses.is_dataclass(attack) and not isinstance(attack, type) else {}
-    )
+    known: dict[str, Any] = {}
+    if hasattr(attack, "describe"):
+        known = attack.describe()
+    elif dataclasses.is_dataclass(attack) and not isinstance(attack, type):
+        known = dataclasses.asdict(attack)
+    if isinstance(known.get("eps"), tuple):  # a spec is short: the largest radius stands for all
+        known |= {"eps": max(known["eps"]), "eps_per_sample": True}
     return {
         "model": type(model).__name__,
         "data": f"{len(job.x)} samples",

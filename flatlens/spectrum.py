@@ -34,13 +34,14 @@ def add(run: runs.Run) -> runs.Run:
     if len(chosen) == 0:
         raise DataError("--spectrum compares the clean input, the flip and the end, and no sample flips")
     labels = torch.from_numpy(trace.matrix("label").values[chosen, 0])
-    last = trace.matrix("loss").values.shape[1] - 1
     model = execute.load(
         dataclasses.replace(run.spec, control=(), limit=None, samples=(0,), only_correct=False)
     ).job.model
-    where = {(int(s), int(t)): i for i, (s, t) in enumerate(zip(trace.images.sample, trace.images.step, strict=True))}
+    kept = enumerate(zip(trace.images.sample, trace.images.step, strict=True))
+    # At its last step a path's own point comes first, a best one after it.
+    where = {(int(s), int(t)): i for i, (s, t) in reversed(list(kept))}
     tables = []
-    for name, steps in (("clean", 0 * chosen), ("flip", valley.flip_step[chosen]), ("end", 0 * chosen + last)):
+    for name, steps in (("clean", 0 * chosen), ("flip", valley.flip_step[chosen]), ("end", trace.last_steps()[chosen])):
         rows = [where[int(valley.sample[i]), int(step)] for i, step in zip(chosen, steps, strict=True)]
         x = torch.from_numpy(trace.images.x[rows])
         values, weights = pyhessian_density(model, None, x, labels, seed=run.spec.seed, steps=STEPS)

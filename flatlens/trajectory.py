@@ -53,6 +53,9 @@ STEPS = pa.schema(
         # Only at the attack's last step: a fresh pass of the user's own, unfolded model predicts the same.
         ("confirmed", pa.bool_()),
         ("input_grad_norm", pa.float64()),
+        ("grad_zero_share", pa.float64()),
+        ("grad_cosine", pa.float64()),
+        ("dead_share", pa.float64()),
     ]
 )
 LAYERS = pa.schema(
@@ -74,6 +77,12 @@ LAYERS = pa.schema(
         ("confidence_term", pa.float64()),
         ("weight_grad_norm", pa.float64()),
         ("effective_rank", pa.float64()),
+        # The head's alone: bounds of the loss's change since the clean input, that change, and how far the head's
+        # input has moved.
+        ("certificate_bound_kappa", pa.float64()),
+        ("certificate_bound_eigenvalue", pa.float64()),
+        ("loss_change", pa.float64()),
+        ("feature_distance", pa.float64()),
     ]
 )
 
@@ -102,6 +111,9 @@ class Caution(NamedTuple):
 class Images(NamedTuple):
     """Inputs of the attack's path at chosen steps, ordered by sample, then step.
 
+    Where the attack's result is not the last iterate of its first run (it keeps a best point, or was restarted), the
+    result follows as one more entry at the last step.
+
     ``x`` ``[m, …]`` float32, ``sample`` ``[m]``, ``step`` ``[m]``, ``probabilities`` ``[m, K]`` float32.
     """
 
@@ -123,7 +135,8 @@ class Trace:
     """The trajectory of every sample: two tables, and what made them.
 
     Attributes:
-        steps: the table of `STEPS`; rows of a batch stand together, ordered by path, sample, step.
+        steps: the table of `STEPS`; rows of a batch stand together, ordered by path, restart, sample,
+            step; a best point follows the path's end.
         layers: the table of `LAYERS`, in the same order, then by layer.
         spec: the resolved specification, by the names of the command line's flags.
         cautions: what a reader must know before believing the numbers.
@@ -155,7 +168,10 @@ class Trace:
 
     @property
     def x_adv(self) -> NDArray[np.float32]:
-        """The attack's final iterates, ``[n, …]``, in the order of the samples.
+        """What the attack has found, ``[n, …]``, in the order of the samples.
+
+        The ends of the paths; the best points of an attack that keeps them (APGD, DDN); over several runs, for each
+        sample the one that flips it, or else that of the highest loss. See `result` for what the model says there.
 
         Raises:
             RunError: the trace was made with ``images = none``.
@@ -175,14 +191,27 @@ class Trace:
             raise RunError("to_pandas needs pandas: pip install 'flatlens[pandas]'") from error
         return frame
 
-    def matrix(self, column: str, *, path: str = ATTACK, layer: str | None = None, kind: str = "iterate") -> Matrix:
+    def matrix(
+        self,
+        column: str,
+        *,
+        path: str = ATTACK,
+        layer: str | None = None,
+        kind: str | None = None,
+        restart: int = 0,
+    ) -> Matrix:
         """One column as a matrix of samples × steps.
+
+        Where a path is shorter than the longest, numbers are NaN beyond its end; labels, predictions and flags,
+        which have no NaN, keep their last value.
 
         Args:
             column: a column of ``steps``, or of ``layers`` when ``layer`` is given or needed.
             path: ``"attack"`` or the name of a control.
             layer: the layer, for columns of ``layers``; the first one when left out.
-            kind: which rows: ``iterate``, ``best`` or ``returned``.
+            kind: which rows: ``iterate``, ``best`` or ``returned``; when left out the whole path, which is the
+                iterates and, where a library returned a point of its own, that point as the end.
+            restart: which run of the attack, counted from 0; the controls have one.
         """
         if path not in self.paths:
             raise SpecError(unknown("path", path, self.paths, where="this trace has"))
@@ -191,7 +220,8 @@ class Trace:
             known = [*self.steps.column_names[5:], *self.layers.column_names[6:]]
             raise SpecError(unknown("measure", column, known))
         table = self.steps if in_steps else self.layers
-        keep = pc.and_(pc.equal(table["path"], path), pc.equal(table["kind"], kind))
+        wanted = pc.not_equal(table["kind"], "best") if kind is None else pc.equal(table["kind"], kind)
+        keep = pc.and_(pc.and_(pc.equal(table["path"], path), wanted), pc.equal(table["restart"], restart))
         if not in_steps:
             layer = layer or self.layer_names[0]
             if layer not in self.layer_names:
@@ -210,7 +240,39 @@ class Trace:
         else:
             out = np.full(shape, np.nan)
         out[row, step] = values
+        if not np.issubdtype(out.dtype, np.floating) and len(values) < out.size:
+            # The place of the last row at or before each step; -1 before the first.
+            there = np.zeros(shape, dtype=bool)
+            there[row, step] = True
+            source = np.maximum.accumulate(np.where(there, np.arange(shape[1]), -1), axis=1)
+            out = np.where(source >= 0, np.take_along_axis(out, np.maximum(source, 0), axis=1), out)
         return Matrix(ids, out)
+
+    def last_steps(self, *, path: str = ATTACK) -> NDArray[np.int64]:
+        """Each sample's last step ``[n]``, in the order of their ids; they differ where an attack stops early."""
+        steps = self.matrix("step", path=path).values
+        return np.asarray(steps[:, -1], dtype=np.int64)
+
+    def result(self, column: str, *, path: str = ATTACK) -> NDArray[Any]:
+        """A column of ``steps`` at what the attack has found (`x_adv`), ``[n]``, in the order of the samples' ids.
+
+        That is each sample's best point where the attack keeps one, otherwise the last one of its path.
+        """
+        if column not in self.steps.column_names:
+            raise SpecError(unknown("measure", column, self.steps.column_names[5:]))
+        rows = self.steps.filter(pc.equal(self.steps["path"], path))
+        sample, step, restart, kind, flipped, loss = (
+            rows[name].to_numpy(zero_copy_only=False)
+            for name in ("sample", "step", "restart", "kind", "flipped", "loss")
+        )
+        # Of a run its best point, or else its last; a loss that is not finite never wins; among equals the first run.
+        order = np.lexsort((-step, kind != "best", restart, sample))
+        head = np.append(True, (np.diff(sample[order]) != 0) | (np.diff(restart[order]) != 0))
+        ends = order[head]
+        loss = np.where(np.isnan(loss), -np.inf, loss)[ends]
+        order = ends[np.lexsort((restart[ends], -loss, ~flipped[ends].astype(bool), sample[ends]))]
+        first = np.append(True, np.diff(sample[order]) != 0)
+        return np.asarray(rows[column].to_numpy(zero_copy_only=False)[order[first]])
 
     def valley(
         self,
@@ -233,7 +295,14 @@ class Trace:
         sharpness = self.matrix(measure, path=path, layer=layer or self.layer_names[0])
         flipped = self.matrix("flipped", path=path)
         correct = self.matrix("prediction", path=path).values == self.matrix("label", path=path).values
-        return valleys.find(sharpness.values, flipped.values, sharpness.sample, correct=correct[:, 0], tau=tau)
+        return valleys.find(
+            sharpness.values,
+            flipped.values,
+            sharpness.sample,
+            correct=correct[:, 0],
+            last=self.last_steps(path=path),
+            tau=tau,
+        )
 
     def report(self, file: str | Path = "report.html") -> Path:
         """Draw the trace as one self-contained page and return where it is."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import foolbox
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 import flatlens as fl
 from flatlens.attacks.balls import BALLS
+from flatlens.attacks.gradient import random_point
 from flatlens.errors import AttackError
 from flatlens.forward import Batch, Victim
 from flatlens.randomness import Noise
@@ -130,9 +133,8 @@ def test_noise_belongs_to_the_sample_not_to_its_batch() -> None:
 
 def test_random_start_is_uniform_in_the_l2_ball() -> None:
     x = torch.full((400, 2), 0.5, dtype=torch.float64)
-    attack = fl.attacks.PGD(eps=0.3, norm="l2", steps=1, random_start=True)
     batch = Batch(x, torch.zeros(400, dtype=torch.long), torch.arange(400))
-    radius = attack._random(batch, Noise(0)).norm(dim=1) / 0.3
+    radius = random_point("l2", batch, Noise(0)).norm(dim=1)
     # In two dimensions the squared radius is uniform: mean ½, standard error √(1/12/400) = 0.0144.
     assert radius.max() <= 1
     assert abs(radius.square().mean() - 0.5) < 4 * 0.0144
@@ -165,7 +167,7 @@ def test_fgsm_and_bim_are_their_definitions() -> None:
         ({"eps": float("nan")}, "eps = nan"),
         ({"steps": 0}, "steps = 0: needs a whole number of at least 1"),
         ({"step_size": -1}, "step_size = -1: needs a number above 0"),
-        ({"norm": "l3"}, "no norm 'l3'; there are: linf, l2. Did you mean 'l2'?"),
+        ({"norm": "l3"}, "no norm 'l3'; there are: linf, l2, l1. Did you mean 'l2'?"),
     ],
 )
 def test_says_what_is_wrong(settings: dict[str, object], said: str) -> None:
@@ -181,3 +183,44 @@ def test_zero_gradient_stays_where_it_is() -> None:
         trace = fl.trace(model.eval(), x, torch.tensor([0, 1]), attack=fl.attacks.PGD(eps=0.1, norm=norm, steps=3))
         assert torch.equal(torch.from_numpy(trace.x_adv), x)
         assert "zero-gradient" in [c.code for c in trace.cautions]
+
+
+def test_momentum_equals_torchattacks() -> None:
+    model, (x, y) = net(), data()
+    theirs = recorded(model, lambda: torchattacks.MIFGSM(model, eps=0.1, alpha=0.02, steps=STEPS, decay=0.9)(x, y))
+    agree(iterates(model, fl.attacks.MIFGSM(eps=0.1, step_size=0.02, steps=STEPS, momentum=0.9)), theirs)
+
+
+@pytest.mark.parametrize("objective", ["dlr", "margin"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_other_objectives_rise(objective: str, norm: str) -> None:
+    model, (x, _) = net(), data()
+    y = model(x).argmax(1)
+    eps = {"linf": 0.05, "l2": 0.4, "l1": 2.0}[norm]
+    trace = fl.trace(model, x, y, attack=fl.attacks.PGD(eps=eps, norm=norm, objective=objective, steps=20))
+    margin = trace.matrix("margin").values
+    assert (margin[:, -1] < margin[:, 0]).all()
+
+
+def test_one_eps_each_is_the_same_as_each_alone() -> None:
+    model, (x, y) = net(), data()
+    eps = torch.linspace(0.05, 0.3, len(x), dtype=torch.float64)
+    for norm in BALLS:
+        together = fl.trace(model, x, y, attack=fl.attacks.PGD(eps=eps, norm=norm, steps=6), batch_size=4)
+        for i in (0, 5, 8):
+            alone = fl.trace(
+                model, x[i : i + 1], y[i : i + 1], attack=fl.attacks.PGD(eps=float(eps[i]), norm=norm, steps=6)
+            )
+            torch.testing.assert_close(
+                torch.from_numpy(together.x_adv[i : i + 1]), torch.from_numpy(alone.x_adv), rtol=0, atol=1e-6
+            )
+        assert together.spec["eps"] == pytest.approx(0.3) and together.spec["eps_per_sample"]
+
+
+def test_l1_attack_changes_few_pixels_that_can_still_move() -> None:
+    model, (x, _) = net(), data()
+    path = iterates(model, fl.attacks.PGD(eps=3, norm="l1", steps=4, step_size=1))
+    for before, after in pairwise(path):
+        assert bool(((after - before).abs().flatten(1) > 1e-12).any(1).all())
+    assert bool(((path[1] - x).abs().flatten(1) > 0).sum(1).max() == 1)
+    assert BALLS["l1"].size(path[-1] - x).max() <= 3 * (1 + 1e-12)

@@ -57,9 +57,9 @@ def planned(monkeypatch):
         (["trace", "--eps", "8/0", *NEEDED], "'8/0' is not a number; write 0.3 or 8/255"),
         (["trace", "--samples", "3,x", *NEEDED], "--samples 'x': needs a whole number"),
         (["trace", "--batch-size", "some", *NEEDED], "--batch-size 'some': needs a whole number"),
-        (["trace", "--norm", "l3", *NEEDED], "no norm 'l3'; there are: linf, l2. Did you mean"),
+        (["trace", "--norm", "l3", *NEEDED], "no norm 'l3'; there are: linf, l2, l1. Did you mean"),
         (["trace", "--attack", "pdg", *NEEDED], "Did you mean 'pgd'?"),
-        (["trace", "--control", "noise", *NEEDED], "Did you mean 'gaussian-noise'?"),
+        (["trace", "--control", "gausian-noise", *NEEDED], "Did you mean 'gaussian-noise'?"),
         (["trace", *NEEDED], "--out is missing; name a new folder"),
         (["trace"], "--model is missing; `flatlens models` lists what there is"),
         (["trace", "--model", "m"], "--data is missing; `flatlens datasets` lists what there is"),
@@ -96,15 +96,17 @@ def test_without_flags_a_spec_has_its_own_defaults(planned, flatlens):
 
 def test_all_flags_reach_the_spec(planned, flatlens):
     words = (
-        "--attack bim --eps 8/255 --norm l2 --step-size 0.01 --steps 7 --random-start --targeted 3 --control all "
+        "--attack pgd --eps 8/255 --norm l2 --step-size 0.01 --steps 7 --random-start --targeted 3 --control all "
+        "--objective dlr --momentum 0.5 --restarts 3 --dead-units "
         "--control gaussian-noise --layer head --layer last:2 --probes 9 --limit 5 --samples 3,17 --only-correct "
         "--batch-size 4 --seed 2 --device cpu --dtype float64 --images none --set bounds=[-1,1]"
     )
     assert flatlens("trace", *NEEDED, *words.split(), "--dry-run").code == 0
     assert planned == [
         spec.RunSpec(
-            model="flatlens:digits-cnn", data="flatlens:digits", attack="bim", eps=8 / 255, norm="l2",
-            step_size=0.01, steps=7, random_start=True, targeted="3", control=("all", "gaussian-noise"),
+            model="flatlens:digits-cnn", data="flatlens:digits", attack="pgd", eps=8 / 255, norm="l2",
+            step_size=0.01, steps=7, random_start=True, targeted="3", objective="dlr", momentum=0.5, restarts=3,
+            dead_units=True, control=("all", "gaussian-noise"),
             layer=("head", "last:2"), probes=9, limit=5, samples=(3, 17), only_correct=True, batch_size=4, seed=2,
             device="cpu", dtype="float64", images="none", bounds=(-1.0, 1.0),
         )

@@ -19,7 +19,8 @@ specs = st.builds(
     RunSpec,
     model=st.text(min_size=1),
     data=st.text(min_size=1),
-    attack=st.sampled_from(sorted(ATTACKS)),
+    # apgd-t chooses its targets itself
+    attack=st.sampled_from(sorted(set(ATTACKS) - {"apgd-t"})),
     eps=st.floats(1e-6, 1e6),
     norm=st.sampled_from(["linf", "l2"]),
     step_size=st.none() | st.floats(1e-9, 10),
@@ -49,6 +50,11 @@ def test_defaults() -> None:
     assert spec.eps == 8 / 255 and spec.step_size == 2.5 * spec.eps / 40
     assert from_dict(LEAST | {"attack": "fgsm", "eps": 0.1}).resolved().step_size == 0.1
     assert from_dict(LEAST | {"attack": "bim", "eps": 0.1, "steps": 5}).resolved().step_size == 0.1 / 5
+    assert from_dict(LEAST | {"attack": "mi-fgsm", "steps": 5}).resolved().momentum == 1
+    auto = from_dict(LEAST | {"attack": "apgd-t", "step_size": 0.1}).resolved()
+    assert (auto.objective, auto.step_size) == ("dlr", None)
+    ddn = from_dict(LEAST | {"attack": "ddn"}).resolved()
+    assert (ddn.norm, ddn.eps, ddn.objective) == ("l2", None, "ce")
     assert from_dict(LEAST | {"control": "all"}).resolved().control == tuple(CONTROLS)
 
 
@@ -88,13 +94,25 @@ def test_difference_names_both_values() -> None:
     ("change", "said"),
     [
         ({"epz": 1}, "no setting 'epz'"),
-        ({"attack": "pgdd"}, "no attack 'pgdd'; there are: fgsm, bim, pgd. Did you mean 'pgd'?"),
+        (
+            {"attack": "pgdd"},
+            "no attack 'pgdd'; there are: fgsm, bim, mi-fgsm, pgd, apgd-ce, apgd-dlr, apgd-t, ddn. Did you mean 'pgd'?",
+        ),
         ({"norm": "l7"}, "no norm 'l7'"),
         ({"eps": 0}, "--eps 0: needs a number above 0, for example 8/255"),
         ({"eps": "abc"}, "'abc' is not a number; write 0.3 or 8/255"),
         ({"eps": "1/0"}, "'1/0' is not a number"),
         ({"eps": float("inf")}, "--eps inf: needs a number above 0"),
         ({"norm": "l2"}, "--eps must be given for l2"),
+        ({"norm": "l1"}, "--eps must be given for l1"),
+        ({"attack": "apgd-ce", "norm": "l1", "eps": 1}, "no norm 'l1'; attack apgd-ce has: linf, l2"),
+        ({"attack": "apgd-t", "targeted": "next"}, "--targeted next: apgd-t chooses its targets itself"),
+        ({"attack": "apgd-ce", "objective": "dlr"}, "attack 'apgd-ce' has no objective; those that have: fgsm, bim"),
+        ({"attack": "ddn", "restarts": 2}, "attack 'ddn' has no restarts; those that have: pgd, apgd-ce"),
+        ({"attack": "bim", "momentum": 1}, "attack 'bim' has no momentum; those that have: mi-fgsm, pgd"),
+        ({"momentum": -1}, "--momentum -1: needs a number of at least 0"),
+        ({"objective": "dlrr"}, "no objective 'dlrr'; there are: ce, dlr, margin. Did you mean 'dlr'?"),
+        ({"restarts": 0}, "--restarts 0: needs a whole number of at least 1"),
         ({"step_size": -0.1}, "--step-size -0.1: needs a number above 0"),
         ({"steps": 0}, "--steps 0: needs a whole number of at least 1"),
         ({"steps": 2.5}, "--steps 2.5: needs a whole number"),

@@ -16,8 +16,13 @@ def attacks(json: options.Json = False) -> None:
         json,
         {
             "attacks": {name: entry.summary for name, entry in known.ATTACKS.items()},
+            "of others": dict(known.SCHEMES),
             "controls": {name: entry.summary for name, entry in known.CONTROLS.items()},
-            "norms": {"linf": "largest change of one input value", "l2": "Euclidean length of the change"},
+            "norms": {
+                "linf": "largest change of one input value",
+                "l2": "Euclidean length of the change",
+                "l1": "sum of the changes of all input values",
+            },
         },
     )
 

@@ -17,7 +17,7 @@ from flatlens.spec import RunSpec
 
 _DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
 
-_WHOLE = ("steps", "probes", "limit", "batch_size", "seed")
+_WHOLE = ("steps", "restarts", "probes", "limit", "batch_size", "seed")
 
 _WHAT = "What to run"
 _ATTACK = "The attack"
@@ -49,9 +49,9 @@ Set = Annotated[
 Attack = Annotated[str | None, _option(_ATTACK, "The attack; see `flatlens attacks`", "--attack", metavar="NAME")]
 Eps = Annotated[
     str | None,
-    _option(_ATTACK, "Radius; must be given for l2", "--eps", default="linf: 8/255", metavar="NUMBER"),
+    _option(_ATTACK, "Radius; must be given for l2 and l1", "--eps", default="linf: 8/255", metavar="NUMBER"),
 ]
-Norm = Annotated[str | None, _option(_ATTACK, "linf or l2.", "--norm", metavar="NAME")]
+Norm = Annotated[str | None, _option(_ATTACK, "linf, l2 or l1.", "--norm", metavar="NAME")]
 StepSize = Annotated[
     str | None, _option(_ATTACK, "Length of a step.", "--step-size", default="2.5·eps/steps", metavar="NUMBER")
 ]
@@ -64,6 +64,14 @@ Targeted = Annotated[
     str | None,
     _option(_ATTACK, "Aim at a label, or at: next, random, least-likely.", "--targeted", metavar="LABEL"),
 ]
+Objective = Annotated[
+    str | None, _option(_ATTACK, "What is ascended: ce, dlr or margin", "--objective", default="ce", metavar="NAME")
+]
+Momentum = Annotated[
+    str | None,
+    _option(_ATTACK, "How much of the last direction is kept", "--momentum", default="mi-fgsm: 1", metavar="NUMBER"),
+]
+Restarts = Annotated[str | None, _option(_ATTACK, "Runs of the attack, each a path.", "--restarts", metavar="N")]
 Control = Annotated[
     list[str] | None,
     _option(_ATTACK, "A path to walk beside the attack, or all of them: all; repeatable.", "--control", metavar="NAME"),
@@ -81,6 +89,10 @@ Samples = Annotated[str | None, _option(_MEASURE, "These samples only.", "--samp
 OnlyCorrect = Annotated[
     bool | None,
     _option(_MEASURE, "Leave out what is misclassified.", "--only-correct"),
+]
+DeadUnits = Annotated[
+    bool | None,
+    _option(_MEASURE, "Also count the ReLU units that pass no gradient.", "--dead-units/--no-dead-units"),
 ]
 Images = Annotated[
     str | None,

@@ -27,7 +27,7 @@ def facts(trace: Trace) -> dict[str, Any]:
     """The summary as plain data, under keys that stay.
 
     Returns:
-        ``accuracy``: shares of all samples that are correct at the attack's first and last step; ``paths``:
+        ``accuracy``: shares of all samples that are correct at first, and at what the attack found; ``paths``:
         for each, the fields of `flatlens.valley.Summary`, intervals as ``value``, ``low``, ``high``, ``n`` and
         ``count`` of a share; ``cautions``; and the ``measure`` and ``layer`` that valleys were looked for in.
     """
@@ -70,13 +70,26 @@ def text(trace: Trace, page: Path) -> RenderableType:
 
 def attack(spec: Mapping[str, Any]) -> str:
     """One line about an attack: ``pgd, linf, eps 8/255, 40 steps of 0.00196``."""
-    parts = [str(spec["attack"]), str(spec["norm"]), f"eps {_radius(spec['eps'])}"]
-    parts.append(f"{spec['steps']} steps of {_radius(spec['step_size'])}")
+    # The settings of an attack that is not flatlens' own are in its name.
+    parts = [str(spec["attack"])] if ":" in str(spec["attack"]) else _native(spec)
     if spec.get("random_start"):
         parts.append("random start")
     if spec.get("targeted") is not None:
         parts.append(f"targeted: {spec['targeted']}")
     return ", ".join(parts)
+
+
+def _native(spec: Mapping[str, Any]) -> list[str]:
+    parts = [str(spec["attack"]), str(spec["norm"])]
+    if spec.get("eps") is not None:
+        parts.append(f"eps {_radius(spec['eps'])}")
+    length = spec.get("step_size")
+    parts.append(f"{spec['steps']} steps" + ("" if length is None else f" of {_radius(length)}"))
+    if spec.get("objective") not in (None, "ce") and not str(spec["attack"]).startswith("apgd"):
+        parts.append(f"on {spec['objective']}")
+    if spec.get("restarts", 1) > 1:
+        parts.append(f"{spec['restarts']} restarts")
+    return parts
 
 
 def _radius(value: float) -> str:
@@ -90,9 +103,10 @@ def _summaries(trace: Trace) -> dict[str, Summary]:
 
 
 def _accuracy(trace: Trace) -> tuple[float, float, int]:
-    """Shares of all samples that are classified as labelled at the attack's first and last step, and their number."""
-    right = trace.matrix("prediction").values == trace.matrix("label").values
-    return float(right[:, 0].mean()), float(right[:, -1].mean()), len(right)
+    """Shares of all samples that are classified as labelled, clean and at what the attack found, and their number."""
+    label = trace.matrix("label").values[:, 0]
+    clean, found = trace.matrix("prediction").values[:, 0], trace.result("prediction")
+    return float((clean == label).mean()), float((found == label).mean()), len(label)
 
 
 def _nested(summary: Summary) -> dict[str, Any]:

@@ -5,12 +5,13 @@ Any path that crosses a decision boundary confidently has a valley: claims about
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from flatlens.attacks.balls import ball
+from flatlens.attacks.balls import ball, column, times
+from flatlens.attacks.gradient import plain_eps, radius
 from flatlens.errors import AttackError
 from flatlens.forward import Batch, Forward, Victim
 from flatlens.randomness import Noise
@@ -35,12 +36,36 @@ class LineToOtherClass:
 
 
 @dataclass(frozen=True)
+class LineToEnd:
+    """The straight line from the input to the attack's own result, in ``steps`` equal steps.
+
+    What differs between it and the attack is owed to the attack's way, not to where it leads.
+    """
+
+    steps: int = 40
+
+    @property
+    def length(self) -> int:
+        """Points after the clean input."""
+        return self.steps
+
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+        """Yield x + (t / T) · (end − x), t = 0 … T."""
+        if batch.end is None:
+            raise AttackError("the line to the end needs an attack beside it; name it as a control")
+        yield from _ray(victim, batch, batch.end - batch.x, self.steps)
+
+
+@dataclass(frozen=True)
 class GaussianNoise:
     """A ray of Gaussian noise of the norm eps at its end, in ``steps`` equal steps, clipped to the bounds."""
 
-    eps: float = 8 / 255
+    eps: float | Sequence[float] = 8 / 255
     norm: str = "linf"
     steps: int = 40
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eps", plain_eps(self.eps))
 
     @property
     def length(self) -> int:
@@ -50,8 +75,67 @@ class GaussianNoise:
     def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
         """Yield the point of the bounds that is nearest to x + (t / T) · δ, ‖δ‖ = eps, t = 0 … T."""
         noise = rng.normal(batch.ids, batch.x, "gaussian-noise")
-        size = ball(self.norm).size(noise)
-        yield from _ray(victim, batch, self.eps * noise / size.view(-1, *[1] * (noise.dim() - 1)), self.steps)
+        delta = times(radius(self.eps, batch), noise / column(ball(self.norm).size(noise), noise))
+        yield from _ray(victim, batch, delta, self.steps)
+
+
+@dataclass(frozen=True)
+class UniformNoise:
+    """A ray of uniform noise of the norm eps at its end, in ``steps`` equal steps, clipped to the bounds.
+
+    Each coordinate is drawn from [−1, 1); then all are scaled to the norm.
+    """
+
+    eps: float | Sequence[float] = 8 / 255
+    norm: str = "linf"
+    steps: int = 40
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eps", plain_eps(self.eps))
+
+    @property
+    def length(self) -> int:
+        """Points after the clean input."""
+        return self.steps
+
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+        """Yield the point of the bounds that is nearest to x + (t / T) · δ, ‖δ‖ = eps, t = 0 … T."""
+        noise = rng.uniform(batch.ids, batch.x, "uniform-noise")
+        delta = times(radius(self.eps, batch), noise / column(ball(self.norm).size(noise), noise))
+        yield from _ray(victim, batch, delta, self.steps)
+
+
+@dataclass(frozen=True)
+class RandomSigns:
+    """A walk with the attack's steps in random directions, projected as the attack is.
+
+    A step goes where PGD would go if the gradient were white noise: random signs in linf, a random direction in l2,
+    a few random coordinates in l1.
+    """
+
+    eps: float | Sequence[float] = 8 / 255
+    norm: str = "linf"
+    steps: int = 40
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eps", plain_eps(self.eps))
+
+    @property
+    def length(self) -> int:
+        """Points after the clean input."""
+        return self.steps
+
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+        """Yield the clean input, then each point of the walk."""
+        within, eps = ball(self.norm), radius(self.eps, batch)
+        length = 2.5 * eps / self.steps if self.step_size is None else self.step_size
+        x = batch.x
+        yield victim(x, batch.y, final=True)
+        for step in range(self.steps):
+            noise = rng.normal(batch.ids, batch.x, f"random-signs-{step}")
+            x = within.project(x + times(length, within.steepest(noise)), batch.x, eps, victim.bounds)
+            yield victim(x, batch.y, final=True)
 
 
 def _ray(victim: Victim, batch: Batch, delta: Tensor, steps: int) -> Iterator[Forward]:

@@ -13,7 +13,7 @@ from flatlens.errors import LayerError, ResourceError
 from flatlens.forward import Victim
 from flatlens.hessian import any_layer
 from flatlens.hessian.any_layer import AnyLayer
-from tests.cases import BY_NAME, Attention
+from tests.cases import BY_NAME
 from tests.oracles import truth
 from tests.test_any_layer import close, measured
 
@@ -258,7 +258,3 @@ def test_memory_that_does_not_suffice_at_all_is_one_line(monkeypatch: pytest.Mon
         ResourceError, match=r"not enough memory for the curvature of layer '.*'; use a smaller --batch-size"
     ):
         measure(here)
-
-
-def test_wide_attention_is_attention() -> None:
-    assert Attention(8).qkv.out_features == 24

@@ -62,7 +62,9 @@ class Columns:
         assert isinstance(conv, nn.Conv1d | nn.Conv2d)
         mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
         # What PyTorch itself pads by, for numbers and for "same", sides of unequal width included.
-        x = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode).movedim(1, -1)
+        if any(conv._reversed_padding_repeated_twice):
+            x = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
+        x = x.movedim(1, -1)
         batch, *space, _ = x.shape
         first, *steps, channel = x.stride()
         reach = [d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
@@ -116,7 +118,9 @@ class Columns:
             if "bias" in parameters:
                 beyond = 0 if isinstance(self.module, nn.Linear) else x.dim() - 2
                 expected = expected + parameters["bias"].reshape(-1, *[1] * beyond)
-            close = expected.shape == output.shape and torch.allclose(expected, output, rtol=1e-3, atol=1e-4)
+            close = expected.shape == output.shape and torch.allclose(
+                expected, output, rtol=1e-3, atol=1e-4, equal_nan=True
+            )
         if not close:
             raise LayerError(
                 f"layer '{self.name}' ({type(self.module).__name__}) does not compute W·a + b with its own weight; "

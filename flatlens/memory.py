@@ -41,4 +41,6 @@ def batch_that_fits(per_sample: int, device: torch.device) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on any device."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in str(error).lower()
+    # What the CPU's allocator says differs between systems.
+    said = any(words in str(error).lower() for words in ("not enough memory", "can't allocate memory"))
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or said

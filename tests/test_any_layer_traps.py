@@ -13,6 +13,7 @@ from flatlens.errors import LayerError, ResourceError
 from flatlens.forward import Victim
 from flatlens.hessian import any_layer
 from flatlens.hessian.any_layer import AnyLayer
+from flatlens.memory import is_out_of_memory
 from tests.cases import BY_NAME
 from tests.oracles import truth
 from tests.test_any_layer import close, measured
@@ -241,6 +242,12 @@ def test_out_of_memory_goes_on_in_smaller_pieces(monkeypatch: pytest.MonkeyPatch
     assert max(seen) > fits >= min(seen)
     for name in expected:
         close(found[name].trace, expected[name].trace, 1e-12)
+
+
+def test_the_allocators_own_words_are_understood() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 50, dtype=torch.float64)
+    assert is_out_of_memory(raised.value)
 
 
 def test_memory_that_does_not_suffice_at_all_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,7 +134,12 @@ class AnyLayer:
         )
         confidence = softmax(wide(here.logits.detach())).confidence_term
         smooth = [name for name in self._columns if name in self._found.smooth]
-        residual = Residual(here, smooth, along.residual) if smooth else None
+        try:
+            residual = Residual(here, smooth, along.residual) if smooth else None
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise _exhausted(smooth[0]) from error
+            raise
         out: dict[str, Curvature] = {}
         waiting = self._groups(here, along.weight.shape[1])
         while waiting:
@@ -176,9 +181,7 @@ class AnyLayer:
             self._memory //= 2
             return [names[: len(names) // 2], names[len(names) // 2 :]]
         if self._chunk == 1:
-            raise ResourceError(
-                f"not enough memory for the curvature of layer '{names[0]}'; use a smaller --batch-size"
-            )
+            raise _exhausted(names[0])
         self._chunk //= 4
         return [names]
 
@@ -219,6 +222,10 @@ class AnyLayer:
             effective_rank=_participation(values),
             spectrum=values if spectrum and exact else None,
         )
+
+
+def _exhausted(name: str) -> ResourceError:
+    return ResourceError(f"not enough memory for the curvature of layer '{name}'; use a smaller --batch-size")
 
 
 def _total(

@@ -17,7 +17,16 @@ def attacks(json: options.Json = False) -> None:
         {
             "attacks": {name: entry.summary for name, entry in known.ATTACKS.items()},
             "controls": {name: entry.summary for name, entry in known.CONTROLS.items()},
-            "norms": {"linf": "largest change of one input value", "l2": "Euclidean length of the change"},
+            "norms": {
+                "linf": "largest change of one input value",
+                "l2": "Euclidean length of the change",
+                "l1": "sum of the absolute changes",
+            },
+            "objectives": {
+                "ce": "cross-entropy of the label, or log p(target)",
+                "dlr": "difference of logits ratio (Croce & Hein 2020)",
+                "margin": "by how many logits the label has lost, or the target has won",
+            },
         },
     )
 

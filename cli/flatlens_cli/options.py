@@ -49,9 +49,9 @@ Set = Annotated[
 Attack = Annotated[str | None, _option(_ATTACK, "The attack; see `flatlens attacks`", "--attack", metavar="NAME")]
 Eps = Annotated[
     str | None,
-    _option(_ATTACK, "Radius; must be given for l2", "--eps", default="linf: 8/255", metavar="NUMBER"),
+    _option(_ATTACK, "Radius; must be given for l2 and l1", "--eps", default="linf: 8/255", metavar="NUMBER"),
 ]
-Norm = Annotated[str | None, _option(_ATTACK, "linf or l2.", "--norm", metavar="NAME")]
+Norm = Annotated[str | None, _option(_ATTACK, "linf, l2 or l1.", "--norm", metavar="NAME")]
 StepSize = Annotated[
     str | None, _option(_ATTACK, "Length of a step.", "--step-size", default="2.5·eps/steps", metavar="NUMBER")
 ]

@@ -36,7 +36,7 @@ clean:
 
 .venv/tests: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
-	# torchattacks pins an old requests, and pyautoattack names TensorFlow's needs: nothing that is used here needs them
+	# torchattacks pins an old requests, which nothing of it that is used here needs
 	$(BIN)/python -m pip install --quiet --no-deps torchattacks==3.5.1 pyautoattack==0.2.0
 	touch $@
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow.compute as pc
@@ -26,6 +26,7 @@ def find(trace: Trace) -> tuple[Caution, ...]:
         _not_finite,
         _unconfirmed,
         _zero_gradients,
+        _stopped_early,
         _silent_success,
         _not_converged,
         _too_large,
@@ -78,6 +79,18 @@ def _zero_gradients(trace: Trace) -> Iterator[Caution]:
         )
 
 
+def _stopped_early(trace: Trace) -> Iterator[Caution]:
+    for path in trace.paths:
+        last = trace.last_steps(path=path)
+        if len(last) and last.min() < last.max():
+            shorter = int((last < last.max()).sum())
+            yield Caution(
+                "stopped-early",
+                f"{path} stopped early for {shorter} of {len(last)} samples (paths of {last.min()} to {last.max()} "
+                "steps): an average at a step runs over those still on their way, n stands beside it",
+            )
+
+
 def _silent_success(trace: Trace) -> Iterator[Caution]:
     if pc.any(pc.equal(trace.steps["kind"], "best")).as_py():
         return  # the attack's result is its best point, not its last
@@ -95,11 +108,12 @@ def _not_converged(trace: Trace) -> Iterator[Caution]:
     if trace.spec.get("targeted") is not None:
         return
     loss, flipped = trace.matrix("loss").values, trace.matrix("flipped").values
-    length = loss.shape[1] - 1
-    if length < 2:
+    length = trace.last_steps()
+    if length.max(initial=0) < 2:
         return
-    before = loss[:, max(0, length - max(1, length // 10))]
-    rising = int((~flipped.any(1) & (loss[:, -1] > before * (1 + RISING))).sum())
+    rows = np.arange(len(loss))
+    before = loss[rows, np.maximum(0, length - np.maximum(1, length // 10))]
+    rising = int((~flipped.any(1) & (length >= 2) & (loss[rows, length] > before * (1 + RISING))).sum())
     if rising:
         yield Caution(
             "not-converged",
@@ -126,7 +140,7 @@ def _confident(trace: Trace) -> Iterator[Caution]:
     if not trace.layer_names:
         return
     valley = trace.valley()
-    confidence = trace.matrix("confidence").values[:, -1]
+    confidence = trace.matrix("confidence").values[np.arange(len(valley.sample)), trace.last_steps()]
     saturated = int((valley.is_valley & (confidence > SATURATED)).sum())
     if saturated:
         yield Caution(
@@ -167,6 +181,21 @@ def _certificate(trace: Trace) -> Iterator[Caution]:
             )
 
 
+def recorded(notes: Mapping[str, int], n: int) -> tuple[Caution, ...]:
+    """What was noticed while a foreign attack was recorded: counts of samples, by code."""
+    said = {
+        "blank": "{} of {n} returned examples are zero throughout: this is how some libraries (foolbox's C&W) mark a "
+        "failure, and they may count it as a success",
+        "one-by-one": "the attack's calls could not be told apart by sample for {} of {n} samples: their iterates are "
+        "of a second run, one sample at a time; the returned examples are those of the batch",
+        "differs-alone": "attacked alone, {} of {n} samples end elsewhere than in their batch: their iterates do not "
+        "lead to the returned example",
+        "no-gradient": "the attack took no gradient on {} of {n} samples: only the clean and the returned example "
+        "are on their path",
+    }
+    return tuple(Caution(code, text.format(notes[code], n=n)) for code, text in said.items() if notes.get(code))
+
+
 def bounds(outside: int, n: int, low: float, high: float, wanted: tuple[float, float]) -> Caution:
     """Inputs that do not lie in the bounds."""
     return Caution(
@@ -176,6 +205,14 @@ def bounds(outside: int, n: int, low: float, high: float, wanted: tuple[float, f
         "the attack projects them back at its first step: give the inputs' true --set bounds=[low,high], "
         "normalisation belongs into the model",
     )
+
+
+def not_probed(skipped: Mapping[str, str]) -> Iterator[Caution]:
+    """Layers that a pattern selected and that cannot be probed, each with its reason."""
+    if skipped:
+        names = ", ".join(f"'{name}'" for name in skipped)
+        why = next(iter(skipped.values()))
+        yield Caution("not-probed", f"{len(skipped)} of the layers asked for are left out ({names}): {why}")
 
 
 def probabilities(n: int) -> Caution:

@@ -44,7 +44,15 @@ class ModelError(UsageError):
 
 
 class LayerError(UsageError):
-    """A layer does not exist or cannot be probed."""
+    """A layer does not exist or cannot be probed.
+
+    Attributes:
+        layer: the name of a layer that exists but cannot be probed, where it is one.
+    """
+
+    def __init__(self, message: str, layer: str | None = None) -> None:
+        super().__init__(message)
+        self.layer = layer
 
 
 class RunError(UsageError):

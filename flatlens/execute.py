@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from flatlens import attacks, cautions, datasets, models, runs
-from flatlens.errors import DataError
+from flatlens.attacks import libraries, points, recording
+from flatlens.errors import AttackError, DataError, LayerError, SpecError
+from flatlens.forward import Forward, Victim
+from flatlens.hessian.any_layer import AnyLayer
 from flatlens.job import Job, Report, prepare
 from flatlens.layers import probeable
 from flatlens.loop import Attack
@@ -20,7 +26,12 @@ from flatlens.measure import provenance
 from flatlens.memory import bytes_per_sample
 from flatlens.spec import RunSpec
 from flatlens.trajectory import MEASUREMENT_VERSION
+from flatlens.uris import parse
 from flatlens.valley import Ints
+
+DIGITS = "flatlens:digits"
+SURVEYED = 8
+"""Samples on which the cost of a layer is measured."""
 
 
 class Loaded(NamedTuple):
@@ -113,9 +124,10 @@ def load(spec: RunSpec) -> Loaded:
         loaded.model,
         x[chosen],
         y[chosen],
-        attack=_attack(spec),
+        attack=_attack(spec, loaded.model),
         controls=spec.control,
         layers=spec.layer,
+        probes=spec.probes,
         ids=torch.from_numpy(data.ids)[chosen],
         pool=(x, y),
         batch_size=spec.batch_size,
@@ -142,9 +154,10 @@ def plan(spec: RunSpec) -> Plan:
     batch = job.batch(0)
     began = time.perf_counter()
     here = job.victim(batch.x, batch.y)
-    forward = time.perf_counter() - began
+    job.measure(here)
+    measured = time.perf_counter() - began
     here.grad(lambda at: at.loss)
-    both = time.perf_counter() - began
+    backward_seconds = time.perf_counter() - began - measured
     points = job.batches * (job.length + 1)
     backward = job.batches * spec.steps * job.runs
     # The user's own model confirms what each run has found.
@@ -159,31 +172,47 @@ def plan(spec: RunSpec) -> Plan:
         forward_passes=forwards,
         backward_passes=backward,
         memory_bytes=2 * job.batch_size * bytes_per_sample(job.victim, job.x, job.y) + 2 * weights,
-        seconds=forwards * forward + backward * (both - forward),
+        seconds=forwards * measured + backward * backward_seconds,
     )
 
 
 def layer_table(model: str, data: str | None = None) -> list[LayerRow]:
-    """The layers of a model that can be named, in its order.
+    """The layers of a model that can be named, in its order, each measured alone for a few samples.
 
     Args:
         model: the model's URI.
         data: the data's URI, which gives the shape of an input; the built-in digits when left out.
     """
-    _, job, _ = load(RunSpec(model=model, data=data or "flatlens:digits", limit=2))
-    return [
-        LayerRow(
-            name,
-            type(module).__name__,
-            tuple(module.get_parameter("weight").shape),
-            is_head=name == job.victim.head,
-            method="closed-form" if name == job.victim.head else "",
-            exact=True if name == job.victim.head else None,
-            cost=0.0 if name == job.victim.head else None,
-        )
-        for name in probeable(job.model)
-        for module in [job.model.get_submodule(name)]
-    ]
+    _, job, _ = load(RunSpec(model=model, data=data or DIGITS, layer=("head",), limit=SURVEYED, device="cpu"))
+    return [_layer_row(job, name) for name in probeable(job.model)]
+
+
+def _layer_row(job: Job, name: str) -> LayerRow:
+    module = job.model.get_submodule(name)
+    known = (name, type(module).__name__, tuple(module.get_parameter("weight").shape), name == job.victim.head)
+    batch = job.batch(0)
+    try:
+        victim = Victim(job.model, batch.x, layers=[name], bounds=job.victim.bounds, device=job.victim.device)
+        measure = AnyLayer(victim, batch.x)
+    except LayerError as error:
+        return LayerRow(*known, method=f"none: {error}", exact=None, cost=None)
+
+    def step() -> Forward:
+        return victim(batch.x, batch.y)
+
+    alone = _seconds(lambda: step().grad(lambda at: at.loss))
+    both = _seconds(lambda: [measure(here := step()), here.grad(lambda at: at.loss)])
+    return LayerRow(*known, *measure.methods[name], cost=max(0.0, both / alone - 1))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """The shortest of seven."""
+    best = math.inf
+    for _ in range(7):
+        began = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - began)
+    return best
 
 
 def _choose(spec: RunSpec, y: Ints) -> Ints:
@@ -206,7 +235,9 @@ def _choose(spec: RunSpec, y: Ints) -> Ints:
     return np.sort(shuffled[np.argsort(rank, kind="stable")[: spec.limit]])
 
 
-def _attack(spec: RunSpec) -> Attack:
+def _attack(spec: RunSpec, model: nn.Module) -> Attack:
+    if spec.foreign:
+        return _foreign(spec, model)
     wanted = {
         "eps": spec.eps,
         "norm": spec.norm,
@@ -223,8 +254,26 @@ def _attack(spec: RunSpec) -> Attack:
     return made(**{key: value for key, value in wanted.items() if key in names and value is not None})
 
 
+def _foreign(spec: RunSpec, model: nn.Module) -> Attack:
+    uri = parse(spec.attack, AttackError)
+    if uri.scheme == "path":
+        uri.only(())
+        return points.from_file(uri.file, target=spec.targeted)
+    made, eps = libraries.build(uri, model, seed=spec.seed)
+    if spec.targeted is not None and hasattr(made, "set_mode_targeted_by_label"):
+        made.set_mode_targeted_by_label(quiet=True)
+    norm = None if spec.norm == RunSpec.norm else spec.norm
+    radius = spec.eps if eps is None else eps
+    return recording.recorded(made, eps=radius, norm=norm, target=spec.targeted, seed=spec.seed)
+
+
 def _device(name: str) -> str:
     if name != "auto":
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            there = ["auto", "cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+            raise SpecError(f"--device {name}: not on this machine; there are: {', '.join(there)}") from error
         return name
     if torch.cuda.is_available():
         return "cuda"

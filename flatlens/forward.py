@@ -7,8 +7,8 @@ changed. One `Forward` is one pass on one live graph: attack and probes share it
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -18,13 +18,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flatlens.errors import LayerError, ModelError
 from flatlens.folding import fold
 from flatlens.layers import HEAD, Layer, describe, find_head, resolve
 
-ITERATE, BEST = "iterate", "best"
-"""What a pass of an attack is: a point of its path, or its best point once more, yielded after the path."""
+ITERATE, BEST, RETURNED = "iterate", "best", "returned"
+"""What a pass of an attack is: a point of its path; its best point once more, yielded after the path; or the point that
+a library returned, which is the path's end."""
 
 
 class Batch(NamedTuple):
@@ -55,13 +57,29 @@ class Tap:
     output_shape: torch.Size
 
     @property
+    def output(self) -> GradientEdge:
+        """Where the layer's output stands in the graph: what gradients by it are taken with respect to.
+
+        Raises:
+            LayerError: the pass was made without a graph, or the output does not depend on the input.
+        """
+        if self.edge is None:
+            raise LayerError(f"layer '{self.layer.name}' has no gradient in this pass; it does not depend on the input")
+        return self.edge
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether something has changed the input in place after the layer used it."""
+        return self.value._version != self.version
+
+    @property
     def input(self) -> Tensor:
         """The layer's input, as it was when the layer saw it.
 
         Raises:
             LayerError: something has overwritten it in place since.
         """
-        if self.value._version != self.version:
+        if self.overwritten:
             raise LayerError(f"the input of layer '{self.layer.name}' was overwritten in place after the layer used it")
         return self.value
 
@@ -75,18 +93,20 @@ class Forward:
         logits: ``[n, K]``.
         taps: the probed layers' inputs and outputs.
         gradient: the objective's gradient, ``[n, …]``, once the attack has asked for it.
-        kind: ``iterate``, or what else the point is to the attack.
+        rows: which samples of the batch these are, ``[n]`` on the CPU, ascending; None = all of them.
+        kind: ``iterate``, ``best`` or ``returned``.
         dead_share: the share of ReLU units that pass no gradient, ``[n]``; None where it was not asked for.
     """
 
     def __init__(self, x: Tensor, y: Tensor, logits: Tensor, taps: dict[str, Tap]) -> None:
         self.x, self.y, self.logits, self.taps = x, y, logits, taps
         self.gradient: Tensor | None = None
+        self.rows: Tensor | None = None
         self.kind = ITERATE
         self.dead_share: Tensor | None = None
 
     @cached_property
-    def loss(self) -> Float[Tensor, n]:
+    def loss(self) -> Float[Tensor, " n"]:
         """Cross-entropy of the label, per sample, on the graph."""
         return F.cross_entropy(self.logits, self.y, reduction="none")
 
@@ -103,6 +123,7 @@ class Victim:
         model: returns logits ``[n, K]``, K ≥ 2, or an object that has them as ``.logits``; in eval mode.
         example: a few inputs, ``[n, …]``, to check the model with.
         layers: names as in ``model.named_modules()``, ``"head"``, ``"all"``, ``"last:N"`` or a glob.
+        without: layers to leave out of what patterns select.
         bounds: the range in which inputs live.
         dtype: of attack and forward pass; the model's own when left out.
         device: where to compute; the model's own when left out.
@@ -120,6 +141,7 @@ class Victim:
         example: Tensor,
         *,
         layers: Sequence[str] = (HEAD,),
+        without: Collection[str] = (),
         bounds: tuple[float, float] = (0.0, 1.0),
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -140,7 +162,7 @@ class Victim:
         logits = check_logits(private, example)
         self.classes = logits.shape[1]
         self.head = find_head(private, example, logits)
-        names = resolve(layers, private, example, self.head)
+        names = resolve(layers, private, example, self.head, without)
         weights = {name: private.get_parameter(f"{target}.weight").detach() for name, target in names.items()}
 
         scale: dict[str, Tensor] = {}
@@ -164,15 +186,19 @@ class Victim:
                 if isinstance(module, nn.ReLU | nn.ReLU6):
                     module.register_forward_hook(self._count_dead)
         self.needs_graph = any(layer.target != self.head for layer in self.layers.values())
-        """Whether the probes need more of a pass than its numbers: a pass whose gradient no one asks for is then
+        """Whether the probes need more of a pass than its numbers: else a pass whose gradient no one asks for is
         made without a graph."""
+        self.twice = False
+        """Whether the probes differentiate a pass twice: fused attention, which cannot be, is then left aside."""
+        self.copied: set[str] = set()
+        """Layers whose input something overwrites in place later in the pass: the tap keeps a copy."""
 
     def _tap(self, layer: Layer) -> None:
         module = self._model.get_submodule(layer.target)
         before: list[Tensor] = []
 
         def keep_input(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            before.append(args[0])
+            before.append(args[0].clone() if layer.name in self.copied else args[0])
 
         def keep_output(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             value = before.pop()
@@ -194,11 +220,11 @@ class Victim:
         x = x.to(self.device, self.dtype)
         return x.contiguous(memory_format=torch.channels_last) if self._channels_last else x.contiguous()
 
-    def __call__(self, x: Tensor, y: Int[Tensor, n], *, final: bool = False) -> Forward:
+    def __call__(self, x: Tensor, y: Int[Tensor, " n"], *, final: bool = False) -> Forward:
         """One pass. ``final``: no gradient with respect to the input will be asked for."""
         x = x.detach()
         graph = self.needs_graph or not final
-        with torch.set_grad_enabled(graph):
+        with torch.set_grad_enabled(graph), sdpa_kernel(SDPBackend.MATH) if self.twice else nullcontext():
             logits = as_logits(self._model(x.requires_grad_(graph)))
         taps, self._taps = self._taps, {}
         here = Forward(x, y, logits, taps)

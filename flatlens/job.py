@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
 from flatlens import attacks, cautions
 from flatlens.attacks.balls import TINY, ball
-from flatlens.errors import AttackError, DataError, ResourceError
-from flatlens.forward import Batch, Victim, as_logits, exact_arithmetic
+from flatlens.errors import AttackError, DataError, LayerError, ResourceError
+from flatlens.forward import BEST, Batch, Victim, as_logits, exact_arithmetic
+from flatlens.hessian.any_layer import AnyLayer
 from flatlens.layers import HEAD
-from flatlens.loop import Attack, Keeper, Piece, walk, with_result
+from flatlens.loop import Attack, Keeper, Piece, Recorder, walk, with_result
 from flatlens.memory import batch_that_fits, bytes_per_sample, is_out_of_memory
 from flatlens.probes.certificate import Certificate
-from flatlens.probes.flatness import Flatness
 from flatlens.randomness import Noise
 from flatlens.trajectory import ATTACK, Caution
 
@@ -33,6 +35,9 @@ class Progress(NamedTuple):
 
 Report = Callable[[Progress], None]
 
+EXAMPLES = 8
+"""Inputs on which it is found out which method a layer allows."""
+
 
 @dataclasses.dataclass
 class Job:
@@ -44,6 +49,7 @@ class Job:
 
     model: nn.Module
     victim: Victim
+    measure: AnyLayer
     attack: Attack
     controls: dict[str, Attack]
     x: Tensor
@@ -55,7 +61,13 @@ class Job:
     batch_size: int
     seed: int
     images: str
-    cautions: tuple[Caution, ...]
+    preflight: tuple[Caution, ...]
+    notes: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    @property
+    def cautions(self) -> tuple[Caution, ...]:
+        """What was found before the attack, and while it was recorded."""
+        return self.preflight + cautions.recorded(self.notes, len(self.x))
 
     @property
     def batches(self) -> int:
@@ -111,7 +123,16 @@ class Job:
     def piece(self, index: int, tick: Callable[[str], None] = lambda what: None) -> Piece:
         """All paths of one batch, measured: the attack's runs, then the controls."""
         batch = self.batch(index)
-        flatness, certificate = Flatness(self.victim), Certificate.of(self.victim)
+        attack = self.attack
+        if isinstance(attack, Recorder):
+            # Not under exact arithmetic: a library's numbers are to be those that it gives by itself.
+            attack, notes = attack.record(self.model, batch, self.victim.bounds)
+            self.notes.update(notes)
+        with exact_arithmetic(self.victim.device):
+            return self._measured(index, batch, attack, tick)
+
+    def _measured(self, index: int, batch: Batch, attack: Attack, tick: Callable[[str], None]) -> Piece:
+        certificate = Certificate.of(self.victim)
 
         def ticked(name: str) -> Callable[[], None]:
             return lambda: tick(f"{name}, batch {index + 1} of {self.batches}")
@@ -119,11 +140,11 @@ class Job:
         pieces, best = [], None
         for run in range(self.runs):
             piece = walk(
-                self.attack,
+                attack,
                 self.victim,
                 batch,
                 Noise(self.seed, restart=run),
-                flatness=flatness,
+                measure=self.measure,
                 certificate=certificate,
                 # Pictures are of the first run's path; what the others found is one more at its end.
                 keeper=Keeper(self.images) if run == 0 and self.images != "none" else None,
@@ -135,7 +156,7 @@ class Job:
             pieces.append(piece._replace(found=None))
         assert best is not None
         images = pieces[0].images
-        if images is not None and self.runs > 1:
+        if images is not None and (self.runs > 1 or BEST in pc.unique(pieces[0].steps["kind"]).to_pylist()):
             images = with_result(images, batch.ids, best)
         beside = batch._replace(target=None, end=best.x)
         if getattr(self.attack, "eps", None) is None and (norm := getattr(self.attack, "norm", None)) is not None:
@@ -149,7 +170,7 @@ class Job:
                     beside,
                     Noise(self.seed),
                     path=name,
-                    flatness=flatness,
+                    measure=self.measure,
                     certificate=certificate,
                     tick=ticked(name),
                 )
@@ -179,16 +200,15 @@ class Job:
                 if progress is not None:
                     progress(Progress(min(done, self.total), self.total, what))
 
-            with exact_arithmetic(self.victim.device):
-                try:
-                    found = self.piece(index, tick)
-                except (MemoryError, RuntimeError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    raise ResourceError(
-                        f"out of memory with batches of {self.batch_size}; "
-                        f"run again with --batch-size {max(1, self.batch_size // 2)}"
-                    ) from error
+            try:
+                found = self.piece(index, tick)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise ResourceError(
+                    f"out of memory with batches of {self.batch_size}; "
+                    f"run again with --batch-size {max(1, self.batch_size // 2)}"
+                ) from error
             yield index, found
 
 
@@ -200,6 +220,7 @@ def prepare(
     attack: Attack,
     controls: Sequence[str] = (),
     layers: Sequence[str] = (HEAD,),
+    probes: int = 16,
     ids: Tensor | None = None,
     pool: tuple[Tensor, Tensor] | None = None,
     batch_size: int | None = None,
@@ -214,7 +235,9 @@ def prepare(
     """Check the model and the data, and make the victim. See `trace` for the arguments."""
     x, y = check_data(x, y)
     ids = torch.arange(len(x)) if ids is None else ids
-    victim = Victim(model, x, layers=layers, bounds=bounds, dtype=dtype, device=device, dead_units=dead_units)
+    victim, measure, skipped = instrument(
+        model, x, layers, probes=probes, seed=seed, bounds=bounds, dtype=dtype, device=device, dead_units=dead_units
+    )
     if int(y.max()) >= victim.classes:
         first = int((y >= victim.classes).nonzero()[0])
         raise DataError(
@@ -239,6 +262,7 @@ def prepare(
     return Job(
         model=model,
         victim=victim,
+        measure=measure,
         attack=attack,
         controls={name: _control(name, attack, length) for name in controls},
         x=x,
@@ -250,8 +274,46 @@ def prepare(
         batch_size=min(fitted, len(x)),
         seed=seed,
         images=images,
-        cautions=tuple(_preflight(victim, x, y, bounds)),
+        preflight=(*_preflight(victim, x, y, bounds), *cautions.not_probed(skipped)),
     )
+
+
+def instrument(
+    model: nn.Module,
+    x: Tensor,
+    layers: Sequence[str],
+    *,
+    probes: int,
+    seed: int,
+    exact_classes: int = 32,
+    loss: str = "cross-entropy",
+    **how: Any,
+) -> tuple[Victim, AnyLayer, dict[str, str]]:
+    """The victim, what measures its layers, and the layers that only a pattern selected and that cannot be probed.
+
+    Args:
+        model: the user's.
+        x: a few inputs.
+        layers: names and patterns; a layer that is named must be one that can be probed.
+        probes: see `AnyLayer`, as are the following.
+        seed: of the probes.
+        exact_classes: how many classes are taken exactly.
+        loss: the loss whose curvature it is.
+        how: as for `Victim`.
+    """
+    skipped: dict[str, str] = {}
+    while True:
+        try:
+            victim = Victim(model, x, layers=layers, without=skipped, **how)
+            measure = AnyLayer(victim, x[:EXAMPLES], probes=probes, seed=seed, exact_classes=exact_classes, loss=loss)
+        except LayerError as error:
+            if error.layer is None or error.layer in layers:
+                raise
+            skipped[error.layer] = str(error)
+            continue
+        if not victim.layers:
+            raise LayerError(f"none of the layers {', '.join(layers)} can be probed: {next(iter(skipped.values()))}")
+        return victim, measure, skipped
 
 
 def check_data(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,10 +70,13 @@ def find_head(model: nn.Module, example: Tensor, logits: Tensor) -> str | None:
     return found[-1] if found else None
 
 
-def resolve(patterns: Sequence[str], model: nn.Module, example: Tensor, head: str | None) -> dict[str, str]:
+def resolve(
+    patterns: Sequence[str], model: nn.Module, example: Tensor, head: str | None, without: Collection[str] = ()
+) -> dict[str, str]:
     """Layers for what was asked: name in the tables -> name in ``model.named_modules()``, in order.
 
-    The head is called ``head``, whatever else its name, unless it was asked for by that other name.
+    The head is called ``head``, whatever else its name, unless it was asked for by that other name. Layers named in
+    ``without`` are left out.
 
     Raises:
         LayerError: nothing bears the name, or what does cannot be probed.
@@ -83,7 +86,7 @@ def resolve(patterns: Sequence[str], model: nn.Module, example: Tensor, head: st
     for pattern in patterns:
         for name in _expand(pattern, model, known, head):
             alias = name if name == pattern else (HEAD if name == head else name)
-            if name not in out.values():
+            if name not in out.values() and alias not in without:
                 out[alias] = name
     _check_calls(out, model, example, head)
     return out
@@ -127,8 +130,9 @@ def _check_calls(names: dict[str, str], model: nn.Module, example: Tensor, head:
 
         hooks.append(model.get_submodule(target).register_forward_pre_hook(count))
     try:
-        with torch.no_grad():
-            model(example)
+        # With a graph, as an attack has one: without it, PyTorch's transformer layers bypass their own parts.
+        with torch.enable_grad():
+            model(example.detach().clone().requires_grad_(example.is_floating_point()))
     finally:
         for hook in hooks:
             hook.remove()
@@ -139,8 +143,10 @@ def _check_calls(names: dict[str, str], model: nn.Module, example: Tensor, head:
         if calls[target] != 1:
             how = "is not called" if calls[target] == 0 else f"is called {calls[target]} times"
             raise LayerError(
-                f"layer '{alias}' {how} in a forward pass; only a layer that is used exactly once can be probed"
+                f"layer '{alias}' {how} in a forward pass; only a layer that is used exactly once can be probed", alias
             )
         tied = [n for n in owners[id(model.get_submodule(target).weight)] if n != f"{target}.weight"]
         if tied and target != head:
-            raise LayerError(f"layer '{alias}' shares its weight with '{tied[0]}'; a tied weight cannot be probed")
+            raise LayerError(
+                f"layer '{alias}' shares its weight with '{tied[0]}'; a tied weight cannot be probed", alias
+            )

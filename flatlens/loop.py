@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from flatlens.attacks.balls import column
+from flatlens.errors import AttackError
 from flatlens.forward import BEST, ITERATE, Batch, Forward, Victim
 from flatlens.hessian import NOT_FINITE, OK, Curvature
-from flatlens.probes import Path
+from flatlens.hessian.any_layer import AnyLayer
+from flatlens.probes import Columns, Path
 from flatlens.probes.certificate import Anchor, Certificate
-from flatlens.probes.flatness import Flatness
-from flatlens.probes.gradients import gradient_flow, no_flow
+from flatlens.probes.flatness import flatness
+from flatlens.probes.gradients import gradient_flow
 from flatlens.probes.prediction import perturbation, prediction
 from flatlens.randomness import Noise
 from flatlens.trajectory import ATTACK, LAYERS, STEPS, Images
 
-# Columns of a curvature that are one number a sample.
-_PER_SAMPLE = [
-    field.name for field in LAYERS if field.name in Curvature.__dataclass_fields__ and pa.types.is_floating(field.type)
-]
+Ints = NDArray[np.int64]
 
 
 class Attack(Protocol):
@@ -32,6 +32,14 @@ class Attack(Protocol):
 
     def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
         """Walk from ``batch.x``."""
+
+
+@runtime_checkable
+class Recorder(Protocol):
+    """An attack that does not yield: it is run once on the user's own model and then replayed."""
+
+    def record(self, model: nn.Module, batch: Batch, bounds: tuple[float, float]) -> tuple[Attack, dict[str, int]]:
+        """Run it. Returns what replays it, and counts of what a reader must know (code -> samples)."""
 
 
 class Piece(NamedTuple):
@@ -44,7 +52,9 @@ class Piece(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a run of an attack has found: its best point, or its last iterate where it keeps no best.
+    """What a run of an attack has found: the points of each sample's last pass.
+
+    That is its best point where the attack keeps one, otherwise the end of the path.
 
     ``x`` ``[n, …]``, ``flipped`` ``[n]``, ``loss`` ``[n]``, ``logits`` ``[n, K]``.
     """
@@ -56,8 +66,14 @@ class Found(NamedTuple):
 
     def or_better(self, other: Found) -> Found:
         """For each sample the one that flips it, or else that of the higher loss; this one where they are equal."""
-        better = (other.flipped & ~self.flipped) | ((other.flipped == self.flipped) & (other.loss > self.loss))
+        mine, theirs = (torch.where(loss.isnan(), -torch.inf, loss) for loss in (self.loss, other.loss))
+        better = (other.flipped & ~self.flipped) | ((other.flipped == self.flipped) & (theirs > mine))
         return Found(*(_choose(better, theirs, own) for own, theirs in zip(self, other, strict=True)))
+
+    def with_rows(self, rows: Tensor, now: Found) -> Found:
+        """The same but for these samples. Out of place: what is held may be the attack's own."""
+        at = rows.to(self.x.device)
+        return Found(*(held.index_copy(0, at, new) for held, new in zip(self, now, strict=True)))
 
 
 def walk(
@@ -67,7 +83,7 @@ def walk(
     rng: Noise,
     *,
     path: str = ATTACK,
-    flatness: Flatness | None = None,
+    measure: AnyLayer | None = None,
     certificate: Certificate | None = None,
     keeper: Keeper | None = None,
     tick: Callable[[], None] = lambda: None,
@@ -75,7 +91,8 @@ def walk(
 ) -> Piece:
     """Run one path of one batch and measure every step.
 
-    A pass whose kind is not ``iterate`` is no step of the path: its rows bear its kind and the step before it.
+    A pass of kind ``best`` is no step of the path: its rows bear the step of the iterate before it. A sample's last
+    pass, whatever its kind, is what was found for it.
 
     Args:
         attack: what walks.
@@ -83,123 +100,115 @@ def walk(
         batch: the samples.
         rng: the attack's noise; its ``restart`` is the rows'.
         path: the name of the path in the tables.
-        flatness: what measures the layers; None measures predictions only.
+        measure: what measures the layers; None measures predictions only.
         certificate: what bounds the loss along the path; None bounds nothing.
         keeper: what keeps inputs; None keeps none.
         tick: called after each step.
         confirm: gives the predictions of the user's own model at what was found, ``[n]``.
     """
-    books: dict[str, _Book] = {}
+    steps, layers = Rows(batch.ids), {name: Rows(batch.ids) for name in victim.layers}
+    how: dict[str, Curvature] = {}
     way = Path(batch.x, batch.target)
     before: Tensor | None = None
     anchor: Anchor | None = None
-    flow: list[dict[str, Tensor]] = []
-    step, found = -1, None
+    found: Found | None = None
     for here in attack(victim, batch, rng):
-        on_path = here.kind == ITERATE
-        step += on_path
-        if on_path and way.previous is not None:
-            flow.append(gradient_flow(way.previous, before))
-        seen = prediction(here, way)
-        how = flatness(here) if flatness else {}
-        if certificate is not None and anchor is None:
-            anchor = certificate.anchor(here)
-        bounds = certificate(here, anchor) if certificate is not None and anchor is not None else {}
-        book = books.setdefault(here.kind, _Book(batch.ids))
-        book.add(step, seen | perturbation(here, way), how, {} if certificate is None else {certificate.name: bounds})
-        if here.dead_share is not None:
-            book.dead.append(here.dead_share)
-        if on_path or here.kind == BEST:
-            found = Found(here.x.detach(), seen["flipped"], seen["loss"], here.logits.detach())
-        if not on_path:
+        if way.previous is None and (here.kind != ITERATE or here.rows is not None):
+            raise AttackError(
+                f"the attack '{type(attack).__name__}' does not yield the clean input of all samples first"
+            )
+        if way.previous is not None:
+            steps.late(gradient_flow(way.previous, before))
+        at = way.at(here.rows)
+        seen = prediction(here, at)
+        dead = {} if here.dead_share is None else {"dead_share": here.dead_share}
+        step = steps.add(seen | perturbation(here, at) | dead, here)
+        how = measure(here) if measure else {}
+        more: dict[str, Columns] = {}
+        if certificate is not None:
+            anchor = certificate.anchor(here) if anchor is None else anchor
+            more[certificate.name] = certificate(here, anchor.at(here.rows))
+        for name, curvature in how.items():
+            layers[name].add(flatness(curvature) | more.get(name, {}), here)
+        now = Found(here.x.detach(), seen["flipped"], seen["loss"], here.logits.detach())
+        found = now if found is None or here.rows is None else found.with_rows(here.rows, now)
+        before = None
+        if way.previous is not None and way.previous.rows is None and here.rows is None:
+            before = way.previous.gradient
+        way = way.to(here)
+        if here.kind == BEST:
             continue
         if keeper is not None:
             first = next(iter(how.values()), None)
             keeper.look(step, here, seen["flipped"], None if first is None else first.relative_flatness)
-        before = None if way.previous is None else way.previous.gradient
-        way = way.to(here)
         tick()
-    assert found is not None
-    assert way.previous is not None
-    flow.append(no_flow(len(batch.ids), batch.x.device))
+    if found is None or way.previous is None:
+        raise AttackError(f"the attack '{type(attack).__name__}' yields nothing; the clean input comes first")
+    steps.late(gradient_flow(way.previous, before))
 
     constant = {"path": path, "label": batch.y, "target": batch.target, "restart": rng.restart}
-    tables: list[Piece] = []
-    for kind, book in books.items():
-        late = {name: torch.stack([at[name] for at in flow]) for name in flow[0]} if kind == ITERATE else {}
-        tables.append(book.piece(constant | {"kind": kind}, late))
+    table = steps.table(STEPS, constant)
     if confirm is not None:
-        where = list(books).index(BEST if BEST in books else ITERATE)
-        confirmed = _confirm(tables[where].steps, confirm(found.x), len(tables[where].steps) // len(batch.ids))
-        tables[where] = tables[where]._replace(steps=confirmed)
-    return Piece(
-        pa.concat_tables([table.steps for table in tables]),
-        pa.concat_tables([table.layers for table in tables]),
-        None if keeper is None else keeper.images(batch.ids, way.previous, step, found if BEST in books else None),
-        found,
-    )
-
-
-class _Book:
-    """The rows of one kind: the steps', and each layer's."""
-
-    def __init__(self, ids: Tensor) -> None:
-        self._ids, self._steps = ids, Rows(ids)
-        self._layers: dict[str, Rows] = {}
-        self._how: dict[str, Curvature] = {}
-        self.dead: list[Tensor] = []
-
-    def add(
-        self, step: int, seen: dict[str, Tensor], how: dict[str, Curvature], more: dict[str, dict[str, Tensor]]
-    ) -> None:
-        """One step: its own columns, and each layer's curvature and what else is known of it."""
-        self._steps.add(step, seen)
-        self._how = how
-        for name, found in how.items():
-            columns = {column: getattr(found, column) for column in _PER_SAMPLE} | more.get(name, {})
-            self._layers.setdefault(name, Rows(self._ids)).add(step, columns)
-
-    def piece(self, constant: dict[str, Any], late: dict[str, Tensor]) -> Piece:
-        """The two tables."""
-        if self.dead:
-            late = late | {"dead_share": torch.stack(self.dead)}
-        parts = [
-            rows.table(LAYERS, constant | {"layer": name, "method": found.method, "exact": found.exact}, {})
-            for (name, rows), found in zip(self._layers.items(), self._how.values(), strict=True)
-        ]
-        table = pa.concat_tables(parts) if parts else LAYERS.empty_table()
-        return Piece(self._steps.table(STEPS, constant, late), table, None)
+        table = _confirm(table, confirm(found.x), steps.last_rows())
+    parts = [
+        layers[name].table(LAYERS, constant | {"layer": name, "method": curvature.method, "exact": curvature.exact})
+        for name, curvature in how.items()
+    ]
+    images = None if keeper is None else keeper.images(batch.ids)
+    return Piece(table, pa.concat_tables(parts) if parts else LAYERS.empty_table(), images, found)
 
 
 class Rows:
-    """Columns of one path, collected step by step and kept where they were computed until the path ends."""
+    """Columns of one path, collected pass by pass and kept where they were computed until the path ends."""
 
     def __init__(self, ids: Tensor) -> None:
         self._ids = ids
-        self._at: list[int] = []
         self._columns: dict[str, list[Tensor]] = {}
+        self._late: set[str] = set()
+        self._who: list[Ints] = []
+        self._step: list[Ints] = []
+        self._kind: list[str] = []
+        self._length = np.zeros(len(ids), dtype=np.int64)
 
-    def add(self, step: int, columns: dict[str, Tensor]) -> None:
-        """One step's columns, ``[n]`` each."""
-        self._at.append(step)
+    def add(self, columns: dict[str, Tensor], here: Forward) -> Ints:
+        """One pass's columns, ``[n]`` each; returns which step of its own path this is for each sample."""
+        who = np.arange(len(self._ids)) if here.rows is None else here.rows.numpy()
+        self._length[who] += here.kind != BEST
+        step = self._length[who] - 1
+        self._who.append(who)
+        self._step.append(step)
+        self._kind.append(here.kind)
+        for name, values in columns.items():
+            self._columns.setdefault(name, []).append(values)
+        return step
+
+    def late(self, columns: dict[str, Tensor]) -> None:
+        """Columns of the pass that was added last, known only when it is over; null where they are NaN."""
+        self._late |= columns.keys()
         for name, values in columns.items():
             self._columns.setdefault(name, []).append(values)
 
-    def table(self, schema: pa.Schema, constant: dict[str, Any], late: dict[str, Tensor]) -> pa.Table:
-        """The rows, ordered by sample, then step; what is in neither place is null."""
-        found = {name: torch.stack(values) for name, values in self._columns.items()} | late
-        length, n = next(iter(found.values())).shape
+    def last_rows(self) -> Ints:
+        """Where in the table each sample's last row is, ``[n]``."""
+        return np.cumsum(np.bincount(np.concatenate(self._who), minlength=len(self._ids))) - 1
+
+    def table(self, schema: pa.Schema, constant: dict[str, Any]) -> pa.Table:
+        """The rows, ordered by sample, then step, then as they were added; what was never added is null."""
+        who, step = np.concatenate(self._who), np.concatenate(self._step)
+        kind = np.repeat(np.asarray(self._kind), [len(part) for part in self._who])
+        order = np.lexsort((step, who))
+        who = who[order]
         arrays: dict[str, Any] = {
-            "sample": np.repeat(self._ids.numpy(), length),
-            "step": np.tile(np.asarray(self._at, dtype=np.int32), n),
+            "sample": self._ids.numpy()[who],
+            "step": step[order].astype(np.int32),
+            "kind": kind[order],
         }
         for name, value in constant.items():
             if isinstance(value, Tensor):
-                arrays[name] = np.repeat(value.cpu().numpy(), length)
+                arrays[name] = value.cpu().numpy()[who]
             elif value is not None:
-                arrays[name] = pa.repeat(value, n * length)
-        # Steps × samples on the device; sample-major in the table.
-        arrays |= {name: values.T.reshape(-1).cpu().numpy() for name, values in found.items()}
+                arrays[name] = pa.repeat(value, len(who))
+        arrays |= {name: torch.cat(values).cpu().numpy()[order] for name, values in self._columns.items()}
         if "trace" in arrays:
             finite = np.isfinite(arrays["trace"]) & np.isfinite(arrays["relative_flatness"])
             arrays["status"] = np.where(finite, OK, NOT_FINITE)
@@ -207,11 +216,11 @@ class Rows:
         for f in schema:
             value = arrays.get(f.name)
             if value is None:
-                columns.append(pa.nulls(n * length, f.type))
+                columns.append(pa.nulls(len(who), f.type))
             elif isinstance(value, pa.Array):
                 columns.append(value.cast(f.type))
             else:  # a late column is null where it was never computed; in the others NaN is a finding and stays
-                columns.append(pa.array(value, type=f.type, from_pandas=f.name in late))
+                columns.append(pa.array(value, type=f.type, from_pandas=f.name in self._late))
         return pa.table(columns, schema=schema)
 
 
@@ -224,57 +233,62 @@ class Keeper:
 
     def __init__(self, mode: str) -> None:
         self._all = mode == "all"
-        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._best: Tensor | None = None
+        self._kept: list[_Shot] = []
         self._flipped: Tensor | None = None
+        self._highest: Tensor | None = None
 
-    def look(self, step: int, here: Forward, flipped: Tensor, measure: Tensor | None) -> None:
-        """See one step; ``flipped`` and ``measure`` are ``[n]``."""
-        x, logits = here.x.detach(), here.logits.detach()
-        at = torch.full((len(x),), step)
-        if self._all or step == 0:
-            self._kept.append((x, logits, at))
+    def look(self, step: Ints, here: Forward, flipped: Tensor, measure: Tensor | None) -> None:
+        """See one pass; ``step``, ``flipped`` and ``measure`` are ``[n]``."""
+        who = torch.arange(len(here.x)) if here.rows is None else here.rows
+        now = _Shot(here.x.detach(), here.logits.detach(), who, torch.from_numpy(step))
+        flipped = flipped.cpu()
         if self._all:
+            self._kept.append(now)
             return
-        if step == 0:  # slots for flip and peak, holding the clean input until there is something to hold
-            self._kept += [(x.clone(), logits.clone(), at.clone()) for _ in range(2)]
-            self._flipped = flipped.cpu().clone()
-            self._best = None if measure is None else measure.cpu().clone()
+        if self._flipped is None:  # clean; flip, peak and end hold the clean input until there is something to hold
+            self._kept = [now] * 4
+            self._flipped = flipped.clone()
+            self._highest = None if measure is None else measure.cpu().clone()
             return
-        assert self._flipped is not None
-        self._put(1, flipped.cpu() & ~self._flipped, x, logits, step)
-        self._flipped |= flipped.cpu()
-        if measure is not None and self._best is not None:
-            higher = measure.cpu() > self._best
-            self._put(2, higher, x, logits, step)
-            self._best = torch.where(higher, measure.cpu(), self._best)
+        clean, flip, peak, end = self._kept
+        flip = flip.where(flipped & ~self._flipped[who], now)
+        self._flipped[who] |= flipped
+        if measure is not None and self._highest is not None:
+            higher = measure.cpu() > self._highest[who]
+            peak = peak.where(higher, now)
+            self._highest[who] = torch.where(higher, measure.cpu(), self._highest[who])
+        end = now if here.rows is None else end.where(torch.ones_like(flipped), now)
+        self._kept = [clean, flip, peak, end]
 
-    def _put(self, slot: int, where: Tensor, x: Tensor, logits: Tensor, step: int) -> None:
-        kept_x, kept_logits, at = self._kept[slot]
-        rows = where.to(x.device)
-        kept_x[rows], kept_logits[rows] = x[rows], logits[rows]
-        at[where] = step
-
-    def images(self, ids: Tensor, last: Forward, final: int, found: Found | None) -> Images:
-        """What was kept, ordered by sample, then step, each step once; then, at the last step, what was found."""
-        kept = list(self._kept)
-        if not self._all:
-            kept.append((last.x.detach(), last.logits.detach(), torch.full((len(ids),), final)))
-        x, logits, at = (torch.stack([entry[i].cpu() for entry in kept], 1) for i in range(3))
+    def images(self, ids: Tensor) -> Images:
+        """What was kept, ordered by sample, then step, each step once."""
+        x, logits, who, at = (torch.cat([part.cpu() for part in parts]) for parts in zip(*self._kept, strict=True))
+        order = torch.from_numpy(np.lexsort((at.numpy(), who.numpy())))
         # A step that plays two roles (the flip at the peak) is kept once.
-        order = at.argsort(dim=1, stable=True)
-        ordered = at.gather(1, order)
-        fresh = torch.ones_like(ordered, dtype=torch.bool)
-        fresh[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-        sample, slot = fresh.nonzero(as_tuple=True)
-        source = order[sample, slot]
-        kept_images = Images(
-            x=x[sample, source].float().contiguous().numpy(),
-            sample=ids[sample].numpy(),
-            step=at[sample, source].to(torch.int32).numpy(),
-            probabilities=torch.softmax(logits[sample, source].double(), 1).float().numpy(),
+        fresh = torch.ones_like(order, dtype=torch.bool)
+        fresh[1:] = (who[order].diff() != 0) | (at[order].diff() != 0)
+        chosen = order[fresh]
+        return _images(x[chosen], ids[who[chosen]], at[chosen], logits[chosen])
+
+
+class _Shot(NamedTuple):
+    """Inputs ``x`` with their ``logits``, whose they are and at which step, ``[n, …]`` each."""
+
+    x: Tensor
+    logits: Tensor
+    who: Tensor
+    step: Tensor
+
+    def where(self, taken: Tensor, now: _Shot) -> _Shot:
+        """This one of all samples, but ``now`` for those of its samples that are taken."""
+        if not taken.any():
+            return self
+        there = now.who[taken]
+        x, logits, step = (
+            held.index_copy(0, there.to(held.device), new[taken.to(new.device)])
+            for held, new in ((self.x, now.x), (self.logits, now.logits), (self.step, now.step))
         )
-        return kept_images if found is None else with_result(kept_images, ids, found)
+        return _Shot(x, logits, self.who, step)
 
 
 def with_result(images: Images, ids: Tensor, found: Found) -> Images:
@@ -282,13 +296,18 @@ def with_result(images: Images, ids: Tensor, found: Found) -> Images:
     last = np.flatnonzero(np.append(images.sample[1:] != images.sample[:-1], True)) + 1
     order = {int(sample): i for i, sample in enumerate(ids)}
     rows = [order[int(sample)] for sample in images.sample[last - 1]]
+    sample, step = torch.from_numpy(images.sample[last - 1]), torch.from_numpy(images.step[last - 1])
+    added = _images(found.x.cpu()[rows], sample, step, found.logits.cpu()[rows])
+    columns: Iterator[tuple[Any, Any]] = zip(images, added, strict=True)
+    return Images(*(np.insert(held, last, new, axis=0) for held, new in columns))
+
+
+def _images(x: Tensor, sample: Tensor, step: Tensor, logits: Tensor) -> Images:
     return Images(
-        x=np.insert(images.x, last, found.x.cpu().float().numpy()[rows], axis=0),
-        sample=np.insert(images.sample, last, images.sample[last - 1]),
-        step=np.insert(images.step, last, images.step[last - 1]),
-        probabilities=np.insert(
-            images.probabilities, last, torch.softmax(found.logits.cpu().double(), 1).float().numpy()[rows], axis=0
-        ),
+        x=x.float().contiguous().numpy(),
+        sample=sample.numpy(),
+        step=step.to(torch.int32).numpy(),
+        probabilities=torch.softmax(logits.double(), 1).float().numpy(),
     )
 
 
@@ -296,11 +315,11 @@ def _choose(where: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(column(where, no) if no.dim() > 1 else where, yes, no)
 
 
-def _confirm(table: pa.Table, predicted: Tensor, length: int) -> pa.Table:
+def _confirm(table: pa.Table, predicted: Tensor, last: Ints) -> pa.Table:
     """Fill ``confirmed`` at each sample's last step."""
-    at_end = np.arange(table.num_rows) % length == length - 1
-    same = table["prediction"].to_numpy()[at_end] == predicted.cpu().numpy()
+    at_end = np.zeros(table.num_rows, dtype=bool)
+    at_end[last] = True
     values = np.zeros(table.num_rows, dtype=bool)
-    values[at_end] = same
+    values[last] = table["prediction"].to_numpy()[last] == predicted.cpu().numpy()
     column = pa.array(values, mask=~at_end)
     return table.set_column(table.schema.get_field_index("confirmed"), STEPS.field("confirmed"), column)

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 import flatlens
 from flatlens import cautions
 from flatlens.attacks.gradient import PGD
-from flatlens.forward import Victim, exact_arithmetic
+from flatlens.forward import exact_arithmetic
 from flatlens.hessian import Curvature
-from flatlens.job import Job, Report, check_data, prepare
+from flatlens.job import Job, Report, check_data, instrument, prepare
 from flatlens.layers import HEAD
 from flatlens.loop import Attack
 from flatlens.memory import batch_that_fits, bytes_per_sample
-from flatlens.probes.flatness import Flatness
 from flatlens.trajectory import MEASUREMENT_VERSION, Images, Trace
 
 
@@ -33,6 +32,7 @@ def trace(
     attack: Attack | None = None,
     controls: Sequence[str] = (),
     layers: Sequence[str] = (HEAD,),
+    probes: int = 16,
     batch_size: int | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -52,6 +52,7 @@ def trace(
         attack: `flatlens.attacks.PGD` with its defaults when left out.
         controls: names of the paths to walk beside it, see ``flatlens.attacks.CONTROLS``.
         layers: names as in ``model.named_modules()``, ``"head"``, ``"all"``, ``"last:N"`` or globs.
+        probes: random probes for what is not exact, at least 8.
         batch_size: samples at a time; what fits into memory when left out.
         seed: of all noise; a sample's noise does not depend on its batch.
         device: where to compute; where the model is when left out.
@@ -69,7 +70,7 @@ def trace(
     """
     attack = PGD() if attack is None else attack
     job = prepare(
-        model, x, y, attack=attack, controls=controls, layers=layers, batch_size=batch_size, seed=seed,
+        model, x, y, attack=attack, controls=controls, layers=layers, probes=probes, batch_size=batch_size, seed=seed,
         device=device, dtype=dtype, images=images, bounds=bounds, dead_units=dead_units,
     )  # fmt: skip
     pieces = [piece for _, piece in job.pieces(range(job.batches), progress)]
@@ -91,6 +92,10 @@ def curvature(
     y: Tensor,
     *,
     layer: str | Sequence[str] = HEAD,
+    loss: str = "cross-entropy",
+    probes: int = 16,
+    exact_classes: int = 32,
+    seed: int = 0,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -102,6 +107,11 @@ def curvature(
         x: inputs ``[n, …]``.
         y: labels ``[n]``.
         layer: one name, or a list of them; patterns as for `trace`.
+        loss: ``cross-entropy``, ``mse`` (Σ_k (z_k − [k = y])²) or ``margin`` (max_{j≠y} z_j − z_y).
+        probes: random probes for what is not exact, at least 8.
+        exact_classes: of more classes than this and ``probes`` together, the most probable ones are taken exactly and
+            the rest is sampled.
+        seed: of the probes.
         batch_size: samples at a time; what fits into memory when left out.
         device: where to compute; where the model is when left out.
         dtype: of the forward pass; the model's own when left out.
@@ -112,15 +122,16 @@ def curvature(
     """
     asked = [layer] if isinstance(layer, str) else list(layer)
     x, y = check_data(x, y)
-    victim = Victim(model, x, layers=asked, dtype=dtype, device=device)
+    victim, measure, _ = instrument(
+        model, x, asked, probes=probes, seed=seed, exact_classes=exact_classes, loss=loss, dtype=dtype, device=device
+    )
     size = batch_size or batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
-    flatness = Flatness(victim)
     parts: dict[str, list[Curvature]] = {name: [] for name in victim.layers}
     with exact_arithmetic(victim.device):
         for start in range(0, len(x), size):
             part = slice(start, start + size)
             here = victim(victim.place(x[part]), y[part].to(victim.device), final=True)
-            for name, found in flatness(here, spectrum=True).items():
+            for name, found in measure(here, spectrum=True).items():
                 parts[name].append(found)
     joined = {name: _join(found) for name, found in parts.items()}
     return joined[asked[0]] if isinstance(layer, str) and layer in joined else joined
@@ -138,9 +149,11 @@ def _join(parts: Sequence[Curvature]) -> Curvature:
 def _describe(job: Job, model: nn.Module, layers: Sequence[str]) -> dict[str, Any]:
     """What a spec says, for a model and data that came as objects."""
     attack = job.attack
-    known: dict[str, Any] = (
-        dataclasses.asdict(attack) if dataclasses.is_dataclass(attack) and not isinstance(attack, type) else {}
-    )
+    known: dict[str, Any] = {}
+    if hasattr(attack, "describe"):
+        known = attack.describe()
+    elif dataclasses.is_dataclass(attack) and not isinstance(attack, type):
+        known = dataclasses.asdict(attack)
     if isinstance(known.get("eps"), tuple):  # a spec is short: the largest radius stands for all
         known |= {"eps": max(known["eps"]), "eps_per_sample": True}
     return {

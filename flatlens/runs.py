@@ -84,6 +84,11 @@ class Run:
             self.write_manifest()
             shutil.rmtree(self.path / "parts", ignore_errors=True)
 
+    def save_spectrum(self, table: pa.Table) -> None:
+        """Keep the spectral densities beside the tables."""
+        with _disk(self.path), replacing(self.path / "spectrum.parquet") as file:
+            pq.write_table(table, file)
+
     def write_manifest(self) -> None:
         """Put the manifest on disk."""
         _write(self.path / "manifest.json", json.dumps(self.manifest, indent=2, ensure_ascii=False).encode() + b"\n")
@@ -103,6 +108,8 @@ class Run:
             tables = {name: pq.read_table(self.path / f"{name}.parquet") for name in _TABLES}
             stored = self.path / "images.safetensors"
             images = _from_tensors(load_file(stored)) if stored.exists() else None
+            density = self.path / "spectrum.parquet"
+            spectrum = pq.read_table(density) if density.exists() else None
         except (OSError, pa.ArrowException, SafetensorError) as error:
             raise RunError(
                 f"the run in '{self.path}' is damaged: {_first_line(error)}; run it again with --force"
@@ -116,6 +123,7 @@ class Run:
             images=images,
             labels=tuple(labels) if labels else None,
             manifest=self.manifest,
+            spectrum=spectrum,
         )
 
     def _part(self, index: int, ending: str) -> Path:
@@ -127,6 +135,8 @@ def create(path: Path, spec: RunSpec, manifest: dict[str, Any]) -> Run:
     run = Run(path, {"schema_version": SCHEMA_VERSION, "state": RUNNING, "batches_done": 0} | manifest, "new")
     with _disk(path):
         path.mkdir(parents=True, exist_ok=True)
+        for left in path.glob(".*.tmp"):
+            left.unlink()
         _write(path / "spec.toml", spec.to_toml().encode())
         run.write_manifest()
     return run
@@ -166,7 +176,9 @@ def existing(path: Path, *, force: bool = False) -> Run | None:
     """
     if path.exists() and not path.is_dir():
         raise RunError(f"--out '{path}' is a file; name a folder")
-    if not path.exists() or not any(path.iterdir()):
+    # A run that was killed while it began leaves its spec, or a file under its temporary name: no loss.
+    ours = {"spec.toml"} | ({p.name for p in path.iterdir() if p.suffix == ".tmp"} if path.exists() else set())
+    if not path.exists() or all(p.name in ours for p in path.iterdir()):
         return None
     if not (path / "manifest.json").exists():
         raise RunError(f"--out '{path}' holds other files and no run; name a new or an empty folder")
@@ -178,6 +190,7 @@ def existing(path: Path, *, force: bool = False) -> Run | None:
         "steps.parquet",
         "layers.parquet",
         "images.safetensors",
+        "spectrum.parquet",
         "report.html",
         "manifest.json",
     ):

@@ -18,8 +18,9 @@ from typing import Any
 
 import tomli_w
 
-from flatlens.attacks import ATTACKS, CONTROLS, NORMS, OBJECTIVES
+from flatlens.attacks import ATTACKS, CONTROLS, NORMS, OBJECTIVES, SCHEMES
 from flatlens.errors import SpecError, unknown
+from flatlens.uris import parse
 
 DEFAULT_LINF_EPS = 8 / 255
 IMAGES = ("none", "key", "all")
@@ -72,6 +73,17 @@ class RunSpec:
 
         What an attack does not have, such as a minimal-norm attack's eps, is left out.
         """
+        whole = replace(self, control=tuple(CONTROLS) if ALL_CONTROLS in self.control else self.control)
+        return whole._foreign_resolved() if self.foreign else whole._native_resolved()
+
+    def _foreign_resolved(self) -> RunSpec:
+        # Its settings are in its name; what is not there is the library's own default.
+        options = parse(self.attack, SpecError).options
+        eps = number(options["eps"]) if self.eps is None and "eps" in options else self.eps
+        steps = int(options["steps"]) if options.get("steps", "").isdecimal() else self.steps
+        return replace(self, eps=eps, steps=steps)
+
+    def _native_resolved(self) -> RunSpec:
         takes, norms = ATTACKS[self.attack].takes, ATTACKS[self.attack].norms
         steps = 1 if self.attack == "fgsm" else self.steps
         eps = None if self.attack in NO_EPS else DEFAULT_LINF_EPS if self.eps is None else self.eps
@@ -87,8 +99,12 @@ class RunSpec:
             step_size=step_size,
             objective=OWN_OBJECTIVE.get(self.attack, self.objective or "ce"),
             momentum=1.0 if self.attack == "mi-fgsm" and self.momentum is None else self.momentum,
-            control=tuple(CONTROLS) if ALL_CONTROLS in self.control else self.control,
         )
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the attack is not flatlens' own: recorded, or points from a file."""
+        return ":" in self.attack
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, without what is None."""
@@ -237,30 +253,20 @@ def _show(value: Any) -> str:
 
 def _check(spec: RunSpec) -> None:
     """Raise SpecError for the first value that cannot be."""
-    if spec.attack not in ATTACKS:
-        raise SpecError(unknown("attack", spec.attack, ATTACKS, where="there are"))
     if spec.norm not in NORMS:
         raise SpecError(unknown("norm", spec.norm, NORMS, where="there are"))
-    entry = ATTACKS[spec.attack]
-    if spec.norm not in entry.norms and spec.norm != RunSpec.norm:
-        raise SpecError(unknown("norm", spec.norm, entry.norms, where=f"attack {spec.attack} has"))
-    if spec.eps is None and spec.norm != "linf" and spec.attack not in NO_EPS:
-        raise SpecError(f"--eps must be given for {spec.norm}; its size depends on the input, for example --eps 0.5")
+    if spec.objective is not None and spec.objective not in OBJECTIVES:
+        raise SpecError(unknown("objective", spec.objective, OBJECTIVES, where="there are"))
+    if spec.foreign:
+        _check_foreign(spec)
+    else:
+        _check_native(spec)
     for key in ("eps", "step_size"):
         value = getattr(spec, key)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise SpecError(f"{flag(key)} {value:g}: needs a number above 0, for example 8/255")
     if spec.momentum is not None and not (spec.momentum >= 0 and math.isfinite(spec.momentum)):
         raise SpecError(f"--momentum {spec.momentum:g}: needs a number of at least 0, for example 1")
-    if spec.objective is not None and spec.objective not in OBJECTIVES:
-        raise SpecError(unknown("objective", spec.objective, OBJECTIVES, where="there are"))
-    if spec.attack == "apgd-t" and spec.targeted is not None:
-        raise SpecError(f"--targeted {spec.targeted}: apgd-t chooses its targets itself; use apgd-ce or apgd-dlr")
-    own = {"objective": spec.objective not in (None, OWN_OBJECTIVE.get(spec.attack)), "restarts": spec.restarts != 1}
-    for key, given in (own | {"momentum": spec.momentum is not None}).items():
-        if given and key not in entry.takes:
-            takers = ", ".join(name for name, other in ATTACKS.items() if key in other.takes)
-            raise SpecError(f"attack '{spec.attack}' has no {key}; those that have: {takers}")
     for key in ("steps", "limit", "batch_size", "restarts"):
         value = getattr(spec, key)
         if value is not None and value < 1:
@@ -286,3 +292,35 @@ def _check(spec: RunSpec) -> None:
     low, high = spec.bounds if len(spec.bounds) == 2 else (1.0, 0.0)
     if not low < high:
         raise SpecError(f"--bounds {list(spec.bounds)}: needs two numbers, the smaller first, for example [0, 1]")
+
+
+def _check_native(spec: RunSpec) -> None:
+    if spec.attack not in ATTACKS:
+        raise SpecError(unknown("attack", spec.attack, ATTACKS, where="there are"))
+    entry = ATTACKS[spec.attack]
+    if spec.norm not in entry.norms and spec.norm != RunSpec.norm:
+        raise SpecError(unknown("norm", spec.norm, entry.norms, where=f"attack {spec.attack} has"))
+    if spec.eps is None and spec.norm != "linf" and spec.attack not in NO_EPS:
+        raise SpecError(f"--eps must be given for {spec.norm}; its size depends on the input, for example --eps 0.5")
+    if spec.attack == "apgd-t" and spec.targeted is not None:
+        raise SpecError(f"--targeted {spec.targeted}: apgd-t chooses its targets itself; use apgd-ce or apgd-dlr")
+    own = {"objective": spec.objective not in (None, OWN_OBJECTIVE.get(spec.attack)), "restarts": spec.restarts != 1}
+    for key, given in (own | {"momentum": spec.momentum is not None}).items():
+        if given and key not in entry.takes:
+            takers = ", ".join(name for name, other in ATTACKS.items() if key in other.takes)
+            raise SpecError(f"attack '{spec.attack}' has no {key}; those that have: {takers}")
+
+
+def _check_foreign(spec: RunSpec) -> None:
+    uri = parse(spec.attack, SpecError)
+    if uri.scheme not in SCHEMES:
+        raise SpecError(unknown("scheme", uri.scheme, SCHEMES, where="attacks of others come by"))
+    if not uri.path:
+        raise SpecError(f"'{spec.attack}' names no attack; {SCHEMES[uri.scheme]}")
+    if "eps" in uri.options:
+        number(uri.options["eps"])
+        if spec.eps is not None and spec.eps != number(uri.options["eps"]):
+            raise SpecError(f"--eps {spec.eps:g} contradicts eps={uri.options['eps']} in '{spec.attack}'; give one")
+    for key in ("step_size", "random_start", "objective", "momentum", "restarts"):
+        if getattr(spec, key) != getattr(RunSpec, key):
+            raise SpecError(f"{flag(key)} is no setting of '{spec.attack}'; its own go into its name: NAME?key=value")

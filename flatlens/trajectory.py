@@ -75,6 +75,8 @@ LAYERS = pa.schema(
         ("weight_norm", pa.float64()),
         ("feature_norm_sq", pa.float64()),
         ("confidence_term", pa.float64()),
+        ("weight_grad_norm", pa.float64()),
+        ("effective_rank", pa.float64()),
         # The head's alone: bounds of the loss's change since the clean input, that change, and how far the head's
         # input has moved.
         ("certificate_bound_kappa", pa.float64()),
@@ -83,6 +85,11 @@ LAYERS = pa.schema(
         ("feature_distance", pa.float64()),
     ]
 )
+
+SPECTRUM = pa.schema(
+    [("at", pa.string()), ("eigenvalue", pa.float64()), ("weight", pa.float64()), ("samples", pa.int32())]
+)
+"""Spectral density of the whole network: weights at eigenvalues, at ``clean``, ``flip`` and ``end``."""
 
 MEASURES = {
     "relative_flatness": "κ, relative flatness (Petzka et al. 2021)",
@@ -128,14 +135,15 @@ class Trace:
     """The trajectory of every sample: two tables, and what made them.
 
     Attributes:
-        steps: the table of `STEPS`; rows of a batch stand together, ordered by path, restart, kind,
-            sample, step.
+        steps: the table of `STEPS`; rows of a batch stand together, ordered by path, restart, sample,
+            step; a best point follows the path's end.
         layers: the table of `LAYERS`, in the same order, then by layer.
         spec: the resolved specification, by the names of the command line's flags.
         cautions: what a reader must know before believing the numbers.
         images: inputs at the chosen steps, or None.
         labels: names of the classes, or None.
         manifest: what is known of how it was made (versions, hashes, timings).
+        spectrum: the table of `SPECTRUM`, where it was asked for.
     """
 
     steps: pa.Table
@@ -145,6 +153,7 @@ class Trace:
     images: Images | None = None
     labels: tuple[str, ...] | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    spectrum: pa.Table | None = None
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
@@ -161,7 +170,7 @@ class Trace:
     def x_adv(self) -> NDArray[np.float32]:
         """What the attack has found, ``[n, …]``, in the order of the samples.
 
-        The last iterates; the best points of an attack that keeps them (APGD, DDN); over several runs, for each
+        The ends of the paths; the best points of an attack that keeps them (APGD, DDN); over several runs, for each
         sample the one that flips it, or else that of the highest loss. See `result` for what the model says there.
 
         Raises:
@@ -182,41 +191,26 @@ class Trace:
             raise RunError("to_pandas needs pandas: pip install 'flatlens[pandas]'") from error
         return frame
 
-    def result(self, column: str) -> NDArray[Any]:
-        """A column of ``steps`` at what the attack has found (`x_adv`), ``[n]``, in the order of the samples."""
-        if column not in self.steps.column_names:
-            raise SpecError(unknown("measure", column, self.steps.column_names[5:]))
-        rows = self.steps.filter(pc.equal(self.steps["path"], ATTACK))
-        best = pc.equal(rows["kind"], "best")
-        rows = rows.filter(best if pc.any(best).as_py() else pc.equal(rows["kind"], "iterate"))
-        sample, step, flipped, loss, restart = (
-            rows[name].to_numpy(zero_copy_only=False) for name in ("sample", "step", "flipped", "loss", "restart")
-        )
-        # A loss that is not finite never wins; among equals the first run does, and of a run its last step.
-        loss = np.where(np.isnan(loss), -np.inf, loss)
-        last = np.full(len(sample), True)
-        order = np.lexsort((-step, restart, sample))
-        last[order[1:]] = (sample[order][1:] != sample[order][:-1]) | (restart[order][1:] != restart[order][:-1])
-        order = np.lexsort((restart, -loss, ~flipped.astype(bool), ~last, sample))
-        first = np.append(True, sample[order][1:] != sample[order][:-1])
-        return rows[column].to_numpy(zero_copy_only=False)[order[first]]
-
     def matrix(
         self,
         column: str,
         *,
         path: str = ATTACK,
         layer: str | None = None,
-        kind: str = "iterate",
+        kind: str | None = None,
         restart: int = 0,
     ) -> Matrix:
         """One column as a matrix of samples × steps.
+
+        Where a path is shorter than the longest, numbers are NaN beyond its end; labels, predictions and flags,
+        which have no NaN, keep their last value.
 
         Args:
             column: a column of ``steps``, or of ``layers`` when ``layer`` is given or needed.
             path: ``"attack"`` or the name of a control.
             layer: the layer, for columns of ``layers``; the first one when left out.
-            kind: which rows: ``iterate``, ``best`` or ``returned``.
+            kind: which rows: ``iterate``, ``best`` or ``returned``; when left out the whole path, which is the
+                iterates and, where a library returned a point of its own, that point as the end.
             restart: which run of the attack, counted from 0; the controls have one.
         """
         if path not in self.paths:
@@ -226,8 +220,8 @@ class Trace:
             known = [*self.steps.column_names[5:], *self.layers.column_names[6:]]
             raise SpecError(unknown("measure", column, known))
         table = self.steps if in_steps else self.layers
-        keep = pc.and_(pc.equal(table["path"], path), pc.equal(table["kind"], kind))
-        keep = pc.and_(keep, pc.equal(table["restart"], restart))
+        wanted = pc.not_equal(table["kind"], "best") if kind is None else pc.equal(table["kind"], kind)
+        keep = pc.and_(pc.and_(pc.equal(table["path"], path), wanted), pc.equal(table["restart"], restart))
         if not in_steps:
             layer = layer or self.layer_names[0]
             if layer not in self.layer_names:
@@ -246,7 +240,39 @@ class Trace:
         else:
             out = np.full(shape, np.nan)
         out[row, step] = values
+        if not np.issubdtype(out.dtype, np.floating) and len(values) < out.size:
+            # The place of the last row at or before each step; -1 before the first.
+            there = np.zeros(shape, dtype=bool)
+            there[row, step] = True
+            source = np.maximum.accumulate(np.where(there, np.arange(shape[1]), -1), axis=1)
+            out = np.where(source >= 0, np.take_along_axis(out, np.maximum(source, 0), axis=1), out)
         return Matrix(ids, out)
+
+    def last_steps(self, *, path: str = ATTACK) -> NDArray[np.int64]:
+        """Each sample's last step ``[n]``, in the order of their ids; they differ where an attack stops early."""
+        steps = self.matrix("step", path=path).values
+        return np.asarray(steps[:, -1], dtype=np.int64)
+
+    def result(self, column: str, *, path: str = ATTACK) -> NDArray[Any]:
+        """A column of ``steps`` at what the attack has found (`x_adv`), ``[n]``, in the order of the samples' ids.
+
+        That is each sample's best point where the attack keeps one, otherwise the last one of its path.
+        """
+        if column not in self.steps.column_names:
+            raise SpecError(unknown("measure", column, self.steps.column_names[5:]))
+        rows = self.steps.filter(pc.equal(self.steps["path"], path))
+        sample, step, restart, kind, flipped, loss = (
+            rows[name].to_numpy(zero_copy_only=False)
+            for name in ("sample", "step", "restart", "kind", "flipped", "loss")
+        )
+        # Of a run its best point, or else its last; a loss that is not finite never wins; among equals the first run.
+        order = np.lexsort((-step, kind != "best", restart, sample))
+        head = np.append(True, (np.diff(sample[order]) != 0) | (np.diff(restart[order]) != 0))
+        ends = order[head]
+        loss = np.where(np.isnan(loss), -np.inf, loss)[ends]
+        order = ends[np.lexsort((restart[ends], -loss, ~flipped[ends].astype(bool), sample[ends]))]
+        first = np.append(True, np.diff(sample[order]) != 0)
+        return np.asarray(rows[column].to_numpy(zero_copy_only=False)[order[first]])
 
     def valley(
         self,
@@ -271,7 +297,14 @@ class Trace:
         sharpness = self.matrix(measure, path=path, layer=layer or self.layer_names[0])
         flipped = self.matrix("flipped", path=path)
         correct = self.matrix("prediction", path=path).values == self.matrix("label", path=path).values
-        return valleys.find(sharpness.values, flipped.values, sharpness.sample, correct=correct[:, 0], tau=tau)
+        return valleys.find(
+            sharpness.values,
+            flipped.values,
+            sharpness.sample,
+            correct=correct[:, 0],
+            last=self.last_steps(path=path),
+            tau=tau,
+        )
 
     def report(self, file: str | Path = "report.html") -> Path:
         """Draw the trace as one self-contained page and return where it is."""

@@ -137,6 +137,7 @@ def find(
     sample: Ints | None = None,
     *,
     correct: Bools | None = None,
+    last: Ints | None = None,
     tau: float = TAU,
 ) -> Valley:
     """Decide for each trajectory whether it ran into a valley.
@@ -146,6 +147,7 @@ def find(
         flipped: the attack's aim is reached at this step, ``[n, T+1]``.
         sample: the samples' ids, ``[n]``; 0 … n−1 when left out.
         correct: classified as labelled at step 0, ``[n]``; all when left out. The others are kept apart.
+        last: each sample's last step, ``[n]``, where paths differ in length; T for all when left out.
         tau: the end must lie at or below ``tau`` times the peak, 0 < tau < 1.
     """
     if not 0 < tau < 1:
@@ -154,17 +156,21 @@ def find(
     flipped = np.asarray(flipped, dtype=bool)
     n, length = measure.shape
     rows = np.arange(n)
-    finite: Bools = np.asarray(np.isfinite(measure).all(axis=1))
+    last = np.full(n, length - 1) if last is None else np.asarray(last)
+    beyond = np.arange(length)[None, :] > last[:, None]
+    finite: Bools = np.asarray((np.isfinite(measure) | beyond).all(axis=1))
+    # What is beyond a path's end changes nothing of what it did.
+    flipped = np.where(beyond, flipped[rows, last][:, None], flipped)
     start_ok = ~flipped[:, 0] if correct is None else ~flipped[:, 0] & correct
     ever = flipped.any(axis=1) & start_ok
     first = np.where(ever, flipped.argmax(axis=1), -1)
     after = np.arange(length)[None, :] >= np.where(ever, first, length)[:, None]
     stays = ever & np.where(after, flipped, True).all(axis=1)
 
-    safe = np.where(np.isfinite(measure), measure, -np.inf)
+    safe = np.where(np.isfinite(measure) & ~beyond, measure, -np.inf)
     peak = safe.argmax(axis=1)
-    interior = finite & (peak > 0) & (peak < length - 1)
-    top, start, end = safe[rows, peak], measure[:, 0], measure[:, -1]
+    interior = finite & (peak > 0) & (peak < last)
+    top, start, end = safe[rows, peak], measure[:, 0], measure[rows, last]
     with np.errstate(divide="ignore", invalid="ignore"):
         rise = np.where(finite & (start > 0), top / start, np.nan)
         depth = np.where(finite & (top > 0) & (end > 0), np.log10(top / end), np.nan)

@@ -99,11 +99,6 @@ def _steps(path, walk, truth):
     return _table(columns, trajectory.STEPS)
 
 
-def _table(columns, schema):
-    rows = len(columns["sample"])
-    return pa.table({f.name: columns.get(f.name, pa.nulls(rows, f.type)) for f in schema})
-
-
 def _layers(path, walk, layers, rng):
     n, length = walk["margin"].shape
     tables = []
@@ -125,6 +120,12 @@ def _layers(path, walk, layers, rng):
     # By sample and step, then by layer: the order of a real trace.
     order = np.arange(len(layers) * n * length).reshape(len(layers), -1).T.ravel()
     return pa.concat_tables(tables).take(order)
+
+
+def _table(columns, schema):
+    """What is not made up is null."""
+    rows = len(columns["sample"])
+    return pa.table({f.name: columns.get(f.name, pa.nulls(rows, f.type)) for f in schema})
 
 
 def _images(which, walk, truth, rng):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import foolbox
 import pytest
 import torch
@@ -218,7 +220,7 @@ def test_one_eps_each_is_the_same_as_each_alone() -> None:
 def test_l1_attack_changes_few_pixels_that_can_still_move() -> None:
     model, (x, _) = net(), data()
     path = iterates(model, fl.attacks.PGD(eps=3, norm="l1", steps=4, step_size=1))
-    for before, after in zip(path, path[1:], strict=False):
+    for before, after in pairwise(path):
         assert bool(((after - before).abs().flatten(1) > 1e-12).any(1).all())
     assert bool(((path[1] - x).abs().flatten(1) > 0).sum(1).max() == 1)
     assert BALLS["l1"].size(path[-1] - x).max() <= 3 * (1 + 1e-12)

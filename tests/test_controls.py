@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +45,7 @@ def test_noise_is_a_ray_of_the_attacks_norm(name: str, norm: str) -> None:
 def test_random_signs_walk_in_steps_of_the_attacks_size_inside_its_ball(norm: str) -> None:
     x, y = data()
     path = walked("random-signs", Batch(x, y, torch.arange(len(x))), eps=0.3, norm=norm, steps=9, step_size=0.1)
-    for before, after in zip(path, path[1:], strict=False):
+    for before, after in pairwise(path):
         # In l2 the nearest-point projection shortens; in l1 as well.
         assert bool((BALLS[norm].size(after - before) <= (0.1 if norm != "l1" else 0.2) * (1 + 1e-9)).all())
         assert bool((BALLS[norm].size(after - x) <= 0.3 * (1 + 1e-9)).all())
@@ -121,9 +123,7 @@ def test_gradient_flow_and_dead_units_along_the_path() -> None:
     norms = torch.stack([v.norm(dim=1) for v in gradients], 1)
     np.testing.assert_allclose(trace.matrix("input_grad_norm").values[:, :5], norms, rtol=1e-5)
     np.testing.assert_allclose(trace.matrix("grad_zero_share").values[:, :5], 0.25, rtol=1e-12)
-    cosine = torch.stack(
-        [nn.functional.cosine_similarity(a, b) for a, b in zip(gradients, gradients[1:], strict=False)], 1
-    )
+    cosine = torch.stack([nn.functional.cosine_similarity(a, b) for a, b in pairwise(gradients)], 1)
     np.testing.assert_allclose(trace.matrix("grad_cosine").values[:, 1:5], cosine, atol=1e-5)
     for name in ("grad_zero_share", "grad_cosine", "input_grad_norm"):
         assert np.isnan(trace.matrix(name).values[:, 5]).all()

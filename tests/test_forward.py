@@ -246,3 +246,24 @@ def test_layer_patterns() -> None:
     assert list(Victim(net(), x, layers=["last:2"]).layers) == ["3", "head"]
     assert list(Victim(net(), x, layers=["6"]).layers) == ["6"]
     assert list(Victim(net(), x, layers=["head", "?"]).layers) == ["head", "0", "3"]
+
+
+class Doubled(nn.Linear):
+    """A Linear that does something else than W·a + b."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_a_pattern_leaves_out_what_cannot_be_probed_and_says_so() -> None:
+    model = nn.Sequential(nn.Flatten(), Doubled(64, 5), nn.ReLU(), nn.Linear(5, 10)).double().eval()
+    x, y = data()
+    trace = fl.trace(model, x, y, layers=["all"], attack=fl.attacks.PGD(steps=1))
+    assert trace.layer_names == ("head",)
+    said = {c.code: c.message for c in trace.cautions}["not-probed"]
+    assert said.startswith("1 of the layers asked for are left out ('1'): layer '1' (Doubled) does not compute W·a + b")
+    assert list(fl.curvature(model, x, y, layer=["*"])) == ["head"]
+    with pytest.raises(LayerError, match="'1' \\(Doubled\\) does not compute"):
+        fl.trace(model, x, y, layers=["1"])
+    with pytest.raises(LayerError, match="none of the layers 1\\* can be probed"):
+        fl.trace(model, x, y, layers=["1*"])

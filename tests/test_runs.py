@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 import flatlens as fl
 from flatlens import execute, runs
-from flatlens.errors import DataError, ResourceError, RunError
+from flatlens.errors import DataError, ResourceError, RunError, SpecError
 from flatlens.job import Progress
 from flatlens.spec import RunSpec, from_dict, read_toml
 from flatlens.tensorfile import concatenate
@@ -232,3 +232,18 @@ def test_concatenate_equals_numpy(tmp_path: Path) -> None:
     found = load_file(tmp_path / "out")
     for name in ("x", "step"):
         assert np.array_equal(found[name], np.concatenate([part[name] for part in parts]))
+
+
+def test_a_run_killed_while_it_began_is_begun_anew(whole: runs.Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "spec.toml").write_text("half")
+    (out / ".manifest.json.123.tmp").write_text("half")
+    execute.run(SPEC, out)
+    same(whole.path, out)
+    assert not list(out.glob(".*"))
+
+
+def test_a_device_that_is_not_there() -> None:
+    with pytest.raises(SpecError, match="--device tpu: not on this machine; there are: auto, cpu"):
+        execute.plan(RunSpec(**(SPEC.__dict__ | {"device": "tpu"})))

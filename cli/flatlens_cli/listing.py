@@ -16,6 +16,7 @@ def attacks(json: options.Json = False) -> None:
         json,
         {
             "attacks": {name: entry.summary for name, entry in known.ATTACKS.items()},
+            "of others": dict(known.SCHEMES),
             "controls": {name: entry.summary for name, entry in known.CONTROLS.items()},
             "norms": {
                 "linf": "largest change of one input value",

@@ -17,7 +17,7 @@ from flatlens.spec import RunSpec
 
 _DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
 
-_WHOLE = ("steps", "probes", "limit", "batch_size", "seed")
+_WHOLE = ("steps", "restarts", "probes", "limit", "batch_size", "seed")
 
 _WHAT = "What to run"
 _ATTACK = "The attack"
@@ -64,6 +64,14 @@ Targeted = Annotated[
     str | None,
     _option(_ATTACK, "Aim at a label, or at: next, random, least-likely.", "--targeted", metavar="LABEL"),
 ]
+Objective = Annotated[
+    str | None, _option(_ATTACK, "What is ascended: ce, dlr or margin", "--objective", default="ce", metavar="NAME")
+]
+Momentum = Annotated[
+    str | None,
+    _option(_ATTACK, "How much of the last direction is kept", "--momentum", default="mi-fgsm: 1", metavar="NUMBER"),
+]
+Restarts = Annotated[str | None, _option(_ATTACK, "Runs of the attack, each a path.", "--restarts", metavar="N")]
 Control = Annotated[
     list[str] | None,
     _option(_ATTACK, "A path to walk beside the attack, or all of them: all; repeatable.", "--control", metavar="NAME"),
@@ -82,6 +90,10 @@ OnlyCorrect = Annotated[
     bool | None,
     _option(_MEASURE, "Leave out what is misclassified.", "--only-correct"),
 ]
+DeadUnits = Annotated[
+    bool | None,
+    _option(_MEASURE, "Also count the ReLU units that pass no gradient.", "--dead-units/--no-dead-units"),
+]
 Images = Annotated[
     str | None,
     _option(_MEASURE, "Inputs to keep: none, key (clean, flip, peak, end), all.", "--images", metavar="WHICH"),
@@ -99,6 +111,10 @@ Dtype = Annotated[
 ]
 
 Out = Annotated[Path | None, _option(_OUTPUT, "Folder of the run; made, or gone on with.", "--out", metavar="DIR")]
+Spectrum = Annotated[
+    bool,
+    _option(_MEASURE, "Also PyHessian's spectral density of the whole network: clean, flip, end.", "--spectrum"),
+]
 Force = Annotated[bool, _option(_OUTPUT, "Replace the run that is there.", "--force")]
 DryRun = Annotated[bool, _option(_OUTPUT, "Only say what it would take.", "--dry-run")]
 Json = Annotated[bool, _option(_OUTPUT, "The result as one JSON object on stdout.", "--json")]

@@ -70,6 +70,16 @@ def text(trace: Trace, page: Path) -> RenderableType:
 
 def attack(spec: Mapping[str, Any]) -> str:
     """One line about an attack: ``pgd, linf, eps 8/255, 40 steps of 0.00196``."""
+    # The settings of an attack that is not flatlens' own are in its name.
+    parts = [str(spec["attack"])] if ":" in str(spec["attack"]) else _native(spec)
+    if spec.get("random_start"):
+        parts.append("random start")
+    if spec.get("targeted") is not None:
+        parts.append(f"targeted: {spec['targeted']}")
+    return ", ".join(parts)
+
+
+def _native(spec: Mapping[str, Any]) -> list[str]:
     parts = [str(spec["attack"]), str(spec["norm"])]
     if spec.get("eps") is not None:
         parts.append(f"eps {_radius(spec['eps'])}")
@@ -79,11 +89,7 @@ def attack(spec: Mapping[str, Any]) -> str:
         parts.append(f"on {spec['objective']}")
     if spec.get("restarts", 1) > 1:
         parts.append(f"{spec['restarts']} restarts")
-    if spec.get("random_start"):
-        parts.append("random start")
-    if spec.get("targeted") is not None:
-        parts.append(f"targeted: {spec['targeted']}")
-    return ", ".join(parts)
+    return parts
 
 
 def _radius(value: float) -> str:

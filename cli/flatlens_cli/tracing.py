@@ -38,18 +38,23 @@ def trace(
     steps: options.Steps = None,
     random_start: options.RandomStart = None,
     targeted: options.Targeted = None,
+    objective: options.Objective = None,
+    momentum: options.Momentum = None,
+    restarts: options.Restarts = None,
     control: options.Control = None,
     layer: options.Layer = None,
     probes: options.Probes = None,
     limit: options.Limit = None,
     samples: options.Samples = None,
     only_correct: options.OnlyCorrect = None,
+    dead_units: options.DeadUnits = None,
     images: options.Images = None,
     batch_size: options.BatchSize = None,
     seed: options.Seed = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     out: options.Out = None,
+    spectrum: options.Spectrum = False,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -66,7 +71,7 @@ def trace(
     elif out is None:
         raise UsageError("--out is missing; name a new folder for the run, for example --out runs/first")
     else:
-        _run(spec, out, force=force, json=json, quiet=quiet)
+        _run(spec, out, force=force, json=json, quiet=quiet, spectrum=spectrum)
 
 
 def demo(
@@ -83,15 +88,21 @@ def demo(
 COMMANDS = (demo, trace)
 
 
-def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool) -> None:
+def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool, spectrum: bool = False) -> None:
     try:
         with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
             from flatlens import execute
 
             run = execute.run(spec, out, force=force, progress=progress)
-            made = run.trace()
             page = run.path / "report.html"
-            if run.resumed != "finished" or not page.exists():
+            drawn = run.resumed == "finished" and page.exists()
+            if spectrum:
+                from flatlens import spectrum as densities
+
+                drawn = drawn and (run.path / "spectrum.parquet").exists()
+                run = densities.add(run)
+            made = run.trace()
+            if not drawn:
                 made.report(page)
     except KeyboardInterrupt:
         terminal.complain(_interrupted(out))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from flatlens.attacks.gradient import FGSM as FGSM
     from flatlens.attacks.gradient import MIFGSM as MIFGSM
     from flatlens.attacks.gradient import PGD as PGD
+    from flatlens.attacks.points import along as along
+    from flatlens.attacks.recording import recorded as recorded
 
 
 class Entry(NamedTuple):
@@ -68,6 +70,16 @@ CONTROLS = {
 }
 """What is walked beside an attack, so that a valley can be told from the mere crossing of a boundary."""
 
+SCHEMES = {
+    "torchattacks": "an attack of torchattacks by its name: torchattacks:NAME?eps=8/255&steps=10",
+    "foolbox": "an attack of foolbox by its name: foolbox:NAME?eps=8/255",
+    "autoattack": "AutoAttack, by pyautoattack: autoattack:standard?eps=8/255",
+    "path": "points of one's own, an NPZ file with an array iterates [step, n, …]: path:FILE.npz",
+}
+"""Attacks that are not flatlens' own: scheme -> one line; recorded as they run, and replayed."""
+
+_FUNCTIONS = {"along": "points", "recorded": "recording"}
+
 NORMS = ("linf", "l2", "l1")
 OBJECTIVES = ("ce", "dlr", "margin")
 
@@ -92,6 +104,8 @@ def find(name: str) -> Any:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        return getattr(import_module(f"flatlens.attacks.{_FUNCTIONS[name]}"), name)
     for found in (*ATTACKS.values(), *CONTROLS.values(), Entry("apgd", "APGD", "")):
         if found.name == name:
             return getattr(import_module(f"flatlens.attacks.{found.module}"), name)

@@ -141,7 +141,7 @@ class APGD:
 class _Pace:
     """Each sample's step size, halved at checkpoints (Croce & Hein 2020, conditions 1 and 2)."""
 
-    def __init__(self, value: Float[Tensor, n], size: Float[Tensor, n], steps: int) -> None:
+    def __init__(self, value: Float[Tensor, " n"], size: Float[Tensor, " n"], steps: int) -> None:
         self.size = size
         self._last = self._best = value
         self._rises = torch.zeros_like(value)
@@ -149,7 +149,7 @@ class _Pace:
         self._period, self._since = max(int(FIRST * steps), 1), 0
         self._shorter, self._shortest = max(int(SHORTER * steps), 1), max(int(SHORTEST * steps), 1)
 
-    def look(self, value: Float[Tensor, n], best: Float[Tensor, n]) -> Bool[Tensor, n]:
+    def look(self, value: Float[Tensor, " n"], best: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
         """See the objective after a step, and its best so far; return who goes back to the best point."""
         self._rises = self._rises + (value > self._last)
         self._last = value

@@ -32,7 +32,7 @@ class Ball(Protocol):
     def project(self, x: Points, origin: Points, eps: Radius, bounds: tuple[float, float]) -> Points:
         """``x`` brought into the ball around ``origin`` and into the bounds, ``[n, …]``."""
 
-    def size(self, delta: Points) -> Float[Tensor, n]:
+    def size(self, delta: Points) -> Float[Tensor, " n"]:
         """The norm of each row of ``delta``."""
 
 
@@ -54,7 +54,7 @@ class Linf:
         """Into the ball, then into the bounds: together the nearest point of both."""
         return (origin + self.shrink(x - origin, eps)).clamp(*bounds)
 
-    def size(self, delta: Points) -> Float[Tensor, n]:
+    def size(self, delta: Points) -> Float[Tensor, " n"]:
         """Max |δ|."""
         return delta.abs().flatten(1).amax(1)
 
@@ -74,7 +74,7 @@ class L2:
         """Into the ball, then into the bounds: a point of both, as the published attacks have it."""
         return (origin + self.shrink(x - origin, eps)).clamp(*bounds)
 
-    def size(self, delta: Points) -> Float[Tensor, n]:
+    def size(self, delta: Points) -> Float[Tensor, " n"]:
         """‖δ‖₂."""
         return delta.flatten(1).norm(dim=1)
 
@@ -105,7 +105,7 @@ class L1:
         room = torch.where(delta > 0, bounds[1] - origin, origin - bounds[0]).clamp(min=0)
         return (origin + _soften(delta, eps, room)).clamp(*bounds)
 
-    def size(self, delta: Points) -> Float[Tensor, n]:
+    def size(self, delta: Points) -> Float[Tensor, " n"]:
         """‖δ‖₁."""
         return delta.abs().flatten(1).sum(1)
 

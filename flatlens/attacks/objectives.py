@@ -18,7 +18,7 @@ Objective = Callable[[Forward], Tensor]
 TINY = 1e-12
 
 
-def objective(name: str, target: Int[Tensor, n] | None = None) -> Objective:
+def objective(name: str, target: Int[Tensor, " n"] | None = None) -> Objective:
     """The objective called ``name``, to be ascended.
 
     Args:
@@ -38,17 +38,17 @@ def objective(name: str, target: Int[Tensor, n] | None = None) -> Objective:
     return (lambda here: here.loss) if name == "ce" else (lambda here: free(here.logits, here.y))
 
 
-def cross_entropy(logits: Logits, y: Int[Tensor, n]) -> Float[Tensor, n]:
+def cross_entropy(logits: Logits, y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """−log p_y, in nats."""
     return F.cross_entropy(logits, y, reduction="none")
 
 
-def log_p_target(logits: Logits, y: Int[Tensor, n], target: Int[Tensor, n]) -> Float[Tensor, n]:
+def log_p_target(logits: Logits, y: Int[Tensor, " n"], target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Log p_target, in nats; the label does not enter."""
     return -F.cross_entropy(logits, target, reduction="none")
 
 
-def dlr(logits: Logits, y: Int[Tensor, n]) -> Float[Tensor, n]:
+def dlr(logits: Logits, y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Difference of logits ratio (Croce & Hein 2020, eq. 6): −(z_y − max_{j≠y} z_j) / (z_π1 − z_π3).
 
     Invariant to shift and scale of the logits; positive where the label has lost.
@@ -61,7 +61,7 @@ def dlr(logits: Logits, y: Int[Tensor, n]) -> Float[Tensor, n]:
     return -_lead(logits, y) / (ordered[:, 0] - ordered[:, 2] + TINY)
 
 
-def dlr_targeted(logits: Logits, y: Int[Tensor, n], target: Int[Tensor, n]) -> Float[Tensor, n]:
+def dlr_targeted(logits: Logits, y: Int[Tensor, " n"], target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Targeted DLR (Croce & Hein 2020, eq. 7): −(z_y − z_t) / (z_π1 − (z_π3 + z_π4) / 2).
 
     Raises:
@@ -73,12 +73,12 @@ def dlr_targeted(logits: Logits, y: Int[Tensor, n], target: Int[Tensor, n]) -> F
     return -ahead / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + TINY)
 
 
-def margin(logits: Logits, y: Int[Tensor, n]) -> Float[Tensor, n]:
+def margin(logits: Logits, y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Max_{j≠y} z_j − z_y (Carlini & Wagner 2017): positive where the label has lost."""
     return -_lead(logits, y)
 
 
-def margin_targeted(logits: Logits, y: Int[Tensor, n], target: Int[Tensor, n]) -> Float[Tensor, n]:
+def margin_targeted(logits: Logits, y: Int[Tensor, " n"], target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """z_t − max_{j≠t} z_j: positive where the target has won."""
     return _lead(logits, target)
 
@@ -90,18 +90,18 @@ OBJECTIVES = {
 }
 
 
-def fooled(here: Forward, target: Int[Tensor, n] | None) -> Tensor:
+def fooled(here: Forward, target: Int[Tensor, " n"] | None) -> Tensor:
     """Where the attack has what it wants, ``[n]`` bool."""
     predicted = here.logits.detach().argmax(1)
     return predicted != here.y if target is None else predicted == target
 
 
-def _lead(logits: Logits, y: Int[Tensor, n]) -> Float[Tensor, n]:
+def _lead(logits: Logits, y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     others = logits.scatter(1, y.unsqueeze(1), -torch.inf)
     return _at(logits, y) - others.amax(1)
 
 
-def _at(logits: Logits, y: Int[Tensor, n]) -> Float[Tensor, n]:
+def _at(logits: Logits, y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     return logits.gather(1, y.unsqueeze(1)).squeeze(1)
 
 

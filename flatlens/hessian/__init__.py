@@ -1,6 +1,7 @@
 """Curvature of the loss with respect to one layer's weight, per sample.
 
-One module per method: `head` (closed form). What they return is a `Curvature`.
+`any_layer` measures any layers by the best method that each allows: `head` in closed form, `gauss_newton` exactly,
+with `hutchinson` and `lanczos` for what that leaves out behind smooth activations. What comes out is a `Curvature`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Curvature:
     units of the loss (nats) and of W; high = sharp. NaN stands where a method does not give a quantity.
 
     Attributes:
-        method: how the numbers were found: closed-form, exact, stratified or hutchinson.
+        method: how the numbers were found: closed-form, exact, stratified, hutchinson or gauss-newton.
         exact: whether they equal the Hessian's to rounding.
         trace: Tr H.
         trace_se: standard error of ``trace``; 0 where exact.
@@ -35,21 +36,25 @@ class Curvature:
         weight_norm: ‖W‖_F.
         feature_norm_sq: ‖a‖², the squared norm of the layer's input columns.
         confidence_term: c = Σ p_k (1 − p_k).
-        spectrum: the non-zero eigenvalues, ``[n, r]``, descending; None where it was not asked for.
+        weight_grad_norm: ‖∂ℓ/∂W‖_F, the slope where the others are the curvature; NaN where no label is known.
+        effective_rank: (Σ λ)² / Σ λ² over the eigenvalues of the Gauss–Newton matrix: how many carry its trace.
+        spectrum: the non-zero eigenvalues, ``[n, r]``, descending; None where it was not asked for or is not exact.
     """
 
     method: str
     exact: bool
-    trace: Float[Tensor, n]
-    trace_se: Float[Tensor, n]
-    ggn_trace: Float[Tensor, n]
-    top_eigenvalue: Float[Tensor, n]
-    relative_flatness: Float[Tensor, n]
-    relative_flatness_se: Float[Tensor, n]
-    relative_sharpness: Float[Tensor, n]
-    weight_norm: Float[Tensor, n]
-    feature_norm_sq: Float[Tensor, n]
-    confidence_term: Float[Tensor, n]
+    trace: Float[Tensor, " n"]
+    trace_se: Float[Tensor, " n"]
+    ggn_trace: Float[Tensor, " n"]
+    top_eigenvalue: Float[Tensor, " n"]
+    relative_flatness: Float[Tensor, " n"]
+    relative_flatness_se: Float[Tensor, " n"]
+    relative_sharpness: Float[Tensor, " n"]
+    weight_norm: Float[Tensor, " n"]
+    feature_norm_sq: Float[Tensor, " n"]
+    confidence_term: Float[Tensor, " n"]
+    weight_grad_norm: Float[Tensor, " n"]
+    effective_rank: Float[Tensor, " n"]
     spectrum: Float[Tensor, "n r"] | None = None
 
     @property

@@ -7,11 +7,11 @@ which the attack's own forward pass has computed. They do not depend on the labe
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flatlens.hessian import Curvature
-from flatlens.hessian.softmax import eigenvalues, softmax, top_eigenvalue
+from flatlens.hessian.softmax import eigenvalues, gradient_norm, participation, softmax, top_eigenvalue
 
 PAIRWISE_CLASSES = 4096
 """Up to this many classes the K×K distances between class weights are kept (128 MiB at most)."""
@@ -32,8 +32,13 @@ class Head:
         self.weight_norm = torch.linalg.matrix_norm(self.weight)
         self._pairwise = _squared_distances(self.weight) if len(self.weight) <= PAIRWISE_CLASSES else None
 
-    def __call__(self, features: Float[Tensor, "n i"], *, spectrum: bool = False) -> Curvature:
-        """Curvature at the head's inputs ``features``; the logits are recomputed in float64."""
+    def __call__(
+        self, features: Float[Tensor, "n i"], y: Int[Tensor, " n"] | None = None, *, spectrum: bool = False
+    ) -> Curvature:
+        """Curvature at the head's inputs ``features``; the logits are recomputed in float64.
+
+        The labels ``y`` are needed for the gradient's norm alone.
+        """
         a = features.detach().to(self.weight.device, torch.float64)
         soft = softmax(torch.nn.functional.linear(a, self.weight, self.bias))
         norm_sq = (a * a).sum(1)
@@ -57,10 +62,12 @@ class Head:
             weight_norm=self.weight_norm.expand_as(trace),
             feature_norm_sq=norm_sq,
             confidence_term=c,
+            weight_grad_norm=norm_sq.sqrt() * (torch.full_like(c, torch.nan) if y is None else gradient_norm(soft, y)),
+            effective_rank=participation(safe) * blank,
             spectrum=(norm_sq * blank).unsqueeze(1) * eigenvalues(safe) if spectrum else None,
         )
 
-    def _weight_variance(self, p: Float[Tensor, "n k"]) -> Float[Tensor, n]:
+    def _weight_variance(self, p: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
         """Σ_k p_k ‖w_k − w̄‖² = ½ Σ_{j,k} p_j p_k ‖w_j − w_k‖²: the second form has terms of one sign only."""
         if self._pairwise is not None:
             return 0.5 * ((p @ self._pairwise) * p).sum(1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 EIGH_CLASSES = 64
@@ -23,7 +23,7 @@ class Softmax(NamedTuple):
     q: Float[Tensor, "n k"]
 
     @property
-    def confidence_term(self) -> Float[Tensor, n]:
+    def confidence_term(self) -> Float[Tensor, " n"]:
         """C = Tr A = Σ p_k (1 − p_k)."""
         return (self.p * self.q).sum(1)
 
@@ -58,14 +58,14 @@ def eigenvalues(soft: Softmax) -> Float[Tensor, "n k-1"]:
     return (torch.linalg.eigvalsh(a / scale) * scale.squeeze(2)).flip(1)[:, :-1].clamp(min=0)
 
 
-def top_eigenvalue(soft: Softmax) -> Float[Tensor, n]:
+def top_eigenvalue(soft: Softmax) -> Float[Tensor, " n"]:
     """λ_max(A)."""
     if soft.p.shape[1] <= EIGH_CLASSES:
         return eigenvalues(soft)[:, 0]
     return _secular(soft)
 
 
-def _secular(soft: Softmax) -> Float[Tensor, n]:
+def _secular(soft: Softmax) -> Float[Tensor, " n"]:
     """Bisect λ − p₁q₁ = (p₁ − λ) Σ_{k≠1} p_k² / (λ − p_k) between p₂ and p₁; the left side crosses once."""
     p, order = soft.p.sort(dim=1, descending=True)
     pq = (soft.p * soft.q).gather(1, order)
@@ -80,3 +80,23 @@ def _secular(soft: Softmax) -> Float[Tensor, n]:
         above = mid - pq[:, 0] > right
         low, high = torch.where(above, low, mid), torch.where(above, mid, high)
     return (low + high) / 2
+
+
+def gradient_norm(soft: Softmax, y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """‖p − e_y‖, the norm of the cross-entropy's gradient by the logits."""
+    label = y.to(soft.p.device).unsqueeze(1)
+    return soft.p.scatter(1, label, soft.q.gather(1, label)).norm(dim=1)
+
+
+def participation(soft: Softmax) -> Float[Tensor, " n"]:
+    """(Tr A)² / ‖A‖_F², between 1 and K − 1: how many eigenvalues carry the confidence term.
+
+    ‖A‖_F² = Σ p_k² q_k² + 2 Σ_{j<k} p_j² p_k², each entry divided by Tr A first, for squares underflow.
+    """
+    trace = soft.confidence_term.unsqueeze(1)
+    p = soft.p.sort(dim=1, descending=True).values
+    part = p / trace
+    # Σ_{k>j} part_k², for the j-th largest p: sums of terms of one sign.
+    after = part[:, 1:].square().flip(1).cumsum(1).flip(1)
+    diagonal = (soft.p * soft.q / trace).square().sum(1)
+    return 1 / (diagonal + 2 * (p[:, :-1].square() * after).sum(1))

@@ -24,6 +24,13 @@ class Path:
     target: Tensor | None = None
     previous: Forward | None = None
 
+    def at(self, rows: Tensor | None) -> Path:
+        """The path of these samples of the batch only; None = all."""
+        if rows is None:
+            return self
+        rows = rows.to(self.clean.device)
+        return replace(self, clean=self.clean[rows], target=None if self.target is None else self.target[rows])
+
     def to(self, here: Forward) -> Path:
         """The path, one step further."""
         return replace(self, previous=here)

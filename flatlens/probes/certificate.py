@@ -40,10 +40,16 @@ class Anchor(NamedTuple):
     """
 
     features: Float[Tensor, "n i"]
-    loss: Float[Tensor, n]
-    slope: Float[Tensor, n]
-    variance: Float[Tensor, n]
-    eigenvalue: Float[Tensor, n] | None
+    loss: Float[Tensor, " n"]
+    slope: Float[Tensor, " n"]
+    variance: Float[Tensor, " n"]
+    eigenvalue: Float[Tensor, " n"] | None
+
+    def at(self, rows: Tensor | None) -> Anchor:
+        """Of these samples of the batch only; None = all."""
+        if rows is None:
+            return self
+        return Anchor(*(None if part is None else part[rows.to(part.device)] for part in self))  # type: ignore[arg-type]
 
 
 class Certificate:
@@ -119,7 +125,7 @@ class Certificate:
         return slope, variance, torch.where(finite, top * variance, torch.nan)
 
 
-def psi(r: Float[Tensor, n]) -> Float[Tensor, n]:
+def psi(r: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """(e^r − r − 1) / r² for r ≥ 0: ½ at 0, inf where it overflows, relative error below 1e-12."""
     series = torch.zeros_like(r)
     for factorial in (479001600, 39916800, 3628800, 362880, 40320, 5040, 720, 120, 24, 6, 2):
@@ -130,7 +136,7 @@ def psi(r: Float[Tensor, n]) -> Float[Tensor, n]:
     return torch.where(r < 0.5, series, half * half - (far + 1) / far.square())
 
 
-def bound(slope: Tensor, curvature: Tensor, rho: Tensor, second: Tensor) -> Float[Tensor, n]:
+def bound(slope: Tensor, curvature: Tensor, rho: Tensor, second: Tensor) -> Float[Tensor, " n"]:
     """ρ ‖∇ℓ‖ + λ · ρ² ψ(R); inf where ψ overflows, also where λ has underflowed to 0."""
     return rho * slope + torch.where(torch.isinf(second), second, curvature * second)
 

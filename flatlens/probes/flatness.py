@@ -1,23 +1,17 @@
-"""Curvature of the probed layers at an iterate."""
+"""Curvature of the probed layers as columns of the table of layers."""
 
 from __future__ import annotations
 
-from flatlens.errors import LayerError
-from flatlens.forward import Forward, Victim
+import pyarrow as pa
+
 from flatlens.hessian import Curvature
-from flatlens.hessian.head import Head
+from flatlens.probes import Columns
+from flatlens.trajectory import LAYERS
+
+# The table's numbers that a curvature has, one per sample.
+_NUMBERS = [f.name for f in LAYERS if f.name in Curvature.__dataclass_fields__ and pa.types.is_floating(f.type)]
 
 
-class Flatness:
-    """Measures the victim's tapped layers on the pass at hand; no further forward pass is made."""
-
-    def __init__(self, victim: Victim) -> None:
-        self._heads = {}
-        for name, layer in victim.layers.items():
-            if layer.target != victim.head:
-                raise LayerError(f"layer '{name}' cannot be probed yet; probe the head")
-            self._heads[name] = Head(layer.module)  # type: ignore[arg-type]
-
-    def __call__(self, here: Forward, *, spectrum: bool = False) -> dict[str, Curvature]:
-        """The curvature of each layer, by name."""
-        return {name: head(here.taps[name].input, spectrum=spectrum) for name, head in self._heads.items()}
+def flatness(found: Curvature) -> Columns:
+    """The columns of one layer, ``[n]`` float64 each."""
+    return {name: getattr(found, name) for name in _NUMBERS}

@@ -29,7 +29,7 @@ def prediction(here: Forward, path: Path) -> Columns:
     }
 
 
-def margin(logits: Float[Tensor, "n k"], y: Int[Tensor, n]) -> Float[Tensor, n]:
+def margin(logits: Float[Tensor, "n k"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """z_y − max_{j≠y} z_j: negative where the label has lost."""
     own = logits.gather(1, y.unsqueeze(1))
     return (own - logits.scatter(1, y.unsqueeze(1), -torch.inf).amax(1, keepdim=True)).squeeze(1)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatlens.report import series
+from flatlens.report.density import density
 from flatlens.trajectory import ATTACK, MEASURES, Trace
 from flatlens.valley import Band, Floats, Ints
 
@@ -76,6 +77,7 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
         "lines": series.spread(len(ids), MOST_LINES).tolist(),
         "paths": [path(trace, p, ids, [p.name for p in probes], measures) for p in trace.paths],
         "images": images(trace, ids, share.images),
+        "density": _density(trace),
     }
 
 
@@ -117,6 +119,19 @@ def _layer(own: Trace, path: str, layer: str, flip: Ints, ids: Ints, measures: S
     return {
         "measures": looks,
         "factors": None if moved is None else {name: curve(c) for name, c in moved.items()},
+    }
+
+
+def _density(trace: Trace) -> Plain | None:
+    found = density(trace)
+    if found is None:
+        return None
+    return {
+        "position": pack(found.position),
+        "curves": {at: pack(values) for at, values in found.curves.items()},
+        "tick": found.tick.tolist(),
+        "value": found.value.tolist(),
+        "samples": found.samples,
     }
 
 

@@ -92,11 +92,7 @@ def accuracy(trace: Trace, path: str = ATTACK) -> Accuracy:
     """Accuracy before and after: at what the attack found, and for a control at the last step that a sample has."""
     prediction = trace.matrix("prediction", path=path).values
     label = trace.matrix("label", path=path).values[:, 0]
-    there = prediction >= 0
-    last = prediction.shape[1] - 1 - there[:, ::-1].argmax(axis=1)
-    end = prediction[np.arange(len(prediction)), last]
-    if path == ATTACK:
-        end = trace.result("prediction")
+    end = trace.result("prediction", path=path)
     n = len(label)
     return Accuracy(
         valleys.wilson(int((prediction[:, 0] == label).sum()), n),

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from tests.benchmarks.timing import RUNS, environment
 
-GROUPS = ("head",)
+GROUPS = ("head", "layers", "recorded")
 
 
 def main(names: list[str]) -> None:

@@ -99,3 +99,20 @@ function drawHeat() {
 }
 
 const brief = (name) => (name.length > 26 ? `…${name.slice(-25)}` : name);
+
+function drawDensity() {
+  const found = run().density;
+  $("density-card").hidden = !found;
+  if (!found) return;
+  $("density-samples").textContent = count(found.samples);
+  const colours = { clean: css("--muted"), flip: PALETTE[theme()].chosen, end: pathColour(0) };
+  const lowest = 1e-6;
+  react("density", Object.entries(found.curves).map(([at, y]) => ({
+    x: [...found.position], y: [...y].map((v) => Math.max(v, lowest)), name: at, mode: "lines",
+    line: { color: colours[at], width: 2.4, dash: { clean: "dot", flip: "solid", end: "dash" }[at] }, hovertemplate: `${at}<extra></extra>`,
+  })), layout({
+    height: 360, showlegend: true, uirevision: state.run,
+    xaxis: axis("eigenvalue", { tickvals: found.tick, ticktext: found.value.map((v) => number(v)) }),
+    yaxis: axis("density", { type: "log", range: [Math.log10(lowest), null], exponentformat: "power" }),
+  }));
+}

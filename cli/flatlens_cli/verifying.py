@@ -1,0 +1,39 @@
+"""This machine's numbers against dense Hessians and PyHessian, as a table."""
+
+from __future__ import annotations
+
+from flatlens_cli import options, terminal
+
+
+def verify(model: options.Model = None, data: options.Data = None, json: options.Json = False) -> None:
+    """This machine's numbers against dense Hessians and PyHessian: one sample, every layer, in float64."""
+    with terminal.stdout_kept_clean(json):
+        from flatlens import verification
+
+        checks = verification.verify(model or "flatlens:digits-cnn", data)
+    if json:
+        terminal.emit({"model": model or "flatlens:digits-cnn", "checks": [check._asdict() for check in checks]})
+        return
+    rows = [("layer", "measure", "method", "flatlens", "dense", "rel. error", "PyHessian", "off by", "s", "s", "s")]
+    for c in checks:
+        off = f"{c.deviation:+.1f} se" if c.stderr else f"{c.deviation:+.0e}"
+        rows.append(
+            (
+                c.layer,
+                c.measure,
+                c.method,
+                f"{c.flatlens:.6g}",
+                "" if c.dense is None else f"{c.dense:.6g}",
+                "" if c.error is None else f"{c.error:.0e}",
+                f"{c.pyhessian:.4g}" + (f" ± {c.stderr:.2g}" if c.stderr else ""),
+                off,
+                f"{c.seconds:.3f}",
+                "" if c.seconds_dense is None else f"{c.seconds_dense:.2f}",
+                f"{c.seconds_pyhessian:.2f}",
+            )
+        )
+    terminal.show(terminal.columns(rows, header=True))
+    terminal.say("Seconds: flatlens, dense, PyHessian. se: standard errors of PyHessian's estimate.")
+
+
+COMMANDS = (verify,)

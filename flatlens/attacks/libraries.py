@@ -1,0 +1,185 @@
+"""What is known of the attack libraries: how to call their objects, what a step of theirs is, and their names in URIs.
+
+Imports none of them by itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor, nn
+
+from flatlens.errors import AttackError, unknown
+from flatlens.uris import Uri
+
+Runner = Callable[[nn.Module, Tensor, Tensor, tuple[float, float]], Any]
+
+CALLABLE = "callable"
+
+PIP = {
+    "torchattacks": "pip install torchattacks==3.5.1 --no-deps",
+    "foolbox": "pip install foolbox==3.3.4",
+    "pyautoattack": "pip install pyautoattack==0.2.0 --no-deps",
+}
+
+# Attacks of torchattacks that take several gradients a step, the first at the iterate (or at its look-ahead).
+_CALLS: dict[str, Callable[[Any], int]] = {
+    "VMIFGSM": lambda attack: attack.N + 1,
+    "VNIFGSM": lambda attack: attack.N + 1,
+    "SINIFGSM": lambda attack: attack.m,
+    "EOTPGD": lambda attack: attack.eot_iter,
+    "APGD": lambda attack: attack.eot_iter,
+    "APGDT": lambda attack: attack.eot_iter,
+}
+
+
+def kind(attack: Any) -> str:
+    """``torchattacks``, ``foolbox``, ``autoattack`` or ``callable``.
+
+    Raises:
+        AttackError: none of these.
+    """
+    homes = {base.__module__.split(".")[0] for base in type(attack).__mro__}
+    for library in ("torchattacks", "foolbox"):
+        if library in homes:
+            return library
+    if hasattr(attack, "run_standard_evaluation"):
+        return "autoattack"
+    if isinstance(attack, type) or not callable(attack):
+        shown = attack.__name__ if isinstance(attack, type) else type(attack).__name__
+        raise AttackError(f"'{shown}' is no attack; give an attack object, or a callable attack(model, x, y) -> x_adv")
+    return CALLABLE
+
+
+def name(attack: Any, library: str) -> str:
+    """``torchattacks PGD``, or the name of a callable."""
+    if library == CALLABLE:
+        return str(getattr(attack, "__name__", type(attack).__name__))
+    return f"{library} {type(attack).__name__}" if library != "autoattack" else f"autoattack {attack.version}"
+
+
+def runner(attack: Any, library: str, eps: float | None) -> Runner:
+    """How to call it: ``run(model, x, y, bounds) -> x_adv``."""
+    if library == "torchattacks":
+        return lambda model, x, y, bounds: attack(x, y)
+    if library == "autoattack":
+        return lambda model, x, y, bounds: _first(attack.run_standard_evaluation(x, y))
+    if library == "foolbox":
+        return _foolbox(attack, eps)
+    return lambda model, x, y, bounds: attack(model, x, y)
+
+
+def _foolbox(attack: Any, eps: float | None) -> Runner:
+    foolbox = import_module("foolbox")
+    if eps is None and not isinstance(attack, foolbox.attacks.base.MinimizationAttack):
+        raise AttackError(
+            f"foolbox's {type(attack).__name__} needs a radius: recorded(attack, eps=8/255), foolbox:NAME?eps=8/255"
+        )
+
+    def run(model: nn.Module, x: Tensor, y: Tensor, bounds: tuple[float, float]) -> Any:
+        wrapped = foolbox.PyTorchModel(model, bounds=bounds, device=x.device)
+        _, clipped, _ = attack(wrapped, x, y, epsilons=eps)
+        return clipped
+
+    return run
+
+
+def _first(result: Any) -> Any:
+    """The examples; pyautoattack returns their predictions too."""
+    return result[0] if isinstance(result, tuple) else result
+
+
+def radius(attack: Any) -> float | None:
+    """The attack's own eps, or None."""
+    found = getattr(attack, "eps", getattr(attack, "epsilon", None))
+    return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) else None
+
+
+def norm(attack: Any) -> str:
+    """``l1`` or ``l2`` where the attack says so, in a setting or in its name; ``linf`` otherwise."""
+    said = getattr(attack, "norm", None)
+    text = said if isinstance(said, str) else type(attack).__name__
+    return next((known for known in ("l1", "l2") if known in text.lower()), "linf")
+
+
+def steps(attack: Any) -> int | None:
+    """The number of steps that the attack is set to, or None."""
+    found = getattr(attack, "steps", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def calls_per_step(attack: Any) -> int:
+    """Gradients per step; 1 where nothing else is known, 0 for as many as are made at one point."""
+    # foolbox's DeepFool asks for the gradient of one candidate class at a time.
+    if kind(attack) == "foolbox" and "DeepFool" in type(attack).__name__:
+        return 0
+    if kind(attack) == "torchattacks" and type(attack).__name__ in _CALLS:
+        return max(1, int(_CALLS[type(attack).__name__](attack)))
+    return 1
+
+
+def build(uri: Uri, model: nn.Module, *, seed: int) -> tuple[Any, float | None]:
+    """The attack that a URI names, bound to a model, and its eps where that is no setting of the attack's own.
+
+    Raises:
+        AttackError: the library is missing, has no such attack, or the attack no such setting.
+    """
+    options = {key: _value(text) for key, text in uri.options.items()}
+    if uri.scheme == "torchattacks":
+        made = _named(_load("torchattacks"), uri.path, "torchattacks")
+        return _make(made, uri, (model,), options), None
+    if uri.scheme == "foolbox":
+        made = _named(_load("foolbox").attacks, uri.path, "foolbox")
+        eps = options.pop("eps", None)
+        return _make(made, uri, (), options), None if eps is None else float(eps)
+    made = _load("pyautoattack").AutoAttack
+    own = next(model.parameters(), None)
+    fixed = {"version": uri.path, "device": "cpu" if own is None else own.device, "seed": seed}
+    attack = _make(made, uri, (model,), fixed | options)
+    attack.verbose = False
+    return attack, None
+
+
+def _load(library: str) -> Any:
+    try:
+        return import_module(library)
+    except ImportError as error:
+        raise AttackError(f"{library} is not installed: {PIP[library]} ({error})") from error
+
+
+def _named(module: Any, wanted: str, library: str) -> Any:
+    known = [key for key, value in vars(module).items() if inspect.isclass(value) and not key.startswith("_")]
+    if wanted not in known:
+        raise AttackError(unknown("attack", wanted, sorted(known), where=f"{library} has"))
+    return getattr(module, wanted)
+
+
+def _make(made: Any, uri: Uri, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    known = [key for key in inspect.signature(made).parameters if key not in ("model", "self")]
+    for key in options:
+        if key not in known:
+            raise AttackError(unknown("option", key, known, where=f"'{uri.scheme}:{uri.path}' has"))
+    try:
+        return made(*given, **options)
+    except (TypeError, ValueError, AssertionError) as error:
+        said = str(error) or type(error).__name__
+        raise AttackError(f"'{uri.text}' cannot be made: {said}") from error
+
+
+def _value(text: str) -> Any:
+    """A number (``8/255`` too), true or false, none, or text."""
+    plain = {"true": True, "false": False, "none": None}
+    if text.lower() in plain:
+        return plain[text.lower()]
+    above, slash, below = text.partition("/")
+    try:
+        return float(above) / float(below) if slash else int(text)
+    except (ValueError, ZeroDivisionError):
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,292 @@
+"""Anybody's attack, unmodified: recorded on the user's own model, then replayed and measured.
+
+The attack runs once, exactly as it would without flatlens. A forward pre-hook notes the inputs of every call that
+the attack takes a gradient on; these are its iterates, and what it returns is the end of the path.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flatlens.attacks import libraries
+from flatlens.attacks.mapping import Call, UnmappableError, paths
+from flatlens.errors import AttackError
+from flatlens.forward import RETURNED, Batch, Forward, Victim
+from flatlens.randomness import Noise
+
+Run = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+TOLERANCE = 1e-3
+"""By how much, relative to the bounds, an iterate may lie outside them."""
+
+
+def recorded(
+    attack: Any,
+    *,
+    eps: float | None = None,
+    norm: str | None = None,
+    target: int | str | None = None,
+    calls_per_step: int | None = None,
+    seed: int | None = None,
+) -> Recorded:
+    """An attack that is not flatlens' own, to be traced as it is.
+
+    Args:
+        attack: any callable ``attack(model, x, y) -> x_adv``; or an attack object of torchattacks or pyautoattack,
+            bound to the very model that is traced; or one of foolbox.
+        eps: foolbox's ``epsilons`` (None for its minimising attacks); otherwise only what perturbations are held
+            against, read from the attack's own ``eps`` when left out.
+        norm: ``linf``, ``l2`` or ``l1``; read from the attack's name where it says so.
+        target: as for `PGD`; the attack is then given these labels in place of the true ones (torchattacks must
+            be set to ``set_mode_targeted_by_label``).
+        calls_per_step: gradients that the attack takes per step, the first of them at the iterate; known for the
+            attacks of torchattacks and foolbox, 1 where it is not; 0: as many as are made at the same point.
+        seed: run with this torch seed, and leave torch's own random state as it was; when left out, the attack
+            draws from torch's state as it would by itself.
+
+    Raises:
+        AttackError: what was given cannot be called as an attack.
+    """
+    kind = libraries.kind(attack)
+    return Recorded(
+        run=libraries.runner(attack, kind, eps),
+        name=libraries.name(attack, kind),
+        library=kind,
+        eps=libraries.radius(attack) if eps is None else eps,
+        norm=libraries.norm(attack) if norm is None else norm,
+        steps=libraries.steps(attack),
+        target=target,
+        calls_per_step=libraries.calls_per_step(attack) if calls_per_step is None else calls_per_step,
+        seed=seed,
+    )
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A foreign attack with what is known of it; made by `recorded`."""
+
+    run: Callable[[nn.Module, Tensor, Tensor, tuple[float, float]], Any]
+    name: str
+    library: str
+    eps: float | None
+    norm: str
+    steps: int | None
+    target: int | str | None
+    calls_per_step: int
+    seed: int | None
+
+    def __post_init__(self) -> None:
+        if self.calls_per_step < 0:
+            raise AttackError(f"calls_per_step = {self.calls_per_step}: needs a whole number, 0 = all at one point")
+
+    @property
+    def length(self) -> int:
+        """Steps to expect; 40 where the attack does not say."""
+        return self.steps or 40
+
+    def describe(self) -> dict[str, Any]:
+        """What a trace says of how it was made."""
+        known = {"attack": self.name, "eps": self.eps, "norm": self.norm, "steps": self.steps}
+        return {key: value for key, value in known.items() if value is not None}
+
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+        """Not walked directly: `record` runs the attack, and what it returns walks."""
+        raise AttackError(f"{self.name} is recorded on the user's own model; trace it with flatlens.trace")
+
+    def record(self, model: nn.Module, batch: Batch, bounds: tuple[float, float]) -> tuple[Replay, dict[str, int]]:
+        """Run the attack on one batch, once, and sort its calls into one path per sample.
+
+        Where the calls cannot be given to samples beyond doubt, each sample is attacked once more alone, from the
+        same random state; the returned points are those of the batch all the same.
+
+        Raises:
+            AttackError: the attack does not use this model, or returns something else than examples.
+        """
+        own = next(model.parameters(), batch.x)
+        # As the user would have passed them: on the model's device, in its dtype and the usual memory format.
+        x = batch.x.to(own.device, own.dtype).contiguous()
+        y = (batch.y if batch.target is None else batch.target).to(own.device)
+        with _seeded(self.seed, batch.ids):
+            start = _random_state()
+            calls, returned = self._attack(model, x, y, bounds)
+            clean = x.cpu()
+            notes = {"blank": _blank(returned, clean)}
+            try:
+                found = paths(calls, clean, calls_per_step=self.calls_per_step)
+            except UnmappableError:
+                end = _random_state()
+                found, other = self._one_by_one(model, x, y, bounds, start, returned)
+                notes |= {"one-by-one": len(clean), "differs-alone": other}
+                _restore(end)
+        if not any(call.gradient for call in calls):
+            notes["no-gradient"] = len(clean)
+        _check_range(found, clean, returned, bounds, self.name)
+        return Replay(found, returned), notes
+
+    def _attack(self, model: nn.Module, x: Tensor, y: Tensor, bounds: tuple[float, float]) -> tuple[list[Call], Tensor]:
+        with _unchanged(model), _listening(model) as calls:
+            # The attack is not to write into what is replayed.
+            returned = self.run(model, x.clone(), y.clone(), bounds)
+        if not calls:
+            raise AttackError(
+                f"{self.name} never calls the model that is traced; build the attack around the same object, "
+                "and let it call the model itself, not its .forward"
+            )
+        if isinstance(returned, np.ndarray):
+            returned = torch.from_numpy(returned)
+        if not isinstance(returned, Tensor) or returned.shape != x.shape:
+            shown = tuple(returned.shape) if isinstance(returned, Tensor) else type(returned).__name__
+            raise AttackError(f"{self.name} returns {shown}; adversarial inputs of shape {tuple(x.shape)} are needed")
+        strange = next((call.x for call in calls if call.gradient and call.x.shape[1:] != x.shape[1:]), None)
+        if strange is not None:
+            raise AttackError(
+                f"{self.name} calls the model on inputs of shape {tuple(strange.shape)} for samples of shape "
+                f"{tuple(x.shape[1:])}; resizing and reshaping belong into the model"
+            )
+        return calls, returned.detach().cpu().clone()
+
+    def _one_by_one(
+        self, model: nn.Module, x: Tensor, y: Tensor, bounds: tuple[float, float], start: Any, returned: Tensor
+    ) -> tuple[list[list[Tensor]], int]:
+        found, other = [], 0
+        for i in range(len(x)):
+            _restore(start)
+            calls, alone = self._attack(model, x[i : i + 1], y[i : i + 1], bounds)
+            try:
+                found += paths(calls, x[i : i + 1].cpu(), calls_per_step=self.calls_per_step)
+            except UnmappableError as error:
+                raise AttackError(f"{self.name} cannot be followed even one sample at a time: {error}") from error
+            # Rounding differs with the size of a batch; a different path does more than that.
+            other += not torch.allclose(alone[0], returned[i], rtol=0, atol=TOLERANCE * (bounds[1] - bounds[0]))
+        return found, other
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Paths on the CPU, one list of iterates per sample, and what the library returned, if it did."""
+
+    iterates: list[list[Tensor]]
+    returned: Tensor | None = None
+
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+        """Yield the clean input, the iterates of those samples that have one at this step, the returned points."""
+        yield victim(batch.x, batch.y, final=True)
+        longest = max(map(len, self.iterates), default=0)
+        for step in range(longest):
+            there = [i for i, path in enumerate(self.iterates) if len(path) > step]
+            x = victim.place(torch.stack([self.iterates[i][step] for i in there]))
+            if len(there) == len(self.iterates):
+                yield victim(x, batch.y, final=True)
+                continue
+            rows = torch.tensor(there)
+            here = victim(x, batch.y[rows.to(batch.y.device)], final=True)
+            here.rows = rows
+            yield here
+        if self.returned is not None:
+            here = victim(victim.place(self.returned), batch.y, final=True)
+            here.kind = RETURNED
+            yield here
+
+
+@contextmanager
+def _listening(model: nn.Module) -> Iterator[list[Call]]:
+    calls: list[Call] = []
+
+    # The name and the body stay clear of autograd: AutoAttack looks for it inside the forward pass.
+    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+        if x is None:
+            return
+        taken = torch.is_grad_enabled() and x.requires_grad
+        # Probes are only counted: an attack may make thousands of them. A copy, since many step in place.
+        calls.append(Call(x.detach().to("cpu", copy=True) if taken else torch.empty(0), taken))
+
+    handle = model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Give the model back as it was: modes, buffers, gradients, and what requires one."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    weights = [(p, p.requires_grad, p.grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for buffer, was in buffers:
+                buffer.copy_(was)
+            for p, requires, held, value in weights:
+                p.requires_grad_(requires)
+                if held is not None and value is not None:
+                    held.copy_(value)
+                p.grad = held
+
+
+@contextmanager
+def _seeded(seed: int | None, ids: Tensor) -> Iterator[None]:
+    """Run under a seed that belongs to the batch, or, without one, in the random state that is there."""
+    if seed is None:
+        yield
+        return
+    before = _random_state()
+    torch.manual_seed(Noise(seed).integer(int(ids[0]), 2**31, "recorded"))
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
+def _random_state() -> tuple[Any, ...]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    return torch.get_rng_state(), cuda, random.getstate(), np.random.get_state()  # noqa: NPY002 -- the libraries' own
+
+
+def _restore(state: tuple[Any, ...]) -> None:
+    cpu, cuda, python, numpy = state
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state_all(cuda)
+    random.setstate(python)
+    np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _blank(returned: Tensor, clean: Tensor) -> int:
+    """Examples that are zero throughout though their inputs are not: how foolbox's C&W marks failures."""
+    return int(((returned == 0).flatten(1).all(1) & (clean != 0).flatten(1).any(1)).sum())
+
+
+def _check_range(
+    found: list[list[Tensor]], clean: Tensor, returned: Tensor, bounds: tuple[float, float], name: str
+) -> None:
+    """Raise AttackError if the model saw other units than the attack was given: preprocessing outside of it."""
+    low, high = bounds
+    slack = TOLERANCE * (high - low)
+
+    def outside(x: Tensor) -> bool:
+        return bool((x < low - slack).any() or (x > high + slack).any())
+
+    points = [x for path in found for x in path]
+    if not points or outside(clean) or outside(returned):
+        return
+    stray = [x for x in points if outside(x)]
+    if 2 * len(stray) > len(points):
+        span = f"{min(float(x.min()) for x in stray):.3g} … {max(float(x.max()) for x in stray):.3g}"
+        raise AttackError(
+            f"{name} calls the model on inputs in {span}, outside the bounds [{low:g}, {high:g}] of what it was given; "
+            "preprocessing belongs into the model"
+        )

@@ -284,6 +284,8 @@ class Trace:
     ) -> valleys.Valley:
         """Who flipped, who ran into a valley; ``.summary()`` gives fractions and medians with intervals.
 
+        It is of the path, step by step, of the attack's first run; what all its runs found is in `result`.
+
         Args:
             measure: one of `MEASURES`.
             layer: the layer; the first one when left out.

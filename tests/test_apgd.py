@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +14,13 @@ from test_attacks import data, net
 from torch import Tensor, nn
 
 import flatlens as fl
-from flatlens import datasets, models
+from flatlens import datasets, execute, models
 from flatlens.attacks.balls import BALLS
 from flatlens.attacks.objectives import OBJECTIVES
 from flatlens.errors import AttackError
 from flatlens.forward import Batch, Victim
 from flatlens.randomness import Noise
+from flatlens.spec import RunSpec
 
 THEIRS = {"linf": "Linf", "l2": "L2"}
 EPS = {"linf": 0.1, "l2": 0.5}
@@ -191,6 +193,19 @@ def test_apgd_t_aims_at_another_class_in_each_run() -> None:
     assert all(len(set(row)) == 9 for row in aims.tolist())
     z = clean.logits.detach().gather(1, aims)
     assert bool((z[:, :-1] >= z[:, 1:]).all())
+
+
+def test_a_run_on_disk_keeps_what_was_found(tmp_path: Path) -> None:
+    spec = RunSpec("flatlens:digits-cnn", "flatlens:digits", attack="apgd-t", eps=0.1, steps=8, limit=30, batch_size=12)
+    run = execute.run(spec, tmp_path / "run")
+    trace, model = run.trace(), models.load(spec.model, shape=(1, 8, 8), classes=10).model
+    flipped = trace.result("flipped")
+    assert 0 < flipped.sum() < len(flipped)
+    found = model(torch.from_numpy(trace.x_adv)).argmax(1).numpy()
+    np.testing.assert_array_equal(found, trace.result("prediction"))
+    assert run.spec.objective == "dlr" and set(trace.steps["restart"].to_pylist()) == set(range(9))
+    assert trace.steps["confirmed"].drop_null().to_numpy(zero_copy_only=False).all()
+    assert len(trace.steps["confirmed"].drop_null()) == 9 * 30
 
 
 def test_targeted_success_is_the_target() -> None:

@@ -21,7 +21,12 @@ def attacks(json: options.Json = False) -> None:
             "norms": {
                 "linf": "largest change of one input value",
                 "l2": "Euclidean length of the change",
-                "l1": "sum of the changes of all input values",
+                "l1": "sum of the absolute changes",
+            },
+            "objectives": {
+                "ce": "cross-entropy of the label, or log p(target)",
+                "dlr": "difference of logits ratio (Croce & Hein 2020)",
+                "margin": "by how many logits the label has lost, or the target has won",
             },
         },
     )

@@ -17,8 +17,8 @@ from flatlens.valley import Band, Floats, Ints
 
 # Okabe and Ito's colours, the darker ones: told apart by colour-blind readers, and on paper.
 ATTACK_COLOUR = "#0072B2"
-CONTROL_COLOURS = ("#B8860B", "#008A65", "#B0578D", "#6B7280")
-DASHES = ("dash", "dot", "dashdot", "longdash")
+CONTROL_COLOURS = ("#B8860B", "#008A65", "#B0578D", "#6B7280", "#7B3F00")
+DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
 def valley(

@@ -1,10 +1,10 @@
 // Colours and the parts of a layout that all figures share. Okabe–Ito colours: safe for colour-blind readers.
 
 const PALETTE = {
-  light: { attack: "#0072B2", controls: ["#B8860B", "#008A65", "#B0578D", "#6B7280"], chosen: "#D55E00", brush: "#7A3E9D" },
-  dark: { attack: "#56B4E9", controls: ["#E69F00", "#2CC295", "#CC79A7", "#9CA3AF"], chosen: "#FF7F32", brush: "#C9A2F2" },
+  light: { attack: "#0072B2", controls: ["#B8860B", "#008A65", "#B0578D", "#6B7280", "#7B3F00"], chosen: "#D55E00", brush: "#7A3E9D" },
+  dark: { attack: "#56B4E9", controls: ["#E69F00", "#2CC295", "#CC79A7", "#9CA3AF", "#C9A27A"], chosen: "#FF7F32", brush: "#C9A2F2" },
 };
-const DASHES = ["dash", "dot", "dashdot", "longdash"];
+const DASHES = ["dash", "dot", "dashdot", "longdash", "longdashdot"];
 
 const theme = () => document.documentElement.dataset.theme;
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();

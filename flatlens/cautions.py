@@ -215,10 +215,10 @@ def not_probed(skipped: Mapping[str, str]) -> Iterator[Caution]:
         yield Caution("not-probed", f"{len(skipped)} of the layers asked for are left out ({names}): {why}")
 
 
-def probabilities(n: int) -> Caution:
+def probabilities() -> Caution:
     """Outputs that already sum to 1."""
     return Caution(
         "probabilities",
-        f"the model's outputs are non-negative and sum to 1 on all {n} inputs checked: they look like probabilities, "
+        "the model's outputs are non-negative and sum to 1 on the inputs checked: they look like probabilities, "
         "but are read as logits; return what goes into the softmax",
     )

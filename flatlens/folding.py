@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -19,7 +17,7 @@ def fold(model: nn.Module, example: Tensor) -> tuple[nn.Module, dict[str, Tensor
     """Fold every batch norm that directly follows a convolution, where torch.fx traces the model.
 
     Args:
-        model: in eval mode.
+        model: in eval mode; it is used up where something is folded.
         example: inputs on which the folded model must agree with ``model``.
 
     Returns:
@@ -31,17 +29,19 @@ def fold(model: nn.Module, example: Tensor) -> tuple[nn.Module, dict[str, Tensor
     # In float64, where a device has it: the comparison then sees a wrong function and not the rounding of weights.
     dtype = torch.float64 if example.device.type != "mps" else torch.float32
     try:
-        wide = copy.deepcopy(model).to(dtype)
-        folded = fx.symbolic_trace(copy.deepcopy(wide))
-        scale = _fold_graph(folded)
-        if not scale or not _agree(wide, folded, example.to(dtype)):
-            return model, {}
+        expected = _logits(model.to(dtype), example.to(dtype))
+        folded, scale = _fold_graph(fx.symbolic_trace(model))
+        agree = _agree(expected, _logits(folded, example.to(dtype)))
     except Exception:  # fx and the model raise whatever they like; what cannot be folded runs as it is
+        agree = False
+    # There and back again is exact: every float32 is a float64.
+    model = model.to(example.dtype)
+    if not agree or not scale:
         return model, {}
     return folded.to(example.dtype), {name: row.to(example.dtype) for name, row in scale.items()}
 
 
-def _fold_graph(traced: fx.GraphModule) -> dict[str, Tensor]:
+def _fold_graph(traced: fx.GraphModule) -> tuple[fx.GraphModule, dict[str, Tensor]]:
     modules = dict(traced.named_modules())
     calls: dict[str, int] = {}
     for node in traced.graph.nodes:
@@ -60,18 +60,27 @@ def _fold_graph(traced: fx.GraphModule) -> dict[str, Tensor]:
             continue
         gamma = norm.weight if norm.weight is not None else torch.ones_like(norm.running_var)
         scale[str(before.target)] = (gamma / torch.sqrt(norm.running_var + norm.eps)).detach()
-        fused = fuse_conv_bn_eval(conv, norm).requires_grad_(False)
-        conv.weight, conv.bias = fused.weight, fused.bias
+        fused = fuse_conv_bn_eval(conv, norm).requires_grad_(False)  # a copy: the model's own convolution stays
+        _replace(traced, str(before.target), fused)
         node.replace_all_uses_with(before)
         traced.graph.erase_node(node)
     traced.delete_all_unused_submodules()
     traced.recompile()
-    return scale
+    return traced, scale
 
 
-def _agree(model: nn.Module, folded: nn.Module, example: Tensor) -> bool:
-    """Whether both compute the same function, to rounding."""
+def _replace(traced: fx.GraphModule, target: str, module: nn.Module) -> None:
+    parent, _, name = target.rpartition(".")
+    setattr(traced.get_submodule(parent), name, module)
+
+
+def _logits(model: nn.Module, example: Tensor) -> Tensor:
     with torch.no_grad():
-        expected, found = (getattr(out, "logits", out) for out in (model(example), folded(example)))
-    bound = AGREEMENT if example.dtype == torch.float64 else 1e-4
+        out = model(example)
+    return getattr(out, "logits", out)
+
+
+def _agree(expected: Tensor, found: Tensor) -> bool:
+    """Whether both are the same, to rounding."""
+    bound = AGREEMENT if expected.dtype == torch.float64 else 1e-4
     return bool((found - expected).abs().max() <= bound * expected.abs().max().clamp(min=1.0))

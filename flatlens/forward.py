@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flatlens.errors import LayerError, ModelError
 from flatlens.folding import fold
-from flatlens.layers import HEAD, Layer, describe, find_head, resolve
+from flatlens.layers import HEAD, Layer, Survey, as_logits, describe, resolve, survey
 
 ITERATE, BEST, RETURNED = "iterate", "best", "returned"
 """What a pass of an attack is: a point of its path; its best point once more, yielded after the path; or the point that
@@ -159,15 +159,17 @@ class Victim:
         self._channels_last = example.dim() == 4 and any(isinstance(m, nn.Conv2d) for m in private.modules())
         example = self.place(example[:2])
 
-        logits = check_logits(private, example)
-        self.classes = logits.shape[1]
-        self.head = find_head(private, example, logits)
-        names = resolve(layers, private, example, self.head, without)
+        seen = check_logits(private, example)
+        self.classes = seen.logits.shape[1]
+        self.head = seen.head
+        self.probabilities = bool((seen.logits >= 0).all() and (seen.logits.sum(1) - 1).abs().max() <= 1e-4)
+        """Whether the outputs are no logits: those of the example are not negative and sum to 1."""
+        names = resolve(layers, private, seen, without)
         weights = {name: private.get_parameter(f"{target}.weight").detach() for name, target in names.items()}
 
         scale: dict[str, Tensor] = {}
         if fold_norms:
-            private, scale = fold(private, example)
+            private, scale = fold(private, example[:1])
         self.folded = bool(scale)
         if self._channels_last:
             private = private.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -234,16 +236,6 @@ class Victim:
         return here
 
 
-def as_logits(output: object) -> Tensor:
-    """The logits in what a model returned: a tensor, or an object with ``.logits``."""
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if not isinstance(logits, Tensor):
-        raise ModelError(
-            f"the model returns a {type(output).__name__}, not logits; return a tensor [n, K] or an object with .logits"
-        )
-    return logits
-
-
 def check_mode(model: nn.Module) -> None:
     """Raise ModelError if any part of the model is in train mode."""
     training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
@@ -252,18 +244,18 @@ def check_mode(model: nn.Module) -> None:
         raise ModelError(f"the model is in train mode ('{training[0]}'); call model.eval() first")
 
 
-def check_logits(model: nn.Module, x: Tensor) -> Tensor:
-    """Two passes over ``x``; return the logits ``[n, K]`` or raise ModelError saying why they are none."""
+def check_logits(model: nn.Module, x: Tensor) -> Survey:
+    """Two passes over ``x``; return the last one's survey or raise ModelError saying why it has no logits."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             bad = int((~torch.isfinite(tensor)).sum())
             raise ModelError(f"weight '{name}' holds {bad} values that are not finite; train or load the model again")
-    with torch.no_grad():
-        try:
-            logits, again = as_logits(model(x)), as_logits(model(x))
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"the model fails on inputs of shape {tuple(x.shape)}: {first}") from error
+    try:
+        again, seen = survey(model, x).logits, survey(model, x)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"the model fails on inputs of shape {tuple(x.shape)}: {first}") from error
+    logits = seen.logits
     if logits.dim() != 2 or logits.shape[0] != x.shape[0]:
         raise ModelError(
             f"the model returns shape {tuple(logits.shape)} for {x.shape[0]} inputs; logits of shape [n, K] are needed"
@@ -277,7 +269,7 @@ def check_logits(model: nn.Module, x: Tensor) -> Tensor:
             "the model is random: two passes over the same inputs differ "
             f"by {float((logits - again).abs().max()):.2g}; switch dropout and noise off"
         )
-    return logits
+    return seen
 
 
 def _copy(model: nn.Module) -> nn.Module:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from flatlens import attacks, cautions
 from flatlens.attacks.balls import TINY, ball
 from flatlens.errors import AttackError, DataError, LayerError, ResourceError
-from flatlens.forward import BEST, Batch, Victim, as_logits, exact_arithmetic
+from flatlens.forward import BEST, Batch, Victim, exact_arithmetic
 from flatlens.hessian.any_layer import AnyLayer
-from flatlens.layers import HEAD
+from flatlens.layers import HEAD, as_logits
 from flatlens.loop import Attack, Keeper, Piece, Recorder, walk, with_result
-from flatlens.memory import batch_that_fits, bytes_per_sample, is_out_of_memory
+from flatlens.memory import batch_that_fits, bytes_per_sample, is_out_of_memory, keep_freed_memory
 from flatlens.probes.certificate import Certificate
 from flatlens.randomness import Noise
 from flatlens.trajectory import ATTACK, Caution
@@ -233,6 +233,7 @@ def prepare(
     dead_units: bool = False,
 ) -> Job:
     """Check the model and the data, and make the victim. See `trace` for the arguments."""
+    keep_freed_memory()
     x, y = check_data(x, y)
     ids = torch.arange(len(x)) if ids is None else ids
     victim, measure, skipped = instrument(
@@ -274,7 +275,7 @@ def prepare(
         batch_size=min(fitted, len(x)),
         seed=seed,
         images=images,
-        preflight=(*_preflight(victim, x, y, bounds), *cautions.not_probed(skipped)),
+        preflight=(*_preflight(victim, x, bounds), *cautions.not_probed(skipped)),
     )
 
 
@@ -337,14 +338,13 @@ def check_data(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x, y.long()
 
 
-def _preflight(victim: Victim, x: Tensor, y: Tensor, bounds: tuple[float, float]) -> Iterator[Caution]:
+def _preflight(victim: Victim, x: Tensor, bounds: tuple[float, float]) -> Iterator[Caution]:
     low, high = bounds
     outside = ((x < low) | (x > high)).flatten(1).any(1)
     if outside.any():
         yield cautions.bounds(int(outside.sum()), len(x), float(x.min()), float(x.max()), bounds)
-    outputs = victim(victim.place(x[:16]), y[:16].to(victim.device), final=True).logits.detach()
-    if (outputs >= 0).all() and torch.allclose(outputs.sum(1), torch.ones_like(outputs[:, 0]), atol=1e-4):
-        yield cautions.probabilities(len(outputs))
+    if victim.probabilities:
+        yield cautions.probabilities()
 
 
 def _correct(victim: Victim, x: Tensor, y: Tensor) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from flatlens.errors import LayerError, unknown
+from flatlens.errors import LayerError, ModelError, unknown
 
 HEAD = "head"
 PROBEABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -49,30 +50,59 @@ def probeable(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, PROBEABLE)]
 
 
-def find_head(model: nn.Module, example: Tensor, logits: Tensor) -> str | None:
-    """The Linear whose output equals the logits, by value; None if there is none."""
-    found: list[str] = []
-    hooks = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
+def as_logits(output: object) -> Tensor:
+    """The logits in what a model returned: a tensor, or an object with ``.logits``."""
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            f"the model returns a {type(output).__name__}, not logits; return a tensor [n, K] or an object with .logits"
+        )
+    return logits
 
-            def note(_: nn.Module, __: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
-                if output.shape == logits.shape and torch.equal(output, logits):
-                    found.append(name)
 
-            hooks.append(module.register_forward_hook(note))
+class Survey(NamedTuple):
+    """What one pass has shown: the logits ``[n, K]``, how often each layer was called, and the head, if there is one.
+
+    The head is the Linear whose output equals the logits, by value.
+    """
+
+    logits: Tensor
+    calls: dict[str, int]
+    head: str | None
+
+
+def survey(model: nn.Module, example: Tensor) -> Survey:
+    """One pass over ``example``, watching every layer that can be probed.
+
+    Raises:
+        ModelError: what the model returns holds no logits.
+    """
+    calls = dict.fromkeys(probeable(model), 0)
+    flat: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def note(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+            calls[name] += 1
+            if isinstance(module, nn.Linear) and output.dim() == 2:
+                # An edit in place must not make another layer's output the logits.
+                flat[name] = output.detach().clone()
+
+        return note
+
+    hooks = [model.get_submodule(name).register_forward_hook(watch(name)) for name in calls]
     try:
-        with torch.no_grad():
-            model(example)
+        # With a graph, as an attack has one: without it, PyTorch's transformer layers bypass their own parts.
+        with torch.enable_grad():
+            given = example.detach().clone().requires_grad_(example.is_floating_point())
+            logits = as_logits(model(given)).detach()
     finally:
         for hook in hooks:
             hook.remove()
-    return found[-1] if found else None
+    heads = [name for name, output in flat.items() if torch.equal(output, logits)]
+    return Survey(logits, calls, heads[-1] if heads else None)
 
 
-def resolve(
-    patterns: Sequence[str], model: nn.Module, example: Tensor, head: str | None, without: Collection[str] = ()
-) -> dict[str, str]:
+def resolve(patterns: Sequence[str], model: nn.Module, seen: Survey, without: Collection[str] = ()) -> dict[str, str]:
     """Layers for what was asked: name in the tables -> name in ``model.named_modules()``, in order.
 
     The head is called ``head``, whatever else its name, unless it was asked for by that other name. Layers named in
@@ -84,11 +114,11 @@ def resolve(
     known = probeable(model)
     out: dict[str, str] = {}
     for pattern in patterns:
-        for name in _expand(pattern, model, known, head):
-            alias = name if name == pattern else (HEAD if name == head else name)
+        for name in _expand(pattern, model, known, seen.head):
+            alias = name if name == pattern else (HEAD if name == seen.head else name)
             if name not in out.values() and alias not in without:
                 out[alias] = name
-    _check_calls(out, model, example, head)
+    _check_calls(out, model, seen)
     return out
 
 
@@ -119,34 +149,19 @@ def _expand(pattern: str, model: nn.Module, known: list[str], head: str | None) 
     raise LayerError(unknown("layer", pattern, [HEAD, *known], where="this model has"))
 
 
-def _check_calls(names: dict[str, str], model: nn.Module, example: Tensor, head: str | None) -> None:
+def _check_calls(names: dict[str, str], model: nn.Module, seen: Survey) -> None:
     """Each layer must be used exactly once per pass, through its own module: else s is not linear in W."""
-    calls = dict.fromkeys(names.values(), 0)
-    hooks = []
-    for target in calls:
-
-        def count(_: nn.Module, __: tuple[Tensor, ...], target: str = target) -> None:
-            calls[target] += 1
-
-        hooks.append(model.get_submodule(target).register_forward_pre_hook(count))
-    try:
-        # With a graph, as an attack has one: without it, PyTorch's transformer layers bypass their own parts.
-        with torch.enable_grad():
-            model(example.detach().clone().requires_grad_(example.is_floating_point()))
-    finally:
-        for hook in hooks:
-            hook.remove()
     owners: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owners.setdefault(id(parameter), []).append(name)
     for alias, target in names.items():
-        if calls[target] != 1:
-            how = "is not called" if calls[target] == 0 else f"is called {calls[target]} times"
+        if seen.calls[target] != 1:
+            how = "is not called" if seen.calls[target] == 0 else f"is called {seen.calls[target]} times"
             raise LayerError(
                 f"layer '{alias}' {how} in a forward pass; only a layer that is used exactly once can be probed", alias
             )
         tied = [n for n in owners[id(model.get_submodule(target).weight)] if n != f"{target}.weight"]
-        if tied and target != head:
+        if tied and target != seen.head:
             raise LayerError(
                 f"layer '{alias}' shares its weight with '{tied[0]}'; a tied weight cannot be probed", alias
             )

@@ -19,7 +19,7 @@ from flatlens.hessian.any_layer import AnyLayer
 from flatlens.probes import Columns, Path
 from flatlens.probes.certificate import Anchor, Certificate
 from flatlens.probes.flatness import flatness
-from flatlens.probes.gradients import gradient_flow
+from flatlens.probes.gradients import GradientFlow
 from flatlens.probes.prediction import perturbation, prediction
 from flatlens.randomness import Noise
 from flatlens.trajectory import ATTACK, LAYERS, STEPS, Images
@@ -109,7 +109,7 @@ def walk(
     steps, layers = Rows(batch.ids), {name: Rows(batch.ids) for name in victim.layers}
     how: dict[str, Curvature] = {}
     way = Path(batch.x, batch.target)
-    before: Tensor | None = None
+    flow = GradientFlow()
     anchor: Anchor | None = None
     found: Found | None = None
     for here in attack(victim, batch, rng):
@@ -118,7 +118,7 @@ def walk(
                 f"the attack '{type(attack).__name__}' does not yield the clean input of all samples first"
             )
         if way.previous is not None:
-            steps.late(gradient_flow(way.previous, before))
+            steps.late(flow(way.previous))
         at = way.at(here.rows)
         seen = prediction(here, at)
         dead = {} if here.dead_share is None else {"dead_share": here.dead_share}
@@ -132,9 +132,6 @@ def walk(
             layers[name].add(flatness(curvature) | more.get(name, {}), here)
         now = Found(here.x.detach(), seen["flipped"], seen["loss"], here.logits.detach())
         found = now if found is None or here.rows is None else found.with_rows(here.rows, now)
-        before = None
-        if way.previous is not None and way.previous.rows is None and here.rows is None:
-            before = way.previous.gradient
         way = way.to(here)
         if here.kind == BEST:
             continue
@@ -144,7 +141,7 @@ def walk(
         tick()
     if found is None or way.previous is None:
         raise AttackError(f"the attack '{type(attack).__name__}' yields nothing; the clean input comes first")
-    steps.late(gradient_flow(way.previous, before))
+    steps.late(flow(way.previous))
 
     constant = {"path": path, "label": batch.y, "target": batch.target, "restart": rng.restart}
     table = steps.table(STEPS, constant)
@@ -158,12 +155,47 @@ def walk(
     return Piece(table, pa.concat_tables(parts) if parts else LAYERS.empty_table(), images, found)
 
 
+class Column:
+    """One column's values, pass by pass, in blocks.
+
+    A small tensor kept from every pass would lie between the large ones that the pass has freed, and the memory
+    in use would grow with the number of steps.
+    """
+
+    BLOCK = 4096
+
+    def __init__(self) -> None:
+        self._blocks: list[Tensor] = []
+        self._free = 0
+
+    def add(self, values: Tensor) -> None:
+        """The values of one pass, ``[n]``."""
+        if self._free < len(values) or self._blocks[-1].dtype != values.dtype:
+            self._close()
+            self._free = max(self.BLOCK, len(values))
+            self._blocks.append(values.new_empty(self._free))
+        last = self._blocks[-1]
+        start = len(last) - self._free
+        last[start : start + len(values)] = values
+        self._free -= len(values)
+
+    def _close(self) -> None:
+        if self._blocks:
+            self._blocks[-1] = self._blocks[-1][: len(self._blocks[-1]) - self._free]
+
+    def values(self) -> Tensor:
+        """All of them, in order, on the CPU."""
+        self._close()
+        self._free = 0
+        return torch.cat(self._blocks).cpu()
+
+
 class Rows:
     """Columns of one path, collected pass by pass and kept where they were computed until the path ends."""
 
     def __init__(self, ids: Tensor) -> None:
         self._ids = ids
-        self._columns: dict[str, list[Tensor]] = {}
+        self._columns: dict[str, Column] = {}
         self._late: set[str] = set()
         self._who: list[Ints] = []
         self._step: list[Ints] = []
@@ -179,14 +211,14 @@ class Rows:
         self._step.append(step)
         self._kind.append(here.kind)
         for name, values in columns.items():
-            self._columns.setdefault(name, []).append(values)
+            self._columns.setdefault(name, Column()).add(values)
         return step
 
     def late(self, columns: dict[str, Tensor]) -> None:
         """Columns of the pass that was added last, known only when it is over; null where they are NaN."""
         self._late |= columns.keys()
         for name, values in columns.items():
-            self._columns.setdefault(name, []).append(values)
+            self._columns.setdefault(name, Column()).add(values)
 
     def last_rows(self) -> Ints:
         """Where in the table each sample's last row is, ``[n]``."""
@@ -208,7 +240,7 @@ class Rows:
                 arrays[name] = value.cpu().numpy()[who]
             elif value is not None:
                 arrays[name] = pa.repeat(value, len(who))
-        arrays |= {name: torch.cat(values).cpu().numpy()[order] for name, values in self._columns.items()}
+        arrays |= {name: column.values().numpy()[order] for name, column in self._columns.items()}
         if "trace" in arrays:
             finite = np.isfinite(arrays["trace"]) & np.isfinite(arrays["relative_flatness"])
             arrays["status"] = np.where(finite, OK, NOT_FINITE)

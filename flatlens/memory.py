@@ -39,6 +39,16 @@ def batch_that_fits(per_sample: int, device: torch.device) -> int:
     return 1 << (fits.bit_length() - 1)
 
 
+def keep_freed_memory() -> None:
+    """Have the C library keep what a step frees for the next step, instead of faulting it in anew: a tenth of the time.
+
+    glibc gives back to the system what is freed at the end of its heap beyond a threshold, which is twice the size of
+    the largest block that it has ever mapped and freed, up to 32 MiB (``mallopt(3)``, M_MMAP_THRESHOLD). One such
+    block, never written to, costs nothing. Elsewhere nothing happens.
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on any device."""
     # What the CPU's allocator says differs between systems.

@@ -21,8 +21,7 @@ from torch.func import functional_call, hessian
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flatlens.errors import LayerError, unknown
-from flatlens.forward import as_logits
-from flatlens.layers import probeable
+from flatlens.layers import as_logits, probeable
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

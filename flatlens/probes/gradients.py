@@ -13,34 +13,31 @@ from flatlens.forward import Forward
 from flatlens.probes import Columns
 
 
-def gradient_flow(here: Forward, before: Tensor | None) -> Columns:
-    """At a pass that is over: NaN where no gradient was taken.
+class GradientFlow:
+    """Along one path: to be called with each pass once it is over, in order."""
 
-    Args:
-        here: the pass.
-        before: the gradient of the step before it, ``[n, …]``, if there is one.
+    def __init__(self) -> None:
+        self._last: Tensor | None = None
 
-    Returns:
-        ``input_grad_norm`` ‖∂S/∂x‖₂; ``grad_zero_share``, the share of entries that are exactly 0; ``grad_cosine``,
-        the cosine between this gradient and that of the step before; each ``[n]``.
-    """
-    if here.gradient is None:
-        return no_flow(len(here.y), here.x.device)
-    gradient = here.gradient.flatten(1)
-    norm = gradient.norm(dim=1)
-    cosine = torch.full_like(norm, torch.nan)
-    if before is not None:
-        last = before.flatten(1)
-        # Each at length 1 first: the product of two small norms would underflow. 0 / 0 is NaN: no direction.
-        cosine = ((gradient / norm.unsqueeze(1)) * (last / last.norm(dim=1, keepdim=True))).sum(1).clamp(-1, 1)
-    return {
-        "input_grad_norm": norm,
-        "grad_zero_share": (gradient == 0).to(norm.dtype).mean(1),
-        "grad_cosine": cosine,
-    }
+    def __call__(self, here: Forward) -> Columns:
+        """Columns of a pass that is over; NaN where no gradient was taken.
 
-
-def no_flow(n: int, device: torch.device) -> Columns:
-    """The same columns of a pass on which no gradient was taken."""
-    blank = torch.full((n,), torch.nan, device=device)
-    return {"input_grad_norm": blank, "grad_zero_share": blank, "grad_cosine": blank}
+        Returns:
+            ``input_grad_norm`` ‖∂S/∂x‖₂; ``grad_zero_share``, the share of entries that are exactly 0;
+            ``grad_cosine``, the cosine between this gradient and that of the pass before, where both are of the whole
+            batch; each ``[n]``.
+        """
+        last, self._last = self._last, None
+        if here.gradient is None:
+            blank = torch.full((len(here.y),), torch.nan, device=here.x.device)
+            return {"input_grad_norm": blank, "grad_zero_share": blank, "grad_cosine": blank}
+        gradient = here.gradient.flatten(1)
+        norm = gradient.norm(dim=1)
+        cosine = torch.full_like(norm, torch.nan)
+        if here.rows is None:
+            # At length 1 first: the product of two small norms would underflow. 0 / 0 is NaN: no direction.
+            self._last = gradient / norm.unsqueeze(1)
+            if last is not None:
+                cosine = torch.einsum("ni,ni->n", self._last, last).clamp(-1, 1)
+        zeros = gradient.shape[1] - gradient.count_nonzero(dim=1)
+        return {"input_grad_norm": norm, "grad_zero_share": zeros / gradient.shape[1], "grad_cosine": cosine}

@@ -6,17 +6,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import foolbox
 import torch
 import torchattacks
 from foolbox.attacks import LinfProjectedGradientDescentAttack
+from torch import Tensor
 
 import flatlens as fl
 from flatlens.job import prepare
 from tests.benchmarks.networks import resnet18
-from tests.benchmarks.timing import Row, interleaved, medians, ratio, subprocess_json
+from tests.benchmarks.timing import Row, apart, medians, ratio, subprocess_json
 
 STEPS, BATCH, EPS = 40, 32, 8 / 255
 
@@ -28,37 +29,41 @@ def rows() -> Iterator[Row]:
     yield start_up()
 
 
-def against_others() -> Iterator[Row]:
-    """ResNet-18 of width 32, batch 32: what tracing costs, and what the libraries' bare attacks cost."""
+def variant(name: str) -> Callable[[], object]:
+    """PGD-40 on a ResNet-18 of width 32, batch 32: traced, bare, or by another library, final evaluation included."""
     model = resnet18(32)
     generator = torch.Generator().manual_seed(1)
     x, y = torch.rand(BATCH, 3, 32, 32, generator=generator), torch.randint(10, (BATCH,), generator=generator)
     step = 2.5 * EPS / STEPS
     attack = fl.attacks.PGD(eps=EPS, steps=STEPS, step_size=step)
-    theirs = torchattacks.PGD(model, eps=EPS, alpha=step, steps=STEPS, random_start=False)
-    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
-    boxed = LinfProjectedGradientDescentAttack(abs_stepsize=step, steps=STEPS, random_start=False)
 
-    def run_torchattacks() -> None:
-        advs = theirs(x, y)
+    def evaluate(advs: Tensor) -> None:
         with torch.no_grad():
             model(advs).argmax(1)
 
-    def run_foolbox() -> None:
-        advs = boxed.run(wrapped, x, foolbox.criteria.Misclassification(y), epsilon=EPS)
-        with torch.no_grad():
-            model(advs).argmax(1)
+    def traced() -> None:
+        fl.trace(model, x, y, attack=attack, batch_size=BATCH)
 
     def bare() -> None:
         job = prepare(model, x, y, attack=attack, batch_size=BATCH)
         for here in job.attack(job.victim, job.batch(0), None):  # type: ignore[arg-type]
             last = here
-        job._predict(last.x.detach())
+        evaluate(last.x.detach())
 
-    def traced() -> None:
-        fl.trace(model, x, y, attack=attack, batch_size=BATCH)
+    theirs = torchattacks.PGD(model, eps=EPS, alpha=step, steps=STEPS, random_start=False)
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
+    boxed = LinfProjectedGradientDescentAttack(abs_stepsize=step, steps=STEPS, random_start=False)
+    return {
+        "traced": traced,
+        "bare": bare,
+        "torchattacks": lambda: evaluate(theirs(x, y)),
+        "foolbox": lambda: evaluate(boxed.run(wrapped, x, foolbox.criteria.Misclassification(y), epsilon=EPS)),
+    }[name]
 
-    seconds = interleaved({"traced": traced, "bare": bare, "torchattacks": run_torchattacks, "foolbox": run_foolbox})
+
+def against_others() -> Iterator[Row]:
+    """What tracing costs, and what the libraries' bare attacks cost."""
+    seconds = apart(__name__, ("traced", "bare", "torchattacks", "foolbox"))
     best = min(("torchattacks", "foolbox"), key=lambda name: statistics.median(seconds[name]))
     detail = medians(seconds)
     yield Row(

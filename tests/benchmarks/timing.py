@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 RUNS = 7
@@ -33,6 +33,44 @@ def interleaved(variants: dict[str, Callable[[], object]], runs: int = RUNS) -> 
             work()
             if run:
                 seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def apart(module: str, names: Sequence[str], runs: int = RUNS) -> dict[str, list[float]]:
+    """As `interleaved`, each variant in a process of its own, as a user runs it; only one works at a time.
+
+    What one library teaches the memory allocator would otherwise speed up the others.
+
+    Args:
+        module: where ``variant(name)`` makes the function to be timed.
+        names: of the variants.
+        runs: of each, after one warm-up.
+    """
+    code = (
+        f"import sys, time\nfrom {module} import variant\nwork = variant(sys.argv[1])\nfor _ in sys.stdin:\n"
+        "    began = time.perf_counter()\n    work()\n    print(time.perf_counter() - began, flush=True)\n"
+    )
+    workers = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", code, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for name in names
+    }
+
+    def timed(worker: subprocess.Popen[str]) -> float:
+        assert worker.stdin is not None and worker.stdout is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+        return float(worker.stdout.readline())
+
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for run in range(runs + 1):
+        for name, worker in workers.items():
+            took = timed(worker)
+            if run:
+                seconds[name].append(took)
+    for worker in workers.values():
+        worker.communicate()
     return seconds
 
 

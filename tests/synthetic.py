@@ -112,6 +112,11 @@ def _layers(path, walk, layers, rng):
             "relative_sharpness": 13.0 * trace, "weight_norm": trace * 0 + 13**0.5, "feature_norm_sq": a2,
             "confidence_term": c if head else c * np.nan,
         }  # fmt: skip
+        if head:
+            rise = walk["loss"] - walk["loss"][:, :1]
+            loose = 1.2 + np.arange(length) / length
+            values |= {"loss_change": rise, "certificate_bound_eigenvalue": loose * np.abs(rise)}
+            values |= {"certificate_bound_kappa": 3 * values["certificate_bound_eigenvalue"]}
         columns = _key(path, n, length) | {k: v.ravel() for k, v in values.items()}
         rows = n * length
         columns |= {"layer": np.full(rows, layer), "exact": np.full(rows, True), "status": np.full(rows, "ok")}

@@ -83,6 +83,18 @@ def test_factors_add_up(trace):
     assert series.factors(trace, "conv2", series.flip_step(trace)) is None
 
 
+def test_looseness_is_the_bound_over_the_true_rise(trace):
+    own = make_one(trace)
+    found = series.looseness(own, "head", series.flip_step(own))
+    eigenvalue, kappa = found["certificate_bound_eigenvalue"].raw, found["certificate_bound_kappa"].raw
+    at = eigenvalue.position > 0
+    np.testing.assert_allclose(eigenvalue.median[at], 1.2 + eigenvalue.position[at] / 21, rtol=1e-12)
+    np.testing.assert_allclose(kappa.median[at], 3 * eigenvalue.median[at])
+    rise = own.matrix("loss_change", layer="head").values
+    np.testing.assert_array_equal(eigenvalue.n, (rise > 0).sum(0))
+    assert series.looseness(trace, "conv2", series.flip_step(trace)) is None
+
+
 def make_one(trace):
     return series.part(trace, "attack", "head")
 
@@ -184,6 +196,7 @@ def test_every_figure_can_be_drawn(trace, aligned):
     for figure in (
         figures.flow(trace, aligned=aligned),
         figures.factors(trace, aligned=aligned),
+        figures.certificate(trace, aligned=aligned),
         figures.against_margin(trace),
         figures.flip_and_peak(trace),
         figures.layers(trace),
@@ -198,6 +211,8 @@ def test_a_figure_says_what_it_cannot_draw(trace):
         figures.valley(trace, layer="heat")
     with pytest.raises(LayerError, match="confidence term"):
         figures.factors(trace, layer="conv1")
+    with pytest.raises(LayerError, match="certificate"):
+        figures.certificate(trace, layer="conv1")
 
 
 # --- in a browser

@@ -110,6 +110,27 @@ def factors(trace: Trace, *, layer: str | None = None, path: str = ATTACK, align
     return _finish(figure, f"Which factor moves, {layer}", 440)
 
 
+def certificate(trace: Trace, *, layer: str | None = None, path: str = ATTACK, aligned: bool = False) -> go.Figure:
+    """How tight the certificate is: its bounds divided by the true rise of the loss, 1 where they are tight.
+
+    Raises:
+        LayerError: the layer has no bound, or the loss never rises.
+    """
+    _, layer = _known(trace, "trace", layer)
+    own = series.part(trace, path, layer)
+    curves = series.looseness(own, layer, series.flip_step(own, path), path=path)
+    if curves is None:
+        raise LayerError(f"layer '{layer}' has no bound of a loss that rises; the certificate is the head's alone")
+    figure = go.Figure()
+    for index, (name, found) in enumerate(curves.items()):
+        for drawn in _band(found.aligned if aligned else found.raw, series.BOUNDS[name], index):
+            figure.add_trace(drawn)
+    figure.add_hline(y=1, line={"color": "#9AA6B5", "width": 1})
+    figure.update_yaxes(title_text="bound ÷ true rise of the loss", type="log")
+    figure.update_xaxes(title_text=_step_title(aligned))
+    return _finish(figure, f"How tight the certificate is, {layer}", 440)
+
+
 def against_margin(
     trace: Trace, measure: str = "relative_flatness", *, layer: str | None = None, path: str = ATTACK, lines: int = 60
 ) -> go.Figure:

@@ -47,6 +47,7 @@ def pages(traces: Sequence[Trace]) -> Plain:
         "measures": MEASURES,
         "flow": series.FLOW,
         "factors": series.FACTORS,
+        "bounds": series.BOUNDS,
         "runs": [run(trace, name, share) for trace, name in zip(traces, names, strict=True)],
     }
 
@@ -115,11 +116,12 @@ def _layer(own: Trace, path: str, layer: str, flip: Ints, ids: Ints, measures: S
             "cells": {k: pack(v) for k, v in grid._asdict().items()},
             "summary": record(found.summary()),
         }
-    moved = series.factors(own, layer, flip, path=path)
-    return {
-        "measures": looks,
-        "factors": None if moved is None else {name: curve(c) for name, c in moved.items()},
+    curves = {
+        "factors": series.factors(own, layer, flip, path=path),
+        "looseness": series.looseness(own, layer, flip, path=path),
     }
+    drawn = {kind: None if of is None else {name: curve(c) for name, c in of.items()} for kind, of in curves.items()}
+    return {"measures": looks} | drawn
 
 
 def _density(trace: Trace) -> Plain | None:

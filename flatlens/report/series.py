@@ -29,6 +29,13 @@ FACTORS = {
 """log relative_sharpness = log c + log‖a‖² + log‖W‖² (mathematics, head in closed form)."""
 
 
+BOUNDS = {
+    "certificate_bound_eigenvalue": "bound from λ_max",
+    "certificate_bound_kappa": "bound from κ",
+}
+"""Columns of the head that bound the rise of the loss since the clean input."""
+
+
 class Curve(NamedTuple):
     """One quantity along a path: over all samples by step, and around the flip."""
 
@@ -136,6 +143,23 @@ def factors(trace: Trace, layer: str, flip: Ints, *, path: str = ATTACK) -> dict
         # The norm enters the product squared.
         out[name] = curve(2 * change if name == "weight_norm" else change, flip)
     return out
+
+
+def looseness(trace: Trace, layer: str, flip: Ints, *, path: str = ATTACK) -> dict[str, Curve] | None:
+    """Each bound of the loss divided by the loss's true rise since step 0; ≥ 1, and tight at 1.
+
+    Samples whose loss has not risen at a step have no such ratio there. None where there is no bound.
+    """
+    out = {}
+    rise = trace.matrix("loss_change", path=path, layer=layer).values
+    for name in BOUNDS:
+        bound = trace.matrix(name, path=path, layer=layer).values
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(rise > 0, bound / rise, np.nan)
+        ratio[~np.isfinite(ratio)] = np.nan
+        if not np.isnan(ratio).all():
+            out[name] = curve(ratio, flip)
+    return out or None
 
 
 def pick(flip: Ints, most: int) -> NDArray[np.intp]:

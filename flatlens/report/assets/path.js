@@ -156,4 +156,25 @@ function drawFactors() {
   }));
 }
 
+function drawBound() {
+  const found = focus().layers.map((l) => l.looseness).find(Boolean);
+  $("bound-card").hidden = !found;
+  if (!found) return;
+  const drawn = Object.entries(DATA.bounds).filter(([key]) => found[key]);
+  const bands = drawn.map(([key]) => bandOf(found[key]));
+  const scale = scaleOf("log", bands), traces = [];
+  drawn.forEach(([, name], k) => traces.push(
+    ...bandTraces(bands[k], scale.f, [pathColour(state.path), PALETTE[theme()].chosen][k], ["solid", "dash"][k], name.replace("_max", "ₘₐₓ"), { width: 2.6, fill: 0.15, where: where() })));
+  const range = state.aligned ? alignedRange(bands) : undefined;
+  const top = scale.axis.range[1];
+  react("bound", traces, layout({
+    height: 380, showlegend: true, uirevision: view(),
+    xaxis: stepAxis(range ? { range } : {}), yaxis: axis("bound ÷ true rise of the loss", { ...scale.axis, range: [-0.08 * top, top] }),
+    shapes: [
+      ...(state.aligned ? [flipMark()] : []),
+      { type: "line", xref: "paper", x0: 0, x1: 1, y0: 1, y1: 1, line: { color: css("--muted"), width: 1 } },
+    ],
+  }));
+}
+
 const toHex = (colour) => (colour.startsWith("#") ? colour : "#888888");

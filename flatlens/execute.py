@@ -104,12 +104,13 @@ def run(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report
 
     began = time.perf_counter()
     for index, piece in job.pieces(result.missing(), progress):
-        result.save_part(index, {"steps": piece.steps, "layers": piece.layers}, piece.images)
+        result.save_part(index, {"steps": piece.steps, "layers": piece.layers}, piece.images, piece.notes)
     seconds = time.perf_counter() - began
-    result.merge()
+    notes = result.merge()
     # The tables are read back as any reader would read them, and judged as such.
     whole = runs.Run(result.path, result.manifest | {"state": runs.FINISHED}).trace()
-    result.finish(job.cautions + cautions.find(whole), seconds=round(result.manifest.get("seconds", 0) + seconds, 3))
+    seconds = round(result.manifest.get("seconds", 0) + seconds, 3)
+    result.finish(job.cautions(notes) + cautions.find(whole), seconds=seconds)
     return result
 
 

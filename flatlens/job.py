@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -62,12 +61,10 @@ class Job:
     seed: int
     images: str
     preflight: tuple[Caution, ...]
-    notes: Counter[str] = dataclasses.field(default_factory=Counter)
 
-    @property
-    def cautions(self) -> tuple[Caution, ...]:
-        """What was found before the attack, and while it was recorded."""
-        return self.preflight + cautions.recorded(self.notes, len(self.x))
+    def cautions(self, notes: Mapping[str, int]) -> tuple[Caution, ...]:
+        """What was found before the attack, and what was noted of all batches while it was recorded."""
+        return self.preflight + cautions.recorded(notes, len(self.x))
 
     @property
     def batches(self) -> int:
@@ -123,13 +120,12 @@ class Job:
     def piece(self, index: int, tick: Callable[[str], None] = lambda what: None) -> Piece:
         """All paths of one batch, measured: the attack's runs, then the controls."""
         batch = self.batch(index)
-        attack = self.attack
+        attack, notes = self.attack, dict[str, int]()
         if isinstance(attack, Recorder):
             # Not under exact arithmetic: a library's numbers are to be those that it gives by itself.
             attack, notes = attack.record(self.model, batch, self.victim.bounds)
-            self.notes.update(notes)
         with exact_arithmetic(self.victim.device):
-            return self._measured(index, batch, attack, tick)
+            return self._measured(index, batch, attack, tick)._replace(notes=notes)
 
     def _measured(self, index: int, batch: Batch, attack: Attack, tick: Callable[[str], None]) -> Piece:
         certificate = Certificate.of(self.victim)

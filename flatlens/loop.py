@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -43,12 +44,16 @@ class Recorder(Protocol):
 
 
 class Piece(NamedTuple):
-    """The rows of one batch: all its paths, complete."""
+    """The rows of one batch: all its paths, complete.
+
+    ``notes`` counts samples of which a reader must know something, by code (`flatlens.cautions.recorded`).
+    """
 
     steps: pa.Table
     layers: pa.Table
     images: Images | None
     found: Found | None = None
+    notes: Mapping[str, int] = MappingProxyType({})
 
 
 class Found(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,7 +84,8 @@ def trace(
         labels=tuple(labels) if labels else None,
         manifest=provenance(job),
     )
-    return result.with_cautions(job.cautions + cautions.find(result))
+    notes = sum((Counter(piece.notes) for piece in pieces), Counter[str]())
+    return result.with_cautions(job.cautions(notes) + cautions.find(result))
 
 
 def curvature(

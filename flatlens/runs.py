@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from flatlens.trajectory import LAYERS, SCHEMA_VERSION, STEPS, Caution, Images, 
 
 RUNNING, FINISHED = "running", "finished"
 _TABLES = {"steps": STEPS, "layers": LAYERS}
+_NOTES = b"flatlens.notes"
 
 
 class Run:
@@ -52,21 +54,24 @@ class Run:
         """Batches that are not done yet."""
         return [i for i in range(self.manifest["batches"]) if not self._part(i, "steps.parquet").exists()]
 
-    def save_part(self, index: int, tables: Mapping[str, pa.Table], images: Images | None) -> None:
-        """Keep one finished batch. The table of steps is written last: where it is, the part is whole."""
+    def save_part(
+        self, index: int, tables: Mapping[str, pa.Table], images: Images | None, notes: Mapping[str, int]
+    ) -> None:
+        """Keep one finished batch. The table of steps is written last, with the notes: where it is, all is there."""
         with _disk(self.path):
             self._part(index, "").parent.mkdir(exist_ok=True)
             if images is not None:
                 _write(self._part(index, "images.safetensors"), save(_as_tensors(images)))
             for name in ("layers", "steps"):
                 with replacing(self._part(index, f"{name}.parquet")) as file:
-                    pq.write_table(tables[name], file)
+                    pq.write_table(tables[name].replace_schema_metadata({_NOTES: json.dumps(dict(notes))}), file)
             self.manifest["batches_done"] = self.manifest["batches"] - len(self.missing())
             self.write_manifest()
 
-    def merge(self) -> None:
-        """Join the parts into the run's tables, a part at a time."""
+    def merge(self) -> Counter[str]:
+        """Join the parts into the run's tables, a part at a time; returns what was noted of them, added up."""
         count = self.manifest["batches"]
+        notes = Counter[str]()
         with _disk(self.path):
             for name, schema in _TABLES.items():
                 with replacing(self.path / f"{name}.parquet") as file, pq.ParquetWriter(file, schema) as writer:
@@ -76,6 +81,10 @@ class Run:
             if parts:
                 with replacing(self.path / "images.safetensors") as file:
                     concatenate(parts, file)
+            for i in range(count):
+                stored = pq.read_schema(self._part(i, "steps.parquet")).metadata or {}
+                notes.update(json.loads(stored.get(_NOTES, b"{}")))
+        return notes
 
     def finish(self, cautions: tuple[Caution, ...], **known: Any) -> None:
         """Declare the tables complete, and drop the parts that they were joined from."""

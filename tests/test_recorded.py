@@ -497,6 +497,21 @@ def test_by_name(attack: str, eps: float, steps: int, tmp_path: Any) -> None:
     assert fl.RunSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in run.spec.to_dict().items()}) == run.spec
 
 
+def test_what_was_noted_while_recording_survives_an_interruption(tmp_path: Any) -> None:
+    # A search without gradients: it is noted of every batch that only the ends of the path are known.
+    wanted = spec("torchattacks:Pixle?max_iterations=2", batch_size=1)
+
+    def interrupt(progress: Any) -> None:
+        if "batch 3 of" in progress.what:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute.run(wanted, tmp_path / "out", progress=interrupt)
+    trace = execute.run(wanted, tmp_path / "out").trace()
+    said = {caution.code: caution.message for caution in trace.cautions}
+    assert said["no-gradient"].startswith("the attack took no gradient on 3 of 3 samples")
+
+
 def test_points_by_name(tmp_path: Any) -> None:
     x = datasets.load("flatlens:digits").x
     np.savez(tmp_path / "p.npz", iterates=np.stack([x[:10], 0.9 * x[:10]]))

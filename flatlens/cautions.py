@@ -15,7 +15,8 @@ RISING = 0.01
 """A relative rise of the loss over the last tenth of the steps that counts as not converged."""
 ROUNDING = 1e-5
 """By how much, relatively, float32 arithmetic may overshoot eps."""
-
+WIDEST = 16.0
+"""Bounds wider than this are those of raw bytes: standardised images span about 5."""
 BOUND_ROUNDING = 1e-9
 """By how much, relatively, a float64 loss may exceed its certificate's bound by rounding."""
 
@@ -205,6 +206,18 @@ def bounds(outside: int, n: int, low: float, high: float, wanted: tuple[float, f
         "the attack projects them back at its first step: give the inputs' true --set bounds=[low,high], "
         "normalisation belongs into the model",
     )
+
+
+def unnormalised(wanted: tuple[float, float], eps: object) -> Iterator[Caution]:
+    """Bounds as wide as those of raw bytes."""
+    low, high = wanted
+    if high - low > WIDEST:
+        size = f": eps = {eps:g} is {100 * eps / (high - low):.2g} % of their width" if isinstance(eps, float) else ""
+        yield Caution(
+            "unnormalised",
+            f"the bounds [{low:g}, {high:g}] look like those of unnormalised inputs{size}; "
+            "radii are mostly given for inputs in [0, 1]: divide the inputs, or scale eps",
+        )
 
 
 def not_probed(skipped: Mapping[str, str]) -> Iterator[Caution]:

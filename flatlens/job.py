@@ -271,7 +271,7 @@ def prepare(
         batch_size=min(fitted, len(x)),
         seed=seed,
         images=images,
-        preflight=(*_preflight(victim, x, bounds), *cautions.not_probed(skipped)),
+        preflight=(*_preflight(victim, x, bounds), *cautions.unnormalised(bounds, eps), *cautions.not_probed(skipped)),
     )
 
 

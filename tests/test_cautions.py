@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from torch import nn
@@ -123,6 +125,45 @@ def test_probabilities_instead_of_logits() -> None:
     assert "probabilities" not in [c.code for c in fl.trace(linear(), x, y).cautions]
     with pytest.raises(fl.FlatlensError, match="no Linear layer's output equals the logits"):
         fl.trace(linear(softmax=True), x, y)
+
+
+def test_bounds_of_raw_bytes() -> None:
+    x, y = 255 * torch.rand(5, 3), torch.tensor([0, 1, 2, 3, 0])
+    attack = fl.attacks.PGD(eps=0.3, steps=2)
+    found = {c.code: c.message for c in fl.trace(linear(), x, y, attack=attack, bounds=(0, 255)).cautions}
+    assert "the bounds [0, 255] look like those of unnormalised inputs: eps = 0.3 is 0.12 %" in found["unnormalised"]
+    for bounds in ((0, 1), (-2.2, 2.7)):
+        trace = fl.trace(linear(), x / 255, y, attack=attack, bounds=bounds)
+        assert "unnormalised" not in [c.code for c in trace.cautions]
+
+
+def test_a_path_that_stops_early() -> None:
+    whole = trace()
+    rows = pc.or_(pc.not_equal(whole.steps["sample"], 0), pc.less(whole.steps["step"], 4))
+    ragged = replace(whole, steps=whole.steps.filter(rows), layers=whole.layers.filter(rows))
+    assert codes(ragged)["stopped-early"].startswith("attack stopped early for 1 of 4 samples (paths of 3 to 5 steps)")
+    assert "stopped-early" not in codes(whole)
+
+
+@pytest.mark.parametrize(
+    ("code", "figure"),
+    [
+        ("blank", "1 of 4 returned"),
+        ("one-by-one", "1 of 4 samples"),
+        ("differs-alone", "1 of 4"),
+        ("no-gradient", "1 of 4"),
+    ],
+)
+def test_what_was_noted_while_recording(code: str, figure: str) -> None:
+    (found,) = cautions.recorded({code: 1, "other": 2}, 4)
+    assert found.code == code and figure in found.message
+    assert cautions.recorded({code: 0}, 4) == ()
+
+
+def test_layers_left_out() -> None:
+    (found,) = cautions.not_probed({"conv": "it pads by itself"})
+    assert found.message == "1 of the layers asked for are left out ('conv'): it pads by itself"
+    assert not list(cautions.not_probed({}))
 
 
 def test_inputs_outside_their_bounds() -> None:

@@ -20,7 +20,7 @@ from flatlens.hessian.any_layer import AnyLayer
 from flatlens.probes import Columns, Path
 from flatlens.probes.certificate import Anchor, Certificate
 from flatlens.probes.flatness import flatness
-from flatlens.probes.gradients import GradientFlow
+from flatlens.probes.gradients import GradientFlow, zero_inputs
 from flatlens.probes.prediction import perturbation, prediction
 from flatlens.randomness import Noise
 from flatlens.trajectory import ATTACK, LAYERS, STEPS, Images
@@ -134,7 +134,8 @@ def walk(
             anchor = certificate.anchor(here) if anchor is None else anchor
             more[certificate.name] = certificate(here, anchor.at(here.rows))
         for name, curvature in how.items():
-            layers[name].add(flatness(curvature) | more.get(name, {}), here)
+            given = zero_inputs(here.taps[name], len(here.logits))
+            layers[name].add(flatness(curvature) | given | more.get(name, {}), here)
         now = Found(here.x.detach(), seen["flipped"], seen["loss"], here.logits.detach())
         found = now if found is None or here.rows is None else found.with_rows(here.rows, now)
         way = way.to(here)

@@ -77,6 +77,8 @@ LAYERS = pa.schema(
         ("confidence_term", pa.float64()),
         ("weight_grad_norm", pa.float64()),
         ("effective_rank", pa.float64()),
+        # Of the layer's inputs, how many are exactly 0: behind a ReLU, the units that pass no gradient.
+        ("zero_inputs", pa.float64()),
         # The head's alone: bounds of the loss's change since the clean input, that change, and how far the head's
         # input has moved.
         ("certificate_bound_kappa", pa.float64()),

@@ -11,6 +11,7 @@ from test_attacks import data, net
 from torch import nn
 
 import flatlens as fl
+from flatlens import datasets, models
 from flatlens.attacks import CONTROLS
 from flatlens.attacks.balls import BALLS
 from flatlens.errors import AttackError
@@ -132,7 +133,24 @@ def test_gradient_flow_and_dead_units_along_the_path() -> None:
         first = model[2](model[1](points))
         dead = ((first <= 0).sum(2) + (model[4](model[3](first)) <= 0).sum(2)) / 32
     np.testing.assert_allclose(trace.matrix("dead_share").values, dead, atol=1e-12)
+    layers = fl.trace(model, x, y, attack=attack, layers=["all"])
+    for layer, units in (("3", first), ("head", model[4](model[3](first)))):
+        off = (units <= 0).double().mean(2).detach()
+        np.testing.assert_allclose(layers.matrix("zero_inputs", layer=layer).values, off, atol=1e-12)
     plain = fl.trace(model, x, y, attack=attack)
     assert plain.steps["dead_share"].null_count == plain.steps.num_rows
     smooth = fl.trace(net(), x, y, attack=attack, dead_units=True)
     assert smooth.steps["dead_share"].null_count == smooth.steps.num_rows
+
+
+@pytest.mark.parametrize("act", ["relu", "gelu", "silu", "swiglu"])
+def test_the_twins_of_the_mlp_differ_in_dead_units_alone(act: str) -> None:
+    digits = datasets.load("flatlens:digits").take(np.arange(40))
+    model = models.load(f"flatlens:mlp?act={act}&width=16", shape=(1, 8, 8), classes=10).model
+    x, y = torch.from_numpy(digits.x), torch.from_numpy(digits.y)
+    trace = fl.trace(model, x, y, attack=fl.attacks.PGD(eps=0.2, steps=5), layers=["hidden2", "head"])
+    for layer in trace.layer_names:
+        off = trace.matrix("zero_inputs", layer=layer).values
+        assert (off > 0.1).mean() > 0.9 if act == "relu" else not off.any()
+    assert not trace.matrix("grad_zero_share").values[:, :5].any()
+    assert (trace.matrix("input_grad_norm").values[:, :5] > 0).all()

@@ -183,7 +183,7 @@ def test_shipped_models_are_as_good_as_their_recipe_says():
         ("timm:resnet18", "'timm:' models cannot be loaded yet; wrap yours in a function: file.py:factory"),
         (
             "flatlens:cnn?act=rleu",
-            "no act 'rleu'; there are: relu, gelu, silu. Did you mean 'relu'? (in 'flatlens:cnn?act=rleu')",
+            "no act 'rleu'; there are: relu, gelu, silu, swiglu. Did you mean 'relu'? (in 'flatlens:cnn?act=rleu')",
         ),
         (
             "flatlens:cnn?widht=3",

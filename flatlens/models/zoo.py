@@ -8,10 +8,27 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+
+class SwiGLU(nn.Module):
+    """The first half of the channels times the SiLU of the second (Shazeer 2020, arXiv 2002.05202)."""
+
+    def forward(self, x: Float[Tensor, " n *shape"]) -> Float[Tensor, " n *shape"]:
+        """``[n, 2·C, …]`` to ``[n, C, …]``."""
+        value, gate = x.chunk(2, dim=1)
+        return value * F.silu(gate)
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "swiglu": SwiGLU}
+"""What follows a layer of the zoo; `lanes` of its outputs make one of the activation's."""
+
+
+def lanes(act: str) -> int:
+    """How many channels an activation takes for each that it gives."""
+    return 2 if act == "swiglu" else 1
 
 
 class Normalize(nn.Module):
@@ -50,17 +67,17 @@ def cnn(shape: tuple[int, ...], classes: int, *, act: str = "relu", width: int =
         a model from ``[n, C, H, W]`` to ``[n, classes]``.
     """
     channels, height, breadth = shape
-    activation = ACTIVATIONS[act]
+    activation, each = ACTIVATIONS[act], lanes(act)
     return nn.Sequential(
         OrderedDict(
             normalize=Normalize(),
-            conv1=nn.Conv2d(channels, width, 3, padding=1),
+            conv1=nn.Conv2d(channels, each * width, 3, padding=1),
             act1=activation(),
-            conv2=nn.Conv2d(width, 2 * width, 3, padding=1),
+            conv2=nn.Conv2d(width, each * 2 * width, 3, padding=1),
             act2=activation(),
             pool=nn.MaxPool2d(2),
             flatten=nn.Flatten(),
-            hidden=nn.Linear(2 * width * (height // 2) * (breadth // 2), 6 * width),
+            hidden=nn.Linear(2 * width * (height // 2) * (breadth // 2), each * 6 * width),
             act3=activation(),
             fc=nn.Linear(6 * width, classes),
         )
@@ -84,7 +101,7 @@ def mlp(shape: tuple[int, ...], classes: int, *, act: str = "relu", width: int =
     layers["flatten"] = nn.Flatten()
     features = torch.Size(shape).numel()
     for i in range(1, depth + 1):
-        layers[f"hidden{i}"] = nn.Linear(features, width)
+        layers[f"hidden{i}"] = nn.Linear(features, lanes(act) * width)
         layers[f"act{i}"] = ACTIVATIONS[act]()
         features = width
     layers["fc"] = nn.Linear(features, classes)

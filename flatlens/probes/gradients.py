@@ -9,8 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flatlens.forward import Forward
+from flatlens.forward import Forward, Tap
 from flatlens.probes import Columns
+
+
+def zero_inputs(tap: Tap, n: int) -> Columns:
+    """The share of a layer's inputs that are exactly 0, ``[n]``: behind a ReLU, the units that pass no gradient."""
+    entries = tap.input.reshape(n, -1)
+    return {"zero_inputs": _zeros(entries)}
 
 
 class GradientFlow:
@@ -39,5 +45,9 @@ class GradientFlow:
             self._last = gradient / norm.unsqueeze(1)
             if last is not None:
                 cosine = torch.einsum("ni,ni->n", self._last, last).clamp(-1, 1)
-        zeros = gradient.shape[1] - gradient.count_nonzero(dim=1)
-        return {"input_grad_norm": norm, "grad_zero_share": zeros / gradient.shape[1], "grad_cosine": cosine}
+        return {"input_grad_norm": norm, "grad_zero_share": _zeros(gradient), "grad_cosine": cosine}
+
+
+def _zeros(rows: Tensor) -> Tensor:
+    share = (rows.shape[1] - rows.count_nonzero(dim=1)) / rows.shape[1]
+    return share.to(rows.dtype)

@@ -21,10 +21,9 @@ def main() -> None:
     """Print the table."""
     train, test = (datasets.load(f"flatlens:digits?split={split}") for split in ("train", "test"))
     x, y = torch.from_numpy(test.x), torch.from_numpy(test.y)
-    print(
-        "| activation | right, % | flipped | zero inputs of the head, % | gradient norm | cosine of successive | κ rise | κ depth |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    head = "activation", "right, %", "flipped", "zero inputs of the head, %", "gradient norm"
+    print("| " + " | ".join((*head, "cosine of successive", "κ rise", "κ depth")) + " |")
+    print("|" + 8 * "---|")
     for act in zoo.ACTIVATIONS:
         model = models.load(f"flatlens:mlp?act={act}", shape=train.shape, classes=10).model
         rng = torch.Generator().manual_seed(0)

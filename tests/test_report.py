@@ -306,7 +306,9 @@ def test_a_click_on_a_line_chooses_its_sample_everywhere(browser, file):
         # A point of some other sample's line, far from the chosen one, in the page's pixels.
         spot = it.look(
             """() => {
-              const plot = document.getElementById('valley'), box = plot.getBoundingClientRect();
+              const plot = document.getElementById('valley');
+              plot.scrollIntoView({ block: 'center' });
+              const box = plot.getBoundingClientRect();
               const lines = plot.data.find((t) => t.mode === 'lines' && typeof t.customdata?.[0] === 'number');
               const { xaxis, yaxis } = plot._fullLayout;
               let k = -1;

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from flatlens import datasets, models
-from flatlens.training import accuracy, perturb, train
+from flatlens import datasets, models, trained
+from flatlens.spec import TrainSpec
+from flatlens.training import accuracy, perturb
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "flatlens" / "shipped"
@@ -33,11 +35,11 @@ def data(split: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(loaded.x), torch.from_numpy(loaded.y)
 
 
-def make(*, seed: int, **how: object) -> nn.Module:
-    model = models.load(f"flatlens:cnn?seed={seed}", shape=(1, 8, 8), classes=10).model
-    x, y = data("train")
-    train(model, x, y, rng=torch.Generator().manual_seed(seed), **RECIPE, **how)
-    return model
+def make(folder: Path, *, seed: int, **how: object) -> tuple[Path, nn.Module]:
+    """The weights' file, and the model."""
+    uri, file = f"flatlens:cnn?seed={seed}", folder / f"{seed}-{len(how)}.safetensors"
+    trained.train(uri, TrainSpec("flatlens:digits", seed=seed, **RECIPE, **how), file)
+    return file, models.load(f"ckpt:{file}?arch={uri}", shape=(1, 8, 8), classes=10).model
 
 
 def kappa(model: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,16 +88,20 @@ def figures(model: nn.Sequential) -> dict[str, float]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    if sys.argv[1:] == ["--survey"]:
-        for seed in range(10):
-            print(seed, json.dumps(figures(make(seed=seed))), flush=True)
-        return
+    with tempfile.TemporaryDirectory() as scratch:
+        if sys.argv[1:] == ["--survey"]:
+            for seed in range(10):
+                print(seed, json.dumps(figures(make(Path(scratch), seed=seed)[1])), flush=True)
+        else:
+            ship(Path(scratch))
+
+
+def ship(scratch: Path) -> None:
     record: dict[str, object] = {"command": "python data/train_checkpoints.py", "torch": torch.__version__}
     for name, how in CHECKPOINTS.items():
-        model = make(**how)
+        made, model = make(scratch, **how)
         file = SHIPPED / f"{name}.safetensors"
-        save_file(model.state_dict(), file)
-        file.chmod(0o644)  # it is written for its owner alone
+        shutil.copyfile(made, file)
         measured = figures(model)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         record[name] = {"recipe": RECIPE | how, "figures": measured, "bytes": file.stat().st_size, "sha256": digest}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,9 @@ SCHEMES: dict[str, str] = {
     "npz": "a NumPy archive with x, y and, if you like, labels: npz:FILE",
 }
 """Scheme -> one line about it."""
+
+SPLIT = ("flatlens", "idx")
+"""Schemes whose data come in a training and a test part."""
 
 BUILT_IN: dict[str, str] = {
     "flatlens:digits": "1,797 handwritten digits of 8×8 pixels, from UCI; 450 of them are the test split",
@@ -100,6 +104,26 @@ def load(uri: str) -> Dataset:
         return _LOADERS[parsed.scheme](parsed)
     except MemoryError as error:
         raise ResourceError(f"'{uri}' does not fit into memory") from error
+
+
+def with_split(uri: str, split: str) -> str:
+    """The same data's other part: ``split`` is ``train`` or ``test``; data that come in one part stay as they are."""
+    parsed = uris.parse(uri, DataError)
+    if parsed.scheme not in SPLIT:
+        return uri
+    options = "&".join(f"{key}={quote(value)}" for key, value in (parsed.options | {"split": split}).items())
+    return f"{parsed.scheme}:{parsed.path}?{options}"
+
+
+def balanced(y: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+    """Indices of at most ``most`` samples, ascending, drawn so that of each class there are as many as there can be."""
+    shuffled = np.random.default_rng(seed).permutation(len(y))
+    # A sample's rank within its class; taking the lowest ranks first takes the classes in turn.
+    rank = np.empty(len(shuffled), dtype=np.int64)
+    for label in np.unique(y):
+        of_class = y[shuffled] == label
+        rank[of_class] = np.arange(of_class.sum())
+    return np.sort(shuffled[np.argsort(rank, kind="stable")[:most]])
 
 
 def _dataset(uri: Uri, x: NDArray[np.float32], y: NDArray[np.int64], labels: tuple[str, ...] | None = None) -> Dataset:

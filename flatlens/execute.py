@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from flatlens import attacks, cautions, datasets, models, runs
+from flatlens import attacks, cautions, datasets, models, runs, trained
 from flatlens.attacks import libraries, points, recording
 from flatlens.errors import AttackError, DataError, LayerError, SpecError
 from flatlens.forward import Forward, Victim
@@ -87,7 +87,7 @@ def run(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report
     stored = None if found is None else found.spec
     if stored is not None and spec.batch_size is None:
         spec = dataclasses.replace(spec, batch_size=stored.batch_size)
-    spec, job, identity = load(spec)
+    spec, job, identity = load(spec, progress)
     if found is not None:
         result = runs.resume(found, spec, identity)
         if result.finished:
@@ -114,12 +114,12 @@ def run(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report
     return result
 
 
-def load(spec: RunSpec) -> Loaded:
-    """Load what a spec names, choose the samples, and prepare the job."""
+def load(spec: RunSpec, progress: Report | None = None) -> Loaded:
+    """Load what a spec names (training what it has a recipe for), choose the samples, and prepare the job."""
     spec = spec.resolved()
     data = datasets.load(spec.data)
     chosen = _choose(spec, data.y)
-    loaded = models.load(spec.model, shape=tuple(data.x.shape[1:]), classes=data.classes)
+    loaded = _model(spec, tuple(data.x.shape[1:]), data.classes, progress)
     x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
     job = prepare(
         loaded.model,
@@ -216,6 +216,12 @@ def _seconds(work: Callable[[], object]) -> float:
     return best
 
 
+def _model(spec: RunSpec, shape: tuple[int, ...], classes: int, progress: Report | None) -> models.loaders.Loaded:
+    if spec.train is not None:
+        return trained.find(spec.model, spec.train, progress=progress)
+    return models.load(spec.model, shape=shape, classes=classes)
+
+
 def _choose(spec: RunSpec, y: Ints) -> Ints:
     """Indices of the samples that a spec asks for, ascending; ``limit`` takes as many of each class as there are."""
     if spec.samples is not None:
@@ -227,13 +233,7 @@ def _choose(spec: RunSpec, y: Ints) -> Ints:
         chosen = np.arange(len(y))
     if spec.limit is None or spec.limit >= len(chosen):
         return chosen
-    shuffled = np.random.default_rng(spec.seed).permutation(chosen)
-    # A sample's rank within its class; taking the lowest ranks first takes the classes in turn.
-    rank = np.empty(len(shuffled), dtype=np.int64)
-    for label in np.unique(y[shuffled]):
-        of_class = y[shuffled] == label
-        rank[of_class] = np.arange(of_class.sum())
-    return np.sort(shuffled[np.argsort(rank, kind="stable")[: spec.limit]])
+    return chosen[datasets.balanced(y[chosen], spec.limit, spec.seed)]
 
 
 def _attack(spec: RunSpec, model: nn.Module) -> Attack:

@@ -29,7 +29,57 @@ TARGETS = ("next", "random", "least-likely")
 ALL_CONTROLS = "all"
 LEAST_PROBES = 8
 NO_EPS = ("ddn",)
+ADVERSARIAL = ("pgd",)
+"""Ways of adversarial training."""
 OWN_OBJECTIVE = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr"}
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """How a model is trained: the table ``[train]`` of a run, and the flags of ``flatlens train``.
+
+    Attributes:
+        data: the training data; the run's own when left out (its training split, where the data have splits).
+        epochs: passes over the data.
+        lr: the first learning rate of AdamW; it falls to zero along a cosine.
+        batch_size: samples per step.
+        weight_decay: decoupled, on all parameters.
+        adversarial: ``pgd`` trains on attacked inputs instead of clean ones.
+        eps: radius of that attack in linf; also of the attack that the robust accuracy is measured with.
+        steps: gradient steps of the training's attack.
+        limit: at most so many samples, all classes alike.
+        seed: of the order of the samples and the attack's starts.
+    """
+
+    data: str | None = None
+    epochs: int = 30
+    lr: float = 3e-3
+    batch_size: int = 64
+    weight_decay: float = 0.0
+    adversarial: str | None = None
+    eps: float = DEFAULT_LINF_EPS
+    steps: int = 7
+    limit: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.adversarial is not None and self.adversarial not in ADVERSARIAL:
+            raise SpecError(unknown("adversarial training", self.adversarial, ADVERSARIAL, where="there are"))
+        for key in ("epochs", "batch_size", "steps", "limit"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise SpecError(f"{flag(key)} {value}: needs a whole number of at least 1")
+        for key in ("lr", "eps"):
+            if not (getattr(self, key) > 0 and math.isfinite(getattr(self, key))):
+                raise SpecError(f"{flag(key)} {getattr(self, key):g}: needs a number above 0, for example 0.01")
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise SpecError(f"--weight-decay {self.weight_decay:g}: needs a number of at least 0, for example 0.05")
+        if self.seed < 0:
+            raise SpecError(f"--seed {self.seed}: needs a whole number of at least 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, without what is None."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -64,6 +114,7 @@ class RunSpec:
     images: str = "key"
     bounds: tuple[float, float] = (0.0, 1.0)
     dead_units: bool = False
+    train: TrainSpec | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -73,7 +124,8 @@ class RunSpec:
 
         What an attack does not have, such as a minimal-norm attack's eps, is left out.
         """
-        whole = replace(self, control=tuple(CONTROLS) if ALL_CONTROLS in self.control else self.control)
+        train = None if self.train is None else replace(self.train, data=self.train.data or self.data)
+        whole = replace(self, control=tuple(CONTROLS) if ALL_CONTROLS in self.control else self.control, train=train)
         return whole._foreign_resolved() if self.foreign else whole._native_resolved()
 
     def _foreign_resolved(self) -> RunSpec:
@@ -108,11 +160,12 @@ class RunSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, without what is None."""
-        return {
+        found = {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
             if value is not None
         }
+        return found if self.train is None else found | {"train": self.train.to_dict()}
 
     def to_toml(self) -> str:
         """The text of ``spec.toml``."""
@@ -172,7 +225,11 @@ def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
             raise SpecError(f"--set '{text}' is not of the form key=value, for example --set attack.random_start=true")
-        out[key.strip().removeprefix("attack.")] = _parse(value.strip())
+        table, dot, name = key.strip().removeprefix("attack.").rpartition(".")
+        if dot and table == "train":
+            out["train"] = dict(out.get("train") or {}) | {name: _parse(value.strip())}
+        else:
+            out[f"{table}{dot}{name}"] = _parse(value.strip())
     return out
 
 
@@ -196,15 +253,32 @@ def number(text: str) -> float:
     return value
 
 
-def coerce(key: str, value: Any) -> Any:
-    """``value`` as the type of the field ``key``.
+def train_from_dict(values: Mapping[str, Any]) -> TrainSpec:
+    """The table ``[train]``.
+
+    Raises:
+        SpecError: an unknown key, or a value that cannot be.
+    """
+    known = [f.name for f in fields(TrainSpec)]
+    for key in values:
+        if key not in known:
+            raise SpecError(unknown("setting", key, known, where="[train] has"))
+    return TrainSpec(**{key: coerce(key, value, TrainSpec) for key, value in values.items()})
+
+
+def coerce(key: str, value: Any, of: type = RunSpec) -> Any:
+    """``value`` as the type of the field ``key`` of a spec.
 
     Raises:
         SpecError: it cannot be read as such.
     """
-    kinds = _kinds(key)
+    kinds = _kinds(key, of)
+    if TrainSpec in kinds and isinstance(value, Mapping):
+        return train_from_dict(value)
     if value is None and type(None) in kinds:
         return None
+    if TrainSpec in kinds:
+        raise SpecError(f"train = {value!r}: needs a table, for example [train] epochs = 10")
     if float in kinds:
         return number(value) if isinstance(value, str) else _typed(key, value, (int, float), float)
     if bool in kinds:
@@ -223,8 +297,8 @@ def coerce(key: str, value: Any) -> Any:
     return tuple(_typed(key, item, str, str) for item in items)
 
 
-def _kinds(key: str) -> tuple[Any, ...]:
-    hint = typing.get_type_hints(RunSpec)[key]
+def _kinds(key: str, of: type) -> tuple[Any, ...]:
+    hint = typing.get_type_hints(of)[key]
     return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -11,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flatlens.errors import ModelError, SpecError, unknown
-
-ADVERSARIAL = ("pgd",)
+from flatlens.runs import replacing
+from flatlens.spec import ADVERSARIAL
 
 
 class History(NamedTuple):
@@ -36,8 +37,10 @@ def train(
     eps: float = 0.1,
     steps: int = 7,
     bounds: tuple[float, float] = (0.0, 1.0),
+    snapshot: Path | None = None,
+    progress: Callable[[int, float], None] = lambda done, loss: None,
 ) -> History:
-    """Train ``model`` in place with Adam and a cosine schedule; it is left in eval mode.
+    """Train ``model`` in place with AdamW and a cosine schedule; it is left in eval mode.
 
     Args:
         model: returns logits ``[n, K]``; its device is used.
@@ -52,6 +55,9 @@ def train(
         eps: radius of the adversarial training's linf ball.
         steps: gradient steps of the adversarial training's attack.
         bounds: range of valid inputs.
+        snapshot: a file that holds all that the next epoch depends on, written after each; where it is there, the
+            training goes on from it, to the same bits as if it had never stopped. It is the caller's to remove.
+        progress: called after each step with the number of steps done, and the last loss.
 
     Raises:
         SpecError: an unknown way of adversarial training.
@@ -62,32 +68,87 @@ def train(
     device = next(model.parameters()).device
     x, y = x.to(device), y.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-    batches = math.ceil(len(x) / batch_size)
+    batches = len(_parts(torch.arange(len(x)), batch_size))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
-    losses, rights = [], []
-    for epoch in range(epochs):
-        total, right = 0.0, 0
-        for index in torch.randperm(len(x), generator=rng).to(device).split(batch_size):
-            inputs, labels = x[index], y[index]
-            if adversarial == "pgd":
-                # In eval mode: the attack must not move the statistics of batch norms.
-                model.eval()
-                inputs = perturb(model, inputs, labels, eps=eps, steps=steps, rng=rng, bounds=bounds)
-            model.train()
-            logits = model(inputs)
-            loss = F.cross_entropy(logits, labels)
-            if not torch.isfinite(loss):
-                raise ModelError(f"the loss is {loss.item()} in epoch {epoch + 1}; lower lr {lr:g}")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach()) * len(index)
-            right += int((logits.argmax(1) == labels).sum())
-        losses.append(total / len(x))
-        rights.append(right / len(x))
+    state = _State(model, optimizer, schedule, rng)
+    with torch.random.fork_rng(devices=[]):  # what the model draws by itself, as dropout does
+        torch.default_generator.manual_seed(rng.initial_seed())
+        if snapshot is not None and snapshot.exists():
+            state.read(snapshot)
+        for epoch in range(len(state.losses), epochs):
+            total, right = 0.0, 0
+            for index in _parts(torch.randperm(len(x), generator=rng), batch_size):
+                inputs, labels = x[index.to(device)], y[index.to(device)]
+                if adversarial == "pgd":
+                    # In eval mode: the attack must not move the statistics of batch norms.
+                    model.eval()
+                    inputs = perturb(model, inputs, labels, eps=eps, steps=steps, rng=rng, bounds=bounds)
+                model.train()
+                logits = model(inputs)
+                loss = F.cross_entropy(logits, labels)
+                if not torch.isfinite(loss):
+                    raise ModelError(f"the loss is {loss.item()} in epoch {epoch + 1}; lower lr {lr:g}")
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                total += float(loss.detach()) * len(index)
+                right += int((logits.argmax(1) == labels).sum())
+                progress(schedule.last_epoch, float(loss.detach()))
+            state.losses.append(total / len(x))
+            state.rights.append(right / len(x))
+            if snapshot is not None:
+                state.write(snapshot)
     model.eval()
-    return History(tuple(losses), tuple(rights))
+    return History(tuple(state.losses), tuple(state.rights))
+
+
+def _parts(order: Tensor, size: int) -> list[Tensor]:
+    """The order in batches; a last one of a single sample, which batch norm cannot take, joins the one before."""
+    parts = list(order.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+class _State:
+    """All that the next epoch depends on."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+        rng: torch.Generator,
+    ) -> None:
+        self._model, self._optimizer, self._schedule, self._rng = model, optimizer, schedule, rng
+        self.losses: list[float] = []
+        self.rights: list[float] = []
+
+    def write(self, file: Path) -> None:
+        kept = {
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "rng": [self._rng.get_state(), torch.get_rng_state()],
+            "losses": self.losses,
+            "rights": self.rights,
+        }
+        with replacing(file) as out:
+            torch.save(kept, out)
+
+    def read(self, file: Path) -> None:
+        try:
+            kept = torch.load(file, map_location="cpu", weights_only=True)
+            self._model.load_state_dict(kept["model"])
+            self._optimizer.load_state_dict(kept["optimizer"])
+            self._schedule.load_state_dict(kept["schedule"])
+            own, everyones = kept["rng"]
+            self.losses, self.rights = kept["losses"], kept["rights"]
+        except Exception as error:  # a damaged file raises whatever its bytes provoke
+            raise ModelError(f"'{file}' is damaged; remove it, and the training begins anew") from error
+        self._rng.set_state(own)
+        torch.set_rng_state(everyones)
 
 
 def perturb(

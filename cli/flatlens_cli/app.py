@@ -15,7 +15,7 @@ import typer
 
 import flatlens
 from flatlens.errors import FlatlensError, UsageError
-from flatlens_cli import doctor, listing, reporting, terminal, tracing, verifying
+from flatlens_cli import doctor, listing, reporting, terminal, tracing, training, verifying
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -30,7 +30,7 @@ app = typer.Typer(
     # What an error looks like is decided here, and not by whether rich can draw a box around it.
     pretty_exceptions_enable=False,
 )
-for _module in (tracing, reporting, listing, verifying, doctor):
+for _module in (tracing, reporting, listing, verifying, training, doctor):
     for _command in _module.COMMANDS:
         app.command(_command.__name__)(_command)
 

@@ -1,0 +1,84 @@
+"""`flatlens train`: a model trained by a recipe, with its accuracies beside the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flatlens.errors import UsageError
+from flatlens.spec import TrainSpec, train_from_dict
+from flatlens_cli import options, terminal
+
+INTERRUPTED = 130
+_TEXT = ("epochs", "batch_size", "steps", "limit", "seed")
+
+
+def _option(text: str, *flags: str, metavar: str) -> Any:
+    default = getattr(TrainSpec, flags[0].removeprefix("--").replace("-", "_"))
+    said = text if default is None else f"{text.removesuffix('.')} (default {default:.4g})."
+    return typer.Option(*flags, help=said, show_default=False, metavar=metavar)
+
+
+def train(
+    context: typer.Context,
+    model: options.Model = None,
+    data: options.Data = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write.", metavar="FILE.safetensors")] = None,
+    epochs: Annotated[int | None, _option("Passes over the data.", "--epochs", metavar="N")] = None,
+    lr: Annotated[str | None, _option("First learning rate of AdamW.", "--lr", metavar="NUMBER")] = None,
+    batch_size: Annotated[int | None, _option("Samples per step.", "--batch-size", metavar="N")] = None,
+    weight_decay: Annotated[str | None, _option("Decoupled.", "--weight-decay", metavar="NUMBER")] = None,
+    adversarial: Annotated[
+        str | None, _option("Train on attacked inputs: pgd.", "--adversarial", metavar="NAME")
+    ] = None,
+    eps: Annotated[
+        str | None, _option("Radius of that attack (linf), and of the robust accuracy.", "--eps", metavar="NUMBER")
+    ] = None,
+    steps: Annotated[int | None, _option("Steps of that attack.", "--steps", metavar="N")] = None,
+    limit: Annotated[int | None, _option("At most N samples, of all classes alike.", "--limit", metavar="N")] = None,
+    seed: Annotated[int | None, _option("Of the order and the attack's starts.", "--seed", metavar="N")] = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a model, standard or adversarially; its accuracies are written beside the weights.
+
+    Data that have a training and a test part are trained on the one and tested on the other. The same command goes
+    on with a training that was interrupted, from its last epoch.
+    """
+    for name, value in (("--model", model), ("--data", data), ("--out", out)):
+        if value is None:
+            raise UsageError(f"{name} is missing; for example flatlens train --model flatlens:cnn --data "
+                             "flatlens:digits --out cnn.safetensors")  # fmt: skip
+    keys = ("data", "lr", "weight_decay", "adversarial", "eps", *_TEXT)
+    recipe = train_from_dict({key: context.params[key] for key in keys if context.params[key] is not None})
+    assert model is not None and out is not None
+    try:
+        with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
+            from flatlens import trained
+
+            made = trained.train(model, recipe, out, force=force, progress=progress)
+    except KeyboardInterrupt:
+        terminal.complain("interrupted: the finished epochs are saved; the same command goes on from there")
+        raise typer.Exit(INTERRUPTED) from None
+    record = made.record
+    if not quiet:
+        if made.resumed == "finished":
+            terminal.complain(f"nothing to do: '{out}' holds this model, trained")
+        rows = [
+            ("model", record["model"]),
+            ("data", f"{recipe.data}, {record['samples']:,} samples, {recipe.epochs} epochs"),
+            ("training", f"against PGD, linf, eps {recipe.eps:g}" if recipe.adversarial else "standard"),
+            ("accuracy", f"{100 * made.accuracy:.1f} % of {record['test_samples']:,} samples of {made.test}"),
+            ("robust", f"{100 * made.robust_accuracy:.1f} % under {record['robust_attack']}"),
+            ("time", f"{record['seconds']:.3g} s"),
+            ("weights", str(out)),
+        ]
+        terminal.show(terminal.columns(rows), err=json)
+    if json:
+        terminal.emit({"weights": out, "resumed": made.resumed, **record})
+
+
+COMMANDS = (train,)

@@ -1,0 +1,210 @@
+"""Models by recipe: trained once, kept beside what they reach, and found again.
+
+    trained.train("flatlens:resnet18?width=8", TrainSpec("flatlens:digits", epochs=20), Path("resnet.safetensors"))
+    trained.find("flatlens:cnn", TrainSpec("flatlens:digits"))         # the same, in the cache
+
+Beside ``FILE.safetensors`` lies ``FILE.json``: the recipe, the accuracies, and the hash of what went in. While the
+training is under way, ``FILE.safetensors.part`` holds the last epoch; the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save
+
+from flatlens import __version__, datasets, models
+from flatlens.datasets import Dataset
+from flatlens.errors import ResourceError, RunError
+from flatlens.job import Progress, Report
+from flatlens.models import checkpoints
+from flatlens.models.loaders import Loaded, sha256
+from flatlens.runs import replacing
+from flatlens.spec import TrainSpec
+from flatlens.training import accuracy, perturb
+from flatlens.training import train as fit
+
+VERSION = 1
+"""Of the way models are trained: a change of it trains anew."""
+ROBUST_STEPS = 20
+"""Steps of the PGD that the robust accuracy is measured with."""
+
+
+class Trained(NamedTuple):
+    """A trained model's files, and what it reaches; accuracies are shares, 0 to 1, on ``test``."""
+
+    file: Path
+    test: str
+    accuracy: float
+    robust_accuracy: float
+    record: dict[str, Any]
+    resumed: str
+
+
+def train(model: str, recipe: TrainSpec, file: Path, *, force: bool = False, progress: Report | None = None) -> Trained:
+    """Train ``model`` by ``recipe`` and write ``file``; what is finished is left as it is, what is not is gone on with.
+
+    Args:
+        model: its URI; its own weights are where the training starts.
+        recipe: with its ``data``.
+        file: a safetensors file to write, with a JSON file of the same name beside it.
+        force: replace what is there.
+        progress: called after each step.
+
+    Raises:
+        RunError: the file holds a model of another recipe, or is no safetensors file's name.
+        ResourceError: it cannot be written.
+    """
+    if file.suffix != ".safetensors":
+        raise RunError(f"--out '{file}' is no name of weights; name a file that ends in .safetensors")
+    return _train(_Work(model, recipe), file, force=force, progress=progress)
+
+
+def find(model: str, recipe: TrainSpec, *, progress: Report | None = None) -> Loaded:
+    """The model of a recipe, from the cache, or trained now and kept there.
+
+    The cache is ``$FLATLENS_CACHE``, or ``flatlens/models`` in the user's cache folder; a name in it is the hash of
+    the recipe, the data and the initial weights.
+    """
+    work = _Work(model, recipe)
+    file = cache() / f"{work.hash[:32]}.safetensors"
+    _train(work, file, force=False, progress=progress)
+    checkpoints.put(checkpoints.read(file), work.loaded.model, str(file))
+    return replace(work.loaded, sha256=sha256(work.loaded.model), source=f"trained by recipe, {file}")
+
+
+def cache() -> Path:
+    """The folder in which models trained by recipe are kept."""
+    own = os.environ.get("FLATLENS_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else (Path(base) if base else Path.home() / ".cache") / "flatlens" / "models"
+
+
+class _Work:
+    """A recipe with its data and its untrained model."""
+
+    def __init__(self, model: str, recipe: TrainSpec) -> None:
+        if recipe.data is None:
+            raise RunError("--data is missing; `flatlens datasets` lists what there is")
+        self.model, self.recipe = model, recipe
+        self.data = datasets.load(datasets.with_split(recipe.data, "train"))
+        if recipe.limit is not None:
+            self.data = self.data.take(datasets.balanced(self.data.y, recipe.limit, recipe.seed))
+        self.loaded = models.load(model, shape=tuple(self.data.x.shape[1:]), classes=self.data.classes)
+        known = [VERSION, model, recipe.to_dict(), self.data.sha256, self.loaded.sha256]
+        self.hash = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def _train(work: _Work, file: Path, *, force: bool, progress: Report | None) -> Trained:
+    beside, part = file.with_suffix(".json"), file.with_name(file.name + ".part")
+    stored = None if force else _record(beside)
+    if stored is not None and stored["hash"] != work.hash:
+        raise RunError(
+            f"'{file}' holds a model of another recipe ({_differs(stored, work)}); name another, or use --force"
+        )
+    if stored is not None and file.exists():
+        return _found(file, stored, "finished")
+    begun = part.with_suffix(".json")
+    began_as = _record(begun)
+    resumed = "resumed" if began_as is not None and began_as["hash"] == work.hash and part.exists() else "new"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if resumed == "new":
+            part.unlink(missing_ok=True)
+            _write(begun, {"hash": work.hash})
+        record = _fit(work, part, progress)
+        with replacing(file) as out:
+            out.write(save({k: v.contiguous() for k, v in work.loaded.model.state_dict().items()}))
+        _write(beside, record)
+    except OSError as error:
+        raise ResourceError(f"cannot write '{file}': {error.strerror or error}; choose another place") from error
+    part.unlink(missing_ok=True)
+    begun.unlink(missing_ok=True)
+    return _found(file, record, resumed)
+
+
+def _fit(work: _Work, part: Path, progress: Report | None) -> dict[str, Any]:
+    model, recipe, data = work.loaded.model, work.recipe, work.data
+    x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
+    began = time.perf_counter()
+    total = recipe.epochs * -(-len(x) // recipe.batch_size)
+
+    def tick(done: int, loss: float) -> None:
+        if progress is not None:
+            progress(Progress(min(done, total), total, f"training, loss {loss:.3g}"))
+
+    how = recipe.to_dict().keys() - {"data", "limit", "seed"}
+    history = fit(
+        model, x, y,
+        rng=torch.Generator().manual_seed(recipe.seed),
+        snapshot=part,
+        progress=tick,
+        **{key: getattr(recipe, key) for key in how},
+    )  # fmt: skip
+    held_out = datasets.with_split(str(recipe.data), "test")
+    test = datasets.load(held_out)
+    clean, robust = _reached(work, test)
+    return {
+        "model": work.model,
+        "recipe": recipe.to_dict(),
+        "hash": work.hash,
+        "data_sha256": data.sha256,
+        "samples": len(x),
+        "weights_sha256": sha256(model),
+        "test": held_out,
+        "test_samples": len(test.y),
+        "accuracy": clean,
+        "robust_accuracy": robust,
+        "robust_attack": f"PGD linf, eps {recipe.eps:g}, {ROBUST_STEPS} steps, random start",
+        "loss": history.loss,
+        "training_accuracy": history.accuracy,
+        "seconds": round(time.perf_counter() - began, 3),
+        "flatlens": __version__,
+        "torch": torch.__version__,
+    }
+
+
+def _reached(work: _Work, test: Dataset) -> tuple[float, float]:
+    x, y = torch.from_numpy(test.x), torch.from_numpy(test.y)
+    model, rng = work.loaded.model, torch.Generator().manual_seed(work.recipe.seed)
+    attacked = [
+        perturb(model, part, labels, eps=work.recipe.eps, steps=ROBUST_STEPS, rng=rng)
+        for part, labels in zip(x.split(256), y.split(256), strict=True)
+    ]
+    return accuracy(model, x, y), accuracy(model, torch.cat(attacked), y)
+
+
+def _found(file: Path, record: dict[str, Any], resumed: str) -> Trained:
+    return Trained(file, record["test"], record["accuracy"], record["robust_accuracy"], record, resumed)
+
+
+def _record(file: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"'{file}' is damaged; remove it, or use --force") from error
+    if not isinstance(found, dict) or "hash" not in found:
+        raise RunError(f"'{file}' is no record of a training; name another --out, or use --force")
+    return found
+
+
+def _write(file: Path, record: dict[str, Any]) -> None:
+    with replacing(file) as out:
+        out.write(json.dumps(record, indent=2).encode() + b"\n")
+
+
+def _differs(stored: dict[str, Any], work: _Work) -> str:
+    mine = {"model": work.model} | work.recipe.to_dict()
+    theirs = {"model": stored.get("model")} | stored.get("recipe", {})
+    keys = [key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]
+    said = [f"{key} {mine.get(key, 'none')} instead of {theirs.get(key, 'none')}" for key in sorted(keys)]
+    return ", ".join(said) or "other data or initial weights"

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flatlens.models.zoo.parts import ACTIVATIONS, NORMS, Normalize, check_norm, conv, initialize, lanes
+from flatlens.models.zoo.parts import ACTIVATIONS, NORMS, Normalize, conv, initialize, lanes
 
 BLOCKS = (6, 12, 24, 16)
 BOTTLENECK = 4
@@ -52,7 +52,6 @@ def densenet121(
     Raises:
         ModelError: swiglu without norms.
     """
-    check_norm(act, norm)
     each, channels, side = lanes(act), 2 * growth, min(shape[1:])
     layers: OrderedDict[str, nn.Module] = OrderedDict(normalize=Normalize())
     layers["conv1"] = conv(shape[0], each * channels, 3, norm)
@@ -65,7 +64,7 @@ def densenet121(
             channels, side = channels // 2, side // 2
     layers |= OrderedDict(norm=NORMS[norm](each * channels), act=ACTIVATIONS[act]())
     layers |= OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels, classes))
-    return initialize(nn.Sequential(layers))
+    return initialize(nn.Sequential(layers), shape, act)
 
 
 def _transition(channels: int, out: int, act: str, norm: str, *, shrink: bool) -> nn.Sequential:

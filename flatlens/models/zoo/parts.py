@@ -75,29 +75,55 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 """What stands between a convolution and its activation, made for a number of channels."""
 
 
-def check_norm(act: str, norm: str) -> None:
-    """Raise where the two do not go together: SwiGLU squares the scale of what it takes, layer after layer.
-
-    Batch norm holds that scale only by the statistics of its training: before any, a deep net in eval mode may still
-    give values that are not finite. Group norm holds it always.
-
-    Raises:
-        ModelError: swiglu without norms.
-    """
-    if act == "swiglu" and norm == "none":
-        raise ModelError("norm=none lets act=swiglu overflow; use norm=batch or norm=group, or act=silu")
-
-
 def conv(channels: int, out: int, size: int, norm: str, *, stride: int = 1) -> nn.Conv2d:
     """A convolution that keeps the image's size at stride 1; it has a bias only where no norm's follows."""
     return nn.Conv2d(channels, out, size, stride, padding=size // 2, bias=norm == "none")
 
 
-def initialize(model: nn.Sequential) -> nn.Sequential:
-    """``model`` with its convolutions drawn as by He et al. 2015 (arXiv 1502.01852): variance 2 / inputs, no bias."""
+def initialize(model: nn.Sequential, shape: tuple[int, ...], act: str) -> nn.Sequential:
+    """``model`` with its convolutions drawn as by He et al. 2015 (arXiv 1502.01852), its gates open where it has any.
+
+    Args:
+        model: changed in place; in train mode.
+        shape: of one image.
+        act: one of `ACTIVATIONS`.
+
+    Raises:
+        ModelError: swiglu without norms.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            # The variance is 2 / inputs, or 1 / inputs where the activation passes all that it is given.
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear" if act == "swiglu" else "relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    if act == "swiglu":
+        _open_gates(model, shape)
     return model
+
+
+OPEN = 1.2785
+"""Where SiLU is 1."""
+
+
+def _open_gates(model: nn.Sequential, shape: tuple[int, ...]) -> None:
+    """Let every SwiGLU start almost linear, value · SiLU(≈ 1.28).
+
+    Left to themselves, gates square the scale of a sample layer after layer: a batch norm then sees one sample alone,
+    and a deep net learns nothing. For the same reason batch norms do not start from mean 0 and variance 1, but from
+    what they see of noise: an untrained net would overflow in eval mode, and with it adversarial training's attack.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.GroupNorm)]
+    if not norms:
+        raise ModelError("norm=none lets act=swiglu overflow; use norm=batch or norm=group, or act=silu")
+    for norm in norms:
+        nn.init.constant_(norm.weight.data.chunk(2)[1], 0.1)
+        nn.init.constant_(norm.bias.data.chunk(2)[1], OPEN)
+    batch = [norm for norm in norms if isinstance(norm, nn.BatchNorm2d)]
+    for norm in batch:
+        norm.momentum = None  # the mean over all passes, here of one
+    if batch:
+        with torch.no_grad():
+            model(torch.rand(8, *shape))
+    for norm in batch:
+        norm.momentum = 0.1

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flatlens.errors import ModelError
-from flatlens.models.zoo.parts import ACTIVATIONS, NORMS, Normalize, check_norm, conv, initialize, lanes
+from flatlens.models.zoo.parts import ACTIVATIONS, NORMS, Normalize, conv, initialize, lanes
 
 
 class BasicBlock(nn.Module):
@@ -72,7 +72,6 @@ def resnet18(
     Raises:
         ModelError: swiglu without norms.
     """
-    check_norm(act, norm)
     wide = lanes(act) * width
     layers: OrderedDict[str, nn.Module] = OrderedDict(normalize=Normalize())
     layers |= OrderedDict(conv1=conv(shape[0], wide, 3, norm), norm1=NORMS[norm](wide), act1=_act(act))
@@ -82,7 +81,7 @@ def resnet18(
         layers[f"layer{i + 1}"] = nn.Sequential(first, BasicBlock(out, out, 1, act, norm))
         channels = out
     layers |= OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels, classes))
-    return initialize(nn.Sequential(layers))
+    return initialize(nn.Sequential(layers), shape, act)
 
 
 def wide_resnet(
@@ -112,7 +111,6 @@ def wide_resnet(
     Raises:
         ModelError: ``depth`` is not 6·n + 4 with n ≥ 1, or swiglu without norms.
     """
-    check_norm(act, norm)
     blocks, rest = divmod(depth - 4, 6)
     if rest or blocks < 1:
         near = [10, 16] if blocks < 1 else [6 * blocks + 4, 6 * blocks + 10]
@@ -128,7 +126,7 @@ def wide_resnet(
         channels = out
     layers |= OrderedDict(norm=NORMS[norm](lanes(act) * channels), act=_act(act))
     layers |= OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels, classes))
-    return initialize(nn.Sequential(layers))
+    return initialize(nn.Sequential(layers), shape, act)
 
 
 def _act(act: str) -> nn.Module:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from flatlens.models.zoo.parts import ACTIVATIONS, NORMS, Normalize, check_norm, initialize, lanes
+from flatlens.models.zoo.parts import ACTIVATIONS, NORMS, Normalize, initialize, lanes
 
 STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 """Channels of each convolution, in units of the width; a max-pool follows each stage."""
@@ -33,7 +33,6 @@ def vgg11(
     Raises:
         ModelError: swiglu without norms.
     """
-    check_norm(act, norm)
     channels, side = shape[0], min(shape[1:])
     layers: OrderedDict[str, nn.Module] = OrderedDict(normalize=Normalize())
     convolutions = 0
@@ -49,4 +48,4 @@ def vgg11(
             layers[f"pool{i}"] = nn.MaxPool2d(2)
             side //= 2
     layers |= OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels, classes))
-    return initialize(nn.Sequential(layers))
+    return initialize(nn.Sequential(layers), shape, act)

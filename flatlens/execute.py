@@ -97,6 +97,8 @@ def run(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report
             "batches": job.batches,
             "spec_hash": spec.hash(),
             "labels": identity.pop("labels"),
+            "trust_pickle": spec.trust_pickle,
+            "trust_remote_code": spec.trust_remote_code,
             **identity,
             **provenance(job),
         }
@@ -119,7 +121,13 @@ def load(spec: RunSpec) -> Loaded:
     spec = spec.resolved()
     data = datasets.load(spec.data)
     chosen = _choose(spec, data.y)
-    loaded = models.load(spec.model, shape=tuple(data.x.shape[1:]), classes=data.classes)
+    loaded = models.load(
+        spec.model,
+        shape=tuple(data.x.shape[1:]),
+        classes=data.classes,
+        trust_pickle=spec.trust_pickle,
+        trust_remote_code=spec.trust_remote_code,
+    )
     x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
     job = prepare(
         loaded.model,
@@ -177,14 +185,27 @@ def plan(spec: RunSpec) -> Plan:
     )
 
 
-def layer_table(model: str, data: str | None = None) -> list[LayerRow]:
+def layer_table(
+    model: str, data: str | None = None, *, trust_pickle: bool = False, trust_remote_code: bool = False
+) -> list[LayerRow]:
     """The layers of a model that can be named, in its order, each measured alone for a few samples.
 
     Args:
         model: the model's URI.
         data: the data's URI, which gives the shape of an input; the built-in digits when left out.
+        trust_pickle: let pickled weights run code, as in ``flatlens.models.load``.
+        trust_remote_code: let code beside the model run, as there.
     """
-    _, job, _ = load(RunSpec(model=model, data=data or DIGITS, layer=("head",), limit=SURVEYED, device="cpu"))
+    spec = RunSpec(
+        model=model,
+        data=data or DIGITS,
+        layer=("head",),
+        limit=SURVEYED,
+        device="cpu",
+        trust_pickle=trust_pickle,
+        trust_remote_code=trust_remote_code,
+    )
+    _, job, _ = load(spec)
     return [_layer_row(job, name) for name in probeable(job.model)]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -14,6 +15,14 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
 def fashion_mnist() -> Path:
     """The folder of Debian's Fashion-MNIST."""
     return FASHION if FASHION.is_dir() else missing("Fashion-MNIST", "apt-get install dataset-fashion-mnist")
+
+
+def package(name: str, install: str) -> Any:
+    """An optional package."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError:
+        return missing(name, install)
 
 
 def missing(what: str, install: str) -> NoReturn:

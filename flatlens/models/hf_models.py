@@ -58,7 +58,7 @@ def _load(transformers: Any, where: str, uri: Uri, trust: Trust) -> nn.Module:
                 where,
                 local_files_only=True,
                 trust_remote_code=trust.remote_code,
-                weights_only=not trust.pickle,
+                weights_only=True,
                 attn_implementation="eager",
                 dtype=torch.float32,
                 output_loading_info=True,
@@ -86,8 +86,8 @@ def _said(error: Exception, uri: Uri) -> str:
         )
     if "weights_only" in said or "WeightsUnpickler" in said or "Unsupported global" in said:
         return (
-            f"the weights of '{uri.text}' are a pickle that could run code and is not read; save them as safetensors, "
-            "or trust it with --trust-pickle"
+            f"the weights of '{uri.text}' are a pickle that could run code, which transformers does not read; "
+            "save them as safetensors"
         )
     if not uri.file.is_dir() and ("connect" in said or "cached" in said or "offline" in said):
         return f"'{uri.path}' is no folder, was not downloaded, and nothing is downloaded here: hf download {uri.path}"

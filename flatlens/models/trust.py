@@ -9,7 +9,7 @@ class Trust(NamedTuple):
     """What may run code while a model is loaded.
 
     Attributes:
-        pickle: pickled weights, and files of ``torch.export``.
+        pickle: pickled weights given by ``ckpt:``, and files of ``torch.export``.
         remote_code: Python files that lie beside the weights of an ``hf:`` model.
     """
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flatlens import arrow_data, images, torchvision_data, uris
+from flatlens import images, torchvision_data, uris
 from flatlens.archives import check
 from flatlens.errors import DataError, ResourceError, unknown
 from flatlens.uris import Uri
@@ -298,11 +298,17 @@ def _of_images(read: Callable[[Uri], images.Images]) -> Callable[[Uri], Dataset]
     return load
 
 
+def _of_tables(uri: Uri) -> images.Images:
+    from flatlens import arrow_data  # pyarrow is not needed to list what there is
+
+    return arrow_data.read(uri)
+
+
 _LOADERS: dict[str, Callable[[Uri], Dataset]] = {
     "flatlens": _built_in,
     "idx": _idx,
     "npz": _npz,
     "imagefolder": _of_images(images.folder),
     "torchvision": _of_images(torchvision_data.read),
-    "hf": _of_images(arrow_data.read),
+    "hf": _of_images(_of_tables),
 }

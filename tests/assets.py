@@ -30,4 +30,4 @@ def missing(what: str, install: str) -> NoReturn:
     message = f"{what} is missing: {install}"
     if os.environ.get("CI"):
         pytest.fail(message)
-    pytest.skip(message)
+    pytest.skip(message, allow_module_level=True)

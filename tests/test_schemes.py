@@ -74,6 +74,7 @@ def lite0(timm, tmp_path_factory):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """An empty place for what was downloaded."""
+    package("huggingface_hub", "pip install huggingface_hub")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)

@@ -7,6 +7,7 @@ changed. One `Forward` is one pass on one live graph: attack and probes share it
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -312,7 +313,9 @@ def _check_unchanged(before: dict[str, _State], after: dict[str, _State]) -> Non
 
 def _copy(model: nn.Module) -> nn.Module:
     try:
-        return copy.deepcopy(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch about itself, for programs of torch.export
+            return copy.deepcopy(model)
     except Exception as error:
         raise ModelError(
             f"the model cannot be copied ({type(error).__name__}: {error}); it must survive deepcopy"

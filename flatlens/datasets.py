@@ -16,7 +16,8 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from flatlens import uris
+from flatlens import images, torchvision_data, uris
+from flatlens.archives import check
 from flatlens.errors import DataError, ResourceError, unknown
 from flatlens.uris import Uri
 
@@ -24,10 +25,13 @@ SCHEMES: dict[str, str] = {
     "flatlens": "data that come with flatlens: flatlens:digits[?split=train|test|all]",
     "idx": "a folder of MNIST-format files, raw or gzipped: idx:FOLDER[?split=train|test]",
     "npz": "a NumPy archive with x, y and, if you like, labels: npz:FILE",
+    "imagefolder": "a folder of images for each class: imagefolder:FOLDER[?size=N]",
+    "torchvision": "data of torchvision, downloaded before: torchvision:NAME?root=FOLDER[&split=train|test]",
+    "hf": "a folder of Arrow or Parquet files: hf:FOLDER[?split=…&image=COLUMN&label=COLUMN&size=N]",
 }
 """Scheme -> one line about it."""
 
-SPLIT = ("flatlens", "idx")
+SPLIT = ("flatlens", "idx", "torchvision")
 """Schemes whose data come in a training and a test part."""
 
 BUILT_IN: dict[str, str] = {
@@ -90,7 +94,7 @@ def load(uri: str) -> Dataset:
     """The data that ``uri`` names.
 
     Args:
-        uri: ``flatlens:digits``, ``idx:FOLDER`` or ``npz:FILE``, with options as in `SCHEMES`.
+        uri: ``flatlens:digits``, ``idx:FOLDER`` or another name of `SCHEMES`, with its options.
 
     Raises:
         DataError: no such data, or data that are damaged, empty, of the wrong type, shape or range.
@@ -253,6 +257,7 @@ def _npz(uri: Uri) -> Dataset:
 
 
 def _read_npz(file: Path) -> Mapping[str, NDArray[Any]]:
+    check(file, DataError)
     try:
         with file.open("rb") as stream:
             if not zipfile.is_zipfile(stream):
@@ -302,4 +307,32 @@ def _names(file: Path, labels: NDArray[Any] | None) -> tuple[str, ...] | None:
     return tuple(str(name) for name in labels)
 
 
-_LOADERS: dict[str, Callable[[Uri], Dataset]] = {"flatlens": _built_in, "idx": _idx, "npz": _npz}
+# ---- images ---------------------------------------------------------------------------------------
+
+
+def _of_images(read: Callable[[Uri], images.Images]) -> Callable[[Uri], Dataset]:
+    """A loader from what reads unsigned bytes."""
+
+    def load(uri: Uri) -> Dataset:
+        found = read(uri)
+        x = found.x.astype(np.float32)
+        x /= np.float32(255)
+        return _dataset(uri, x, found.y, found.labels)
+
+    return load
+
+
+def _of_tables(uri: Uri) -> images.Images:
+    from flatlens import arrow_data  # pyarrow is not needed to list what there is
+
+    return arrow_data.read(uri)
+
+
+_LOADERS: dict[str, Callable[[Uri], Dataset]] = {
+    "flatlens": _built_in,
+    "idx": _idx,
+    "npz": _npz,
+    "imagefolder": _of_images(images.folder),
+    "torchvision": _of_images(torchvision_data.read),
+    "hf": _of_images(_of_tables),
+}

@@ -24,7 +24,7 @@ from flatlens.layers import probeable
 from flatlens.loop import Attack
 from flatlens.measure import provenance
 from flatlens.memory import bytes_per_sample
-from flatlens.spec import RunSpec
+from flatlens.spec import TRUST, RunSpec
 from flatlens.trajectory import MEASUREMENT_VERSION
 from flatlens.uris import parse
 from flatlens.valley import Ints
@@ -97,6 +97,8 @@ def run(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report
             "batches": job.batches,
             "spec_hash": spec.hash(),
             "labels": identity.pop("labels"),
+            "trust_pickle": spec.trust_pickle,
+            "trust_remote_code": spec.trust_remote_code,
             **identity,
             **provenance(job),
         }
@@ -177,14 +179,27 @@ def plan(spec: RunSpec) -> Plan:
     )
 
 
-def layer_table(model: str, data: str | None = None) -> list[LayerRow]:
+def layer_table(
+    model: str, data: str | None = None, *, trust_pickle: bool = False, trust_remote_code: bool = False
+) -> list[LayerRow]:
     """The layers of a model that can be named, in its order, each measured alone for a few samples.
 
     Args:
         model: the model's URI.
         data: the data's URI, which gives the shape of an input; the built-in digits when left out.
+        trust_pickle: let pickled weights run code, as in ``flatlens.models.load``.
+        trust_remote_code: let code beside the model run, as there.
     """
-    _, job, _ = load(RunSpec(model=model, data=data or DIGITS, layer=("head",), limit=SURVEYED, device="cpu"))
+    spec = RunSpec(
+        model=model,
+        data=data or DIGITS,
+        layer=("head",),
+        limit=SURVEYED,
+        device="cpu",
+        trust_pickle=trust_pickle,
+        trust_remote_code=trust_remote_code,
+    )
+    _, job, _ = load(spec)
     return [_layer_row(job, name) for name in probeable(job.model)]
 
 
@@ -217,9 +232,10 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _model(spec: RunSpec, shape: tuple[int, ...], classes: int, progress: Report | None) -> models.loaders.Loaded:
+    trust = {key: getattr(spec, key) for key in TRUST}
     if spec.train is not None:
-        return trained.find(spec.model, spec.train, progress=progress)
-    return models.load(spec.model, shape=shape, classes=classes)
+        return trained.find(spec.model, spec.train, progress=progress, **trust)
+    return models.load(spec.model, shape=shape, classes=classes, **trust)
 
 
 def _choose(spec: RunSpec, y: Ints) -> Ints:

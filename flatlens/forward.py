@@ -7,6 +7,7 @@ changed. One `Forward` is one pass on one live graph: attack and probes share it
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from flatlens.errors import LayerError, ModelError
+from flatlens.errors import FlatlensError, LayerError, ModelError
 from flatlens.folding import fold
 from flatlens.layers import HEAD, Layer, Survey, as_logits, describe, resolve, survey
 
@@ -250,11 +251,15 @@ def check_logits(model: nn.Module, x: Tensor) -> Survey:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             bad = int((~torch.isfinite(tensor)).sum())
             raise ModelError(f"weight '{name}' holds {bad} values that are not finite; train or load the model again")
+    before = _state(model)
     try:
         again, seen = survey(model, x).logits, survey(model, x)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except FlatlensError:
+        raise
+    except Exception as error:  # a model raises whatever its author chose
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"the model fails on inputs of shape {tuple(x.shape)}: {first}") from error
+    _check_unchanged(before, _state(model))
     logits = seen.logits
     if logits.dim() != 2 or logits.shape[0] != x.shape[0]:
         raise ModelError(
@@ -272,9 +277,45 @@ def check_logits(model: nn.Module, x: Tensor) -> Survey:
     return seen
 
 
+class _State(NamedTuple):
+    """A parameter or buffer as it was: what counts its edits, and its sum, which also shows those behind autograd."""
+
+    kind: str
+    tensor: Tensor
+    version: int
+    total: Tensor
+
+
+def _state(model: nn.Module) -> dict[str, _State]:
+    named = (("parameter", model.named_parameters()), ("buffer", model.named_buffers()))
+    return {
+        name: _State(kind, tensor, 0 if tensor.is_inference() else tensor._version, _sum(tensor.detach()))
+        for kind, tensors in named
+        for name, tensor in tensors
+    }
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    return tensor.sum(dtype=torch.float32) if tensor.is_floating_point() else tensor.sum()
+
+
+def _check_unchanged(before: dict[str, _State], after: dict[str, _State]) -> None:
+    """Raise ModelError if a forward pass has changed a parameter or buffer; new ones, such as caches, may appear."""
+    for name, old in before.items():
+        new = after.get(name)
+        edited = new is None or (old.tensor is new.tensor and old.version != new.version)
+        if edited or (new is not None and not torch.equal(old.total, new.total)):
+            raise ModelError(
+                f"the model changes its {old.kind} '{name}' in a forward pass; "
+                "it must stay as it is while it is attacked: leave such updates out in eval mode"
+            )
+
+
 def _copy(model: nn.Module) -> nn.Module:
     try:
-        return copy.deepcopy(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch about itself, for programs of torch.export
+            return copy.deepcopy(model)
     except Exception as error:
         raise ModelError(
             f"the model cannot be copied ({type(error).__name__}: {error}); it must survive deepcopy"

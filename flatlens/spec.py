@@ -31,6 +31,8 @@ LEAST_PROBES = 8
 NO_EPS = ("ddn",)
 ADVERSARIAL = ("pgd",)
 """Ways of adversarial training."""
+TRUST = ("trust_pickle", "trust_remote_code")
+"""What lets a model's files run code: it is said by whoever starts the run, and not by a file that was handed over."""
 OWN_OBJECTIVE = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr"}
 
 
@@ -115,6 +117,8 @@ class RunSpec:
     bounds: tuple[float, float] = (0.0, 1.0)
     dead_units: bool = False
     train: TrainSpec | None = None
+    trust_pickle: bool = False
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         _check(self)
@@ -172,8 +176,8 @@ class RunSpec:
         return tomli_w.dumps(self.to_dict())
 
     def hash(self) -> str:
-        """SHA-256 of what determines the numbers: not the device, and not which images are kept."""
-        plain = {k: v for k, v in self.to_dict().items() if k not in ("device", "images")}
+        """SHA-256 of what determines the numbers: not the device, which images are kept, or what may run code."""
+        plain = {k: v for k, v in self.to_dict().items() if k not in ("device", "images", *TRUST)}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
@@ -215,6 +219,20 @@ def read_toml(file: str | Path) -> dict[str, Any]:
         raise SpecError(f"'{file}' is not TOML: {error}") from error
 
 
+def without_trust(values: Mapping[str, Any], flags: Mapping[str, Any], file: str | Path) -> dict[str, Any]:
+    """The settings of a file, which may not say by itself that code shall run.
+
+    Raises:
+        SpecError: it does, and the flags do not say it too.
+    """
+    for key in TRUST:
+        if values.get(key) and not flags.get(key):
+            raise SpecError(
+                f"'{file}' asks for {key}, which lets code run; if you trust its model, give {flag(key)} too"
+            )
+    return {key: value for key, value in values.items() if key not in TRUST}
+
+
 def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """``values`` with ``a.b=c`` settings put in; c is read as TOML, and as text where it is none.
 
@@ -236,7 +254,8 @@ def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
 def difference(mine: RunSpec, theirs: RunSpec) -> list[str]:
     """What differs between two specs, a phrase each: ``eps 0.3 instead of 0.1``."""
     a, b = mine.to_dict(), theirs.to_dict()
-    return [f"{key} {_show(a.get(key))} instead of {_show(b.get(key))}" for key in KEYS if a.get(key) != b.get(key)]
+    keys = [key for key in KEYS if key not in TRUST and a.get(key) != b.get(key)]
+    return [f"{key} {_show(a.get(key))} instead of {_show(b.get(key))}" for key in keys]
 
 
 def number(text: str) -> float:

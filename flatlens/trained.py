@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,6 +58,7 @@ def train(model: str, recipe: TrainSpec, file: Path, *, force: bool = False, pro
         file: a safetensors file to write, with a JSON file of the same name beside it.
         force: replace what is there.
         progress: called after each step.
+        trust: ``trust_pickle`` and ``trust_remote_code``, as for `flatlens.models.load`.
 
     Raises:
         RunError: the file holds a model of another recipe, or is no safetensors file's name.
@@ -64,16 +66,16 @@ def train(model: str, recipe: TrainSpec, file: Path, *, force: bool = False, pro
     """
     if file.suffix != ".safetensors":
         raise RunError(f"--out '{file}' is no name of weights; name a file that ends in .safetensors")
-    return _train(_Work(model, recipe), file, force=force, progress=progress)
+    return _train(_Work(model, recipe, trust), file, force=force, progress=progress)
 
 
-def find(model: str, recipe: TrainSpec, *, progress: Report | None = None) -> Loaded:
+def find(model: str, recipe: TrainSpec, *, progress: Report | None = None, **trust: bool) -> Loaded:
     """The model of a recipe, from the cache, or trained now and kept there.
 
     The cache is ``$FLATLENS_CACHE``, or ``flatlens/models`` in the user's cache folder; a name in it is the hash of
     the recipe, the data and the initial weights.
     """
-    work = _Work(model, recipe)
+    work = _Work(model, recipe, trust)
     file = cache() / f"{work.hash[:32]}.safetensors"
     _train(work, file, force=False, progress=progress)
     checkpoints.put(checkpoints.read(file), work.loaded.model, str(file))
@@ -90,14 +92,15 @@ def cache() -> Path:
 class _Work:
     """A recipe with its data and its untrained model."""
 
-    def __init__(self, model: str, recipe: TrainSpec) -> None:
+    def __init__(self, model: str, recipe: TrainSpec, trust: Mapping[str, bool]) -> None:
         if recipe.data is None:
             raise RunError("--data is missing; `flatlens datasets` lists what there is")
         self.model, self.recipe = model, recipe
         self.data = datasets.load(datasets.with_split(recipe.data, "train"))
         if recipe.limit is not None:
             self.data = self.data.take(datasets.balanced(self.data.y, recipe.limit, recipe.seed))
-        self.loaded = models.load(model, shape=tuple(self.data.x.shape[1:]), classes=self.data.classes)
+        shape = tuple(self.data.x.shape[1:])
+        self.loaded = models.load(model, shape=shape, classes=self.data.classes, **trust)
         known = [VERSION, model, recipe.to_dict(), self.data.sha256, self.loaded.sha256]
         self.hash = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 

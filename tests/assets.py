@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -16,9 +17,17 @@ def fashion_mnist() -> Path:
     return FASHION if FASHION.is_dir() else missing("Fashion-MNIST", "apt-get install dataset-fashion-mnist")
 
 
+def package(name: str, install: str) -> Any:
+    """An optional package."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError:
+        return missing(name, install)
+
+
 def missing(what: str, install: str) -> NoReturn:
     """Skip, saying what to install; in CI, where nothing may be missing, fail."""
     message = f"{what} is missing: {install}"
     if os.environ.get("CI"):
         pytest.fail(message)
-    pytest.skip(message)
+    pytest.skip(message, allow_module_level=True)

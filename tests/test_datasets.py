@@ -138,8 +138,12 @@ def test_every_listed_name_loads():
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("digits", "no data 'digits'; there are: flatlens:digits, idx:…, npz:…. Did you mean 'flatlens:digits'?"),
-        ("npy:a", "no data 'npy:a'; there are: flatlens:digits, idx:…, npz:…."),
+        (
+            "digits",
+            "no data 'digits'; there are: flatlens:digits, idx:…, npz:…, imagefolder:…, torchvision:…, hf:…. "
+            "Did you mean 'flatlens:digits'?",
+        ),
+        ("npy:a", "no data 'npy:a'; there are: flatlens:digits, idx:…, npz:…, imagefolder:…, torchvision:…, hf:…."),
         (
             "flatlens:digit",
             "no data 'flatlens:digit'; flatlens comes with: flatlens:digits. Did you mean 'flatlens:digits'?",

@@ -178,10 +178,10 @@ def test_shipped_models_are_as_good_as_their_recipe_says():
         ),
         (
             "flatlen:cnn",
-            "no model scheme or Python module 'flatlen'; schemes are: flatlens, file.py, pkg.module, ckpt. Did",
+            "no model scheme or Python module 'flatlen'; schemes are: flatlens, file.py, pkg.module, timm, "
+            "torchvision, hf, export, ckpt. Did",
         ),
         ("flatlens.nowhere:cnn", "no model scheme or Python module 'flatlens.nowhere'; schemes are: flatlens, "),
-        ("timm:resnet18", "'timm:' models cannot be loaded yet; wrap yours in a function: file.py:factory"),
         (
             "flatlens:cnn?act=rleu",
             "no act 'rleu'; there are: relu, gelu, silu, swiglu. Did you mean 'relu'? (in 'flatlens:cnn?act=rleu')",

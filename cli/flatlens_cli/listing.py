@@ -35,8 +35,11 @@ def attacks(json: options.Json = False) -> None:
 def models(json: options.Json = False) -> None:
     """The models that come with flatlens, and how others are named."""
     from flatlens import models as known
+    from flatlens.models import plugins
 
-    _show(json, {"schemes": dict(known.SCHEMES), "built-in": dict(known.BUILT_IN)})
+    others = plugins.described()
+    groups = {"schemes": dict(known.SCHEMES), "built-in": dict(known.BUILT_IN)}
+    _show(json, groups | ({"plug-ins": others} if others or json else {}))
 
 
 def datasets(json: options.Json = False) -> None:
@@ -47,7 +50,12 @@ def datasets(json: options.Json = False) -> None:
 
 
 def layers(
-    context: typer.Context, model: options.Model = None, data: options.Data = None, json: options.Json = False
+    context: typer.Context,
+    model: options.Model = None,
+    data: options.Data = None,
+    trust_pickle: options.TrustPickle = None,
+    trust_remote_code: options.TrustRemoteCode = None,
+    json: options.Json = False,
 ) -> None:
     """The layers of a model that can be probed: how, whether exactly, and at what cost.
 
@@ -58,7 +66,9 @@ def layers(
     with terminal.stdout_kept_clean(json):
         from flatlens import execute
 
-        found = execute.layer_table(model, data)
+        found = execute.layer_table(
+            model, data, trust_pickle=bool(trust_pickle), trust_remote_code=bool(trust_remote_code)
+        )
     if json:
         terminal.emit({"model": model, "layers": [row._asdict() for row in found]})
         return

@@ -46,6 +46,15 @@ Set = Annotated[
     _option(_WHAT, "One more setting, as TOML; wins over flags; repeatable.", "--set", metavar="KEY=VALUE"),
 ]
 
+TrustPickle = Annotated[
+    bool | None,
+    _option(_WHAT, "Let pickled weights and torch.export files run code.", "--trust-pickle"),
+]
+TrustRemoteCode = Annotated[
+    bool | None,
+    _option(_WHAT, "Let Python code beside an hf: model run.", "--trust-remote-code"),
+]
+
 Attack = Annotated[str | None, _option(_ATTACK, "The attack; see `flatlens attacks`", "--attack", metavar="NAME")]
 Eps = Annotated[
     str | None,
@@ -132,7 +141,7 @@ def run_spec(flags: Mapping[str, Any], config: Path | None = None, assignments: 
     Raises:
         SpecError: a setting that does not exist, is missing, or cannot be.
     """
-    values = _flat(spec.read_toml(config)) if config else {}
+    values = spec.without_trust(_flat(spec.read_toml(config)), flags, config) if config else {}
     values |= {key: _read(key, value) for key in spec.KEYS if (value := flags.get(key)) not in (None, [], ())}
     return spec.from_dict(spec.assign(values, assignments))
 

@@ -31,6 +31,8 @@ def trace(
     data: options.Data = None,
     config: options.Config = None,
     set_: options.Set = None,
+    trust_pickle: options.TrustPickle = None,
+    trust_remote_code: options.TrustRemoteCode = None,
     attack: options.Attack = None,
     eps: options.Eps = None,
     norm: options.Norm = None,

@@ -23,8 +23,12 @@ def _option(text: str, *flags: str, metavar: str) -> Any:
 
 def train(
     context: typer.Context,
-    model: options.Model = None,
-    data: options.Data = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Model to train; see `flatlens models`.", metavar="URI")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Data to train on; see `flatlens datasets`.", metavar="URI")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="File to write.", metavar="FILE.safetensors")] = None,
     epochs: Annotated[int | None, _option("Passes over the data.", "--epochs", metavar="N")] = None,
     lr: Annotated[str | None, _option("First learning rate of AdamW.", "--lr", metavar="NUMBER")] = None,
@@ -39,7 +43,9 @@ def train(
     steps: Annotated[int | None, _option("Steps of that attack.", "--steps", metavar="N")] = None,
     limit: Annotated[int | None, _option("At most N samples, of all classes alike.", "--limit", metavar="N")] = None,
     seed: Annotated[int | None, _option("Of the order and the attack's starts.", "--seed", metavar="N")] = None,
-    force: options.Force = False,
+    trust_pickle: options.TrustPickle = None,
+    trust_remote_code: options.TrustRemoteCode = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the model that is there.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -59,7 +65,8 @@ def train(
         with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
             from flatlens import trained
 
-            made = trained.train(model, recipe, out, force=force, progress=progress)
+            trust = {"trust_pickle": bool(trust_pickle), "trust_remote_code": bool(trust_remote_code)}
+            made = trained.train(model, recipe, out, force=force, progress=progress, **trust)
     except KeyboardInterrupt:
         terminal.complain("interrupted: the finished epochs are saved; the same command goes on from there")
         raise typer.Exit(INTERRUPTED) from None

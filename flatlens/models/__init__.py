@@ -11,6 +11,10 @@ SCHEMES: dict[str, str] = {
     "flatlens": "models that come with flatlens, see below: flatlens:NAME[?option=value&…]",
     "file.py": "a function (or class) in a Python file that returns the model: path/to/file.py:factory",
     "pkg.module": "the same in an installed package: pkg.module:factory",
+    "timm": "architectures of timm: timm:NAME[?pretrained=true]",
+    "torchvision": "classifiers of torchvision: torchvision:NAME[?weights=DEFAULT]",
+    "hf": "image classifiers of transformers, a folder or what was downloaded before: hf:FOLDER-OR-NAME",
+    "export": "a program of torch.export, with --trust-pickle: export:FILE.pt2",
     "ckpt": "saved weights put into another model: ckpt:FILE.safetensors?arch=URI",
 }
 """Scheme -> one line about it."""
@@ -29,20 +33,26 @@ BUILT_IN: dict[str, str] = {
 """Name of a model that comes with flatlens -> one line about it."""
 
 
-def load(uri: str, *, shape: tuple[int, ...], classes: int) -> Loaded:
+def load(
+    uri: str, *, shape: tuple[int, ...], classes: int, trust_pickle: bool = False, trust_remote_code: bool = False
+) -> Loaded:
     """The model that ``uri`` names, in eval mode, on the CPU.
 
     Naming the same model twice gives the same weights: what is untrained is initialised from the option ``seed``
     (0 unless given), and the global random numbers are left as they were.
 
     Args:
-        uri: one of `BUILT_IN`, or a name by one of the other `SCHEMES`.
+        uri: one of `BUILT_IN`, or a name by one of the other `SCHEMES` or of a plug-in.
         shape: of one input, without the samples' axis; what is built is fitted to it.
         classes: how many classes the data have.
+        trust_pickle: let pickled weights, and programs of ``torch.export``, run code while they are read.
+        trust_remote_code: let Python files beside an ``hf:`` model run.
 
     Raises:
         ModelError: no such model or option, or weights that are missing, damaged, misfit or not finite.
     """
     from flatlens.models import loaders
+    from flatlens.models.trust import Trust
 
-    return loaders.load(uri, shape=shape, classes=classes)
+    trust = Trust(trust_pickle, trust_remote_code)
+    return loaders.load(uri, shape=shape, classes=classes, trust=trust)

@@ -11,11 +11,16 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from flatlens.archives import check
 from flatlens.errors import ModelError
 
 
-def read(file: Path) -> dict[str, Tensor]:
+def read(file: Path, *, trust_pickle: bool = False) -> dict[str, Tensor]:
     """The tensors in a safetensors file, or in a file of ``torch.save`` that holds nothing else.
+
+    Args:
+        file: what to read.
+        trust_pickle: let a file of ``torch.save`` run code; it may then hold a whole model, too.
 
     Raises:
         ModelError: the file is missing, damaged, or would have to run code.
@@ -23,7 +28,7 @@ def read(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "is not there"
         raise ModelError(f"file '{file}' {what}; ckpt:FILE.safetensors?arch=URI needs saved weights")
-    return _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
+    return _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file, trust_pickle)
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -36,10 +41,13 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _read_torch(file: Path) -> dict[str, Tensor]:
+def _read_torch(file: Path, trust_pickle: bool) -> dict[str, Tensor]:
+    check(file, ModelError, stored=True)
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
+        found = torch.load(file, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
+        if trust_pickle:
+            raise ModelError(f"'{file}' is a damaged pickle ({' '.join(str(error).split())}); copy it again") from error
         raise ModelError(
             f"'{file}' is a pickle that could run code and is not read; save its state_dict as safetensors, "
             "or trust it with --trust-pickle"
@@ -47,6 +55,8 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
     except Exception as error:  # a damaged file raises whatever its bytes provoke
         detail = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"'{file}' is damaged or holds no weights ({detail}); save or copy it again") from error
+    if isinstance(found, nn.Module):
+        found = found.state_dict()
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ModelError(f"'{file}' holds no state_dict (names and tensors); save model.state_dict()")
     return found

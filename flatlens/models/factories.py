@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,39 +45,52 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int) -> nn.Module:
                     unknown("model scheme or Python module", uri.scheme, SCHEMES, where="schemes are")
                 ) from error
             raise ModelError(f"'{uri.scheme}' needs the module '{error.name}'; install it") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(f"importing '{uri.scheme}' failed with {_said(error)}; mend it and try again") from error
         if (made := getattr(module, uri.path, None)) is None:
             public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
             raise ModelError(unknown("function", uri.path, public, where=f"'{uri.scheme}' has"))
-        if not isinstance(made, nn.Module):
-            made = _call(made, uri, shape, classes)
+        return made if isinstance(made, nn.Module) else call(made, uri, {"shape": shape, "classes": classes})
+
+
+def call(
+    factory: Callable[..., Any], uri: Uri, offered: Mapping[str, Any], wanted: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """What a factory returns.
+
+    Args:
+        factory: a function or class.
+        uri: what names it, for messages.
+        offered: handed over where it has keywords for them.
+        wanted: handed over in any case.
+
+    Raises:
+        ModelError: it is none, has no such keyword, raises, or returns something else than a model.
+    """
+    if not callable(factory):
+        raise ModelError(f"'{uri.text}' is a {type(factory).__name__}; name a function that returns a torch.nn.Module")
+    try:
+        takes = list(inspect.signature(factory).parameters.values())
+    except (TypeError, ValueError):  # some callables written in C have none
+        takes = []
+    everything = any(p.kind is p.VAR_KEYWORD for p in takes)
+    named = {p.name for p in takes if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    for key in wanted or {}:
+        if key not in named and not everything:
+            raise ModelError(unknown("option", key, sorted(named - {*offered}), where=f"'{uri.scheme}:' has"))
+    given = {key: value for key, value in offered.items() if everything or key in named} | dict(wanted or {})
+    try:
+        made = factory(**given)
+    except (Exception, SystemExit) as error:
+        raise ModelError(
+            f"'{uri.text}' failed with {_said(error)}; it is called with {', '.join(given) or 'no arguments'}"
+        ) from error
     if not isinstance(made, nn.Module):
         raise ModelError(f"'{uri.text}' gave a {type(made).__name__}; it must return a torch.nn.Module")
     return made
 
 
-def _call(factory: Callable[..., Any], uri: Uri, shape: tuple[int, ...], classes: int) -> Any:
-    """The factory's result; ``shape`` and ``classes`` are handed over where it has keywords for them."""
-    if not callable(factory):
-        raise ModelError(f"'{uri.text}' is a {type(factory).__name__}; name a function that returns a torch.nn.Module")
-    offered = {"shape": shape, "classes": classes}
-    try:
-        takes = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):  # some callables written in C have none
-        takes = ()  # type: ignore[assignment]
-    everything = any(p.kind is p.VAR_KEYWORD for p in takes)
-    named = {p.name for p in takes if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
-    given = {key: value for key, value in offered.items() if everything or key in named}
-    try:
-        return factory(**given)
-    except Exception as error:
-        raise ModelError(
-            f"'{uri.text}' failed with {_said(error)}; it is called with {', '.join(given) or 'no arguments'}"
-        ) from error
-
-
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 

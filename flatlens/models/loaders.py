@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,25 @@ from torch import Tensor, nn
 
 from flatlens import uris
 from flatlens.errors import ModelError, unknown
-from flatlens.models import BUILT_IN, SCHEMES, architectures, checkpoints, factories, zoo
+from flatlens.models import (
+    BUILT_IN,
+    SCHEMES,
+    architectures,
+    checkpoints,
+    exported,
+    factories,
+    hf_models,
+    normalized,
+    plugins,
+    timm_models,
+    torchvision_models,
+    zoo,
+)
+from flatlens.models.trust import NOTHING, Trust
 from flatlens.uris import Uri
 
 _SHIPPED = Path(__file__).parents[1] / "shipped"
 _DIGITS_SHAPE, _DIGITS_CLASSES = (1, 8, 8), 10
-_ELSEWHERE = ("timm", "torchvision", "hf", "export")
 
 
 @dataclass(frozen=True)
@@ -38,13 +51,13 @@ class Loaded:
     source: str
 
 
-def load(uri: str, *, shape: tuple[int, ...], classes: int) -> Loaded:
+def load(uri: str, *, shape: tuple[int, ...], classes: int, trust: Trust = NOTHING) -> Loaded:
     """See `flatlens.models.load`."""
     parsed = uris.parse(uri, ModelError)
     if classes < 2:
         raise ModelError(f"'{uri}' cannot tell {classes} class; data of at least 2 classes are needed")
     with _seeded(0):  # a factory's random weights, too, are the same each time
-        model, source = _build(parsed, tuple(shape), classes)
+        model, source = _build(parsed, tuple(shape), classes, trust)
     model.eval()
     _check_finite(model, uri)
     return Loaded(model, uri, sha256(model), source)
@@ -73,27 +86,30 @@ def _check_finite(model: nn.Module, uri: str) -> None:
             )
 
 
-def _build(uri: Uri, shape: tuple[int, ...], classes: int) -> tuple[nn.Module, str]:
+def _build(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[nn.Module, str]:
     """The model that ``uri`` names, and where it comes from."""
-    if uri.scheme == "flatlens":
-        return _built_in(uri, shape, classes)
-    if uri.scheme == "ckpt":
-        uri.only(["arch"])
-        if "arch" not in uri.options:
-            raise ModelError(f"'{uri.text}' has no architecture; write ckpt:FILE.safetensors?arch=flatlens:cnn")
-        arch = uri.options["arch"]
-        model, _ = _build(uris.parse(arch, ModelError), shape, classes)
-        checkpoints.put(checkpoints.read(uri.file), model, uri.path)
-        return model, f"weights of {uri.path} in {arch}"
-    if uri.scheme in _ELSEWHERE:
-        raise ModelError(f"'{uri.scheme}:' models cannot be loaded yet; wrap yours in a function: file.py:factory")
+    if uri.scheme in _MAKERS:
+        return _MAKERS[uri.scheme](uri, shape, classes, trust)
+    if uri.scheme in plugins.found():
+        return plugins.make(uri, shape, classes), f"made by the plug-in {uri.scheme}"
     if not uri.scheme or not uri.path:
         raise ModelError(unknown("model", uri.text, [*BUILT_IN, *_others()], where="there are"))
     return factories.make(uri, shape, classes), f"made by {uri.path} in {uri.scheme}"
 
 
+def _checkpoint(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[nn.Module, str]:
+    uri.only(["arch"])
+    if "arch" not in uri.options:
+        raise ModelError(f"'{uri.text}' has no architecture; write ckpt:FILE.safetensors?arch=flatlens:cnn")
+    arch = uri.options["arch"]
+    model, _ = _build(uris.parse(arch, ModelError), shape, classes, trust)
+    weights = checkpoints.read(uri.file, trust_pickle=trust.pickle)
+    checkpoints.put(weights, normalized.target(model, weights), uri.path)
+    return model, f"weights of {uri.path} in {arch}"
+
+
 def _others() -> list[str]:
-    return [f"{scheme}:…" for scheme in SCHEMES if scheme != "flatlens"]
+    return [f"{scheme}:…" for scheme in (*SCHEMES, *plugins.found()) if scheme != "flatlens"]
 
 
 # ---- what comes with flatlens -------------------------------------------------------------------
@@ -126,3 +142,13 @@ def _built_in(uri: Uri, shape: tuple[int, ...], classes: int) -> tuple[nn.Module
     with _seeded(seed):
         model = architectures.make(uri, shape, classes)
     return model, f"built in, untrained, seed {seed}"
+
+
+_MAKERS: dict[str, Callable[[Uri, tuple[int, ...], int, Trust], tuple[nn.Module, str]]] = {
+    "flatlens": lambda uri, shape, classes, _: _built_in(uri, shape, classes),
+    "ckpt": _checkpoint,
+    "timm": timm_models.make,
+    "torchvision": torchvision_models.make,
+    "hf": hf_models.make,
+    "export": exported.make,
+}

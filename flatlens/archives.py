@@ -1,0 +1,47 @@
+"""Archives from elsewhere, looked at before they are read: what they would expand to, and the names in them."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from flatlens.errors import UsageError
+
+MOST = 2**30
+"""Bytes that an archive may always expand to."""
+MOST_RATIO = 200
+"""How many times its own size an archive may expand to, beyond `MOST`."""
+
+
+def check(file: Path, error: type[UsageError], *, stored: bool = False) -> None:
+    """Look at a zip archive's table of contents; what is no zip archive is let through.
+
+    Args:
+        file: the archive.
+        error: what to raise.
+        stored: whether it is of a kind that compresses nothing, as ``torch.save`` writes it.
+
+    Raises:
+        error: it would expand to far more than its size, or holds a path that leads out of it.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return
+    for entry in entries:
+        if leads_out(entry.filename):
+            raise error(f"'{file}' holds the path {entry.filename!r}, which leads out of it; get it from who made it")
+    size, whole = file.stat().st_size, sum(entry.file_size for entry in entries)
+    if whole > (size if stored else max(MOST, MOST_RATIO * size)):
+        raise error(
+            f"'{file}' has {size:,} bytes and would expand to {whole:,}, as a decompression bomb does; save it again"
+        )
+
+
+def leads_out(name: str) -> bool:
+    """Whether a path in an archive or an index is absolute, or climbs with ``..``."""
+    return any(
+        path.is_absolute() or bool(path.drive) or ".." in path.parts
+        for path in (PurePosixPath(name), PureWindowsPath(name))
+    )

@@ -1,0 +1,49 @@
+"""Optional packages: imported when they are needed; when they are missing, the command that installs them is named."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module, metadata
+from typing import Any
+
+from flatlens.errors import UsageError
+
+
+def need(module: str, extra: str, what: str, error: type[UsageError]) -> Any:
+    """An optional package, imported.
+
+    Args:
+        module: what to import.
+        extra: of flatlens, that brings it.
+        what: for which it is needed, for messages: ``"'timm:' models"``.
+        error: what to raise.
+
+    Raises:
+        error: it is not installed, or does not work with the PyTorch that is.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as gone:
+        absent = (gone.name or module).partition(".")[0]
+        raise error(f"{what} need the package '{absent}': pip install 'flatlens[{extra}]'") from gone
+    except Exception as broken:  # a misfit of two packages raises whatever its libraries provoke
+        raise error(trouble(what, module, broken)) from broken
+
+
+def trouble(what: str, module: str, error: BaseException) -> str:
+    """One line for a package that is there and does not work."""
+    said = " ".join(f"{error} {error.__cause__ or ''}".split())
+    return _misfit(what) if "torchvision::" in said else f"{what}: '{module}' fails with {type(error).__name__}: {said}"
+
+
+def _misfit(what: str) -> str:
+    """The operators of torchvision belong to another build of PyTorch, for example CUDA's beside a CPU's."""
+    version = metadata.version("torch")
+    number, _, build = version.partition("+")
+    minor = re.match(r"2\.(\d+)", number)
+    pair = f"==0.{int(minor[1]) + 15}.*" if minor else ""
+    place = f" --index-url https://download.pytorch.org/whl/{build or 'cpu'}"
+    return (
+        f"{what}: the torchvision that is installed was built for another PyTorch than {version}; install its match: "
+        f"pip install --force-reinstall --no-deps 'torchvision{pair}'{place}"
+    )

@@ -1,0 +1,13 @@
+"""What must be there before any test imports anything."""
+
+from __future__ import annotations
+
+import torch
+
+# torchvision's wheel is a CUDA build; beside a CPU's torch its import needs these operators to have a name, and timm
+# and transformers fail with it. Declared before anything imports it, and kept alive.
+_operators = None
+if not torch.cuda.is_available() and not hasattr(torch.ops.torchvision, "nms"):
+    _operators = torch.library.Library("torchvision", "DEF")
+    _operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

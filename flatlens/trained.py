@@ -49,7 +49,15 @@ class Trained(NamedTuple):
     resumed: str
 
 
-def train(model: str, recipe: TrainSpec, file: Path, *, force: bool = False, progress: Report | None = None) -> Trained:
+def train(
+    model: str,
+    recipe: TrainSpec,
+    file: Path,
+    *,
+    force: bool = False,
+    progress: Report | None = None,
+    **trust: bool,
+) -> Trained:
     """Train ``model`` by ``recipe`` and write ``file``; what is finished is left as it is, what is not is gone on with.
 
     Args:

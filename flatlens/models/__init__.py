@@ -20,6 +20,11 @@ BUILT_IN: dict[str, str] = {
     "flatlens:digits-cnn-robust": "the same, trained against PGD (linf, eps 0.1)",
     "flatlens:cnn": "two convolutions, two Linear layers, untrained; options act, width, seed",
     "flatlens:mlp": "Linear layers, untrained; options act, width, depth, seed",
+    "flatlens:resnet18": "ResNet-18 for small images, untrained; options act, norm, width, seed",
+    "flatlens:wide-resnet-28-4": "WRN-28-4, pre-activation blocks, untrained; options act, norm, width, depth, seed",
+    "flatlens:densenet121": "DenseNet-121 for small images, untrained; options act, norm, growth, seed",
+    "flatlens:vgg11-bn": "VGG-11 with batch norm, one Linear layer as head, untrained; options act, norm, width, seed",
+    "flatlens:vit-tiny": "vision transformer, untrained; options act, width, depth, heads, patch, seed",
 }
 """Name of a model that comes with flatlens -> one line about it."""
 

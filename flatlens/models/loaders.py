@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flatlens import uris
 from flatlens.errors import ModelError, unknown
-from flatlens.models import BUILT_IN, SCHEMES, checkpoints, factories, zoo
+from flatlens.models import BUILT_IN, SCHEMES, architectures, checkpoints, factories, zoo
 from flatlens.uris import Uri
 
 _SHIPPED = Path(__file__).parents[1] / "shipped"
@@ -122,18 +122,7 @@ def _built_in(uri: Uri, shape: tuple[int, ...], classes: int) -> tuple[nn.Module
         model: nn.Module = zoo.cnn(shape, classes)
         checkpoints.put(checkpoints.read(_SHIPPED / f"{name}.safetensors"), model, name)
         return model, f"trained on flatlens:digits, shipped with flatlens as {name}.safetensors"
-    uri.only(["act", "width", "seed", *(["depth"] if name == "mlp" else [])])
-    act = uri.choice("act", list(zoo.ACTIVATIONS), "relu")
-    seed = uri.whole("seed", 0, low=0, high=2**32 - 1)
-    if name == "cnn":
-        if len(shape) != 3 or min(shape[1:]) < 2:
-            raise ModelError(f"'{uri.text}' needs images [C, H, W] of 2×2 or more, not {shape}; use flatlens:mlp")
-        width = uri.whole("width", 8, low=1, high=4096)
-        with _seeded(seed):
-            model = zoo.cnn(shape, classes, act=act, width=width)
-    else:
-        width = uri.whole("width", 64, low=1, high=65536)
-        depth = uri.whole("depth", 2, low=1, high=1000)
-        with _seeded(seed):
-            model = zoo.mlp(shape, classes, act=act, width=width, depth=depth)
+    seed = architectures.seed_of(uri)
+    with _seeded(seed):
+        model = architectures.make(uri, shape, classes)
     return model, f"built in, untrained, seed {seed}"

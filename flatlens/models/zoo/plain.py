@@ -1,57 +1,13 @@
-"""Small classifiers that are the objects under study, fitted to the shape of the data.
-
-Both end in a Linear layer ``fc`` whose output is the logits, and normalise their inputs themselves.
-"""
+"""The two plain nets: a small CNN and an MLP."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-
-class SwiGLU(nn.Module):
-    """The first half of the channels times the SiLU of the second (Shazeer 2020, arXiv 2002.05202)."""
-
-    def forward(self, x: Float[Tensor, " n *shape"]) -> Float[Tensor, " n *shape"]:
-        """``[n, 2·C, …]`` to ``[n, C, …]``."""
-        value, gate = x.chunk(2, dim=1)
-        return value * F.silu(gate)
-
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "swiglu": SwiGLU}
-"""What follows a layer of the zoo; `lanes` of its outputs make one of the activation's."""
-
-
-def lanes(act: str) -> int:
-    """How many channels an activation takes for each that it gives."""
-    return 2 if act == "swiglu" else 1
-
-
-class Normalize(nn.Module):
-    """(x − mean) / std, channel by channel; the default changes nothing.
-
-    Args:
-        mean: one number a channel (or feature).
-        std: the same; not zero.
-        dims: how many axes follow the channels', 2 for images.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: tuple[float, ...] = (0.0,), std: tuple[float, ...] = (1.0,), dims: int = 2) -> None:
-        super().__init__()
-        shape = (-1, *[1] * dims)
-        self.register_buffer("mean", torch.tensor(mean).reshape(shape))
-        self.register_buffer("std", torch.tensor(std).reshape(shape))
-
-    def forward(self, x: Float[Tensor, " n *shape"]) -> Float[Tensor, " n *shape"]:
-        """The normalised inputs."""
-        return (x - self.mean) / self.std
+from flatlens.models.zoo.parts import ACTIVATIONS, Normalize, lanes
 
 
 def cnn(shape: tuple[int, ...], classes: int, *, act: str = "relu", width: int = 8) -> nn.Sequential:

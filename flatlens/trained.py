@@ -33,8 +33,8 @@ from flatlens.training import train as fit
 
 VERSION = 1
 """Of the way models are trained: a change of it trains anew."""
-ROBUST_STEPS = 20
-"""Steps of the PGD that the robust accuracy is measured with."""
+ROBUST_STEPS, ROBUST_SAMPLES = 20, 1000
+"""Steps of the PGD that the robust accuracy is measured with, and on how many samples at most, all classes alike."""
 
 
 class Trained(NamedTuple):
@@ -162,6 +162,7 @@ def _fit(work: _Work, part: Path, progress: Report | None) -> dict[str, Any]:
         "test_samples": len(test.y),
         "accuracy": clean,
         "robust_accuracy": robust,
+        "robust_samples": min(ROBUST_SAMPLES, len(test.y)),
         "robust_attack": f"PGD linf, eps {recipe.eps:g}, {ROBUST_STEPS} steps, random start",
         "loss": history.loss,
         "training_accuracy": history.accuracy,
@@ -172,13 +173,15 @@ def _fit(work: _Work, part: Path, progress: Report | None) -> dict[str, Any]:
 
 
 def _reached(work: _Work, test: Dataset) -> tuple[float, float]:
-    x, y = torch.from_numpy(test.x), torch.from_numpy(test.y)
     model, rng = work.loaded.model, torch.Generator().manual_seed(work.recipe.seed)
+    clean = accuracy(model, torch.from_numpy(test.x), torch.from_numpy(test.y))
+    few = test.take(datasets.balanced(test.y, ROBUST_SAMPLES, work.recipe.seed))
+    x, y = torch.from_numpy(few.x), torch.from_numpy(few.y)
     attacked = [
         perturb(model, part, labels, eps=work.recipe.eps, steps=ROBUST_STEPS, rng=rng)
         for part, labels in zip(x.split(256), y.split(256), strict=True)
     ]
-    return accuracy(model, x, y), accuracy(model, torch.cat(attacked), y)
+    return clean, accuracy(model, torch.cat(attacked), y)
 
 
 def _found(file: Path, record: dict[str, Any], resumed: str) -> Trained:

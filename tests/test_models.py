@@ -173,7 +173,8 @@ def test_shipped_models_are_as_good_as_their_recipe_says():
         (
             "flatlens:digits-cn",
             "no model 'flatlens:digits-cn'; flatlens comes with: flatlens:digits-cnn, flatlens:digits-cnn-robust, "
-            "flatlens:cnn, flatlens:mlp. Did you mean 'flatlens:digits-cnn'?",
+            "flatlens:cnn, flatlens:mlp, flatlens:resnet18, flatlens:wide-resnet-28-4, flatlens:densenet121, "
+            "flatlens:vgg11-bn, flatlens:vit-tiny. Did you mean 'flatlens:digits-cnn'?",
         ),
         (
             "flatlen:cnn",

@@ -18,7 +18,7 @@ def vgg11(
     """VGG-11 (Simonyan & Zisserman 2015, arXiv 1409.1556, column A) with norms, and one Linear layer as its head.
 
     A max-pool that would leave less than one pixel is left out. The convolutions have biases even before norms, as
-    they commonly do. Weights are drawn as by He et al. 2015: the paper's draw does not train without norms.
+    they commonly do. Weights are drawn as by He et al. 2015.
 
     Args:
         shape: of one image, ``(C, H, W)``.

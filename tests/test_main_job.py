@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import numpy as np
 import pytest
 import torch
-from assets import fashion_mnist
+from assets import fashion_mnist, mnist
 from nbclient import NotebookClient
 from safetensors.torch import save_file
 
@@ -99,6 +100,27 @@ def test_fashion_mnist_with_a_factory_of_ones_own(tmp_path: Path) -> None:
     trace = fl.open(tmp_path / "run")
     kappa = trace.matrix("relative_flatness").values
     assert np.median(kappa.max(1) / kappa[:, -1]) > 2
+
+
+def flatlens(*words: str) -> dict[str, Any]:
+    """The JSON object that a command prints."""
+    command = [sys.executable, "-m", "flatlens", *words, "--json", "--quiet"]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def test_mnist_from_training_to_the_report(tmp_path: Path) -> None:
+    data = f"idx:{mnist()}"
+    weights = tmp_path / "cnn.safetensors"
+    trained = flatlens(
+        "train", "--model", "flatlens:cnn", "--data", data, "--limit", "4000", "--epochs", "3", "--out", str(weights)
+    )
+    assert (trained["samples"], trained["test_samples"]) == (4000, 10_000) and trained["accuracy"] > 0.9
+    result = flatlens(
+        "trace", "--model", f"ckpt:{weights}?arch=flatlens:cnn", "--data", data, "--limit", "50", "--eps", "0.3",
+        "--steps", "20", "--layer", "all", "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert result["accuracy"]["clean"] > 0.85 and result["accuracy"]["attacked"] < 0.1
+    assert (tmp_path / "run" / "report.html").stat().st_size > 1_000_000
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
 import math
 import time
@@ -142,9 +143,10 @@ def load(spec: RunSpec, progress: Report | None = None) -> Loaded:
         only_correct=spec.only_correct,
         dead_units=spec.dead_units,
     )
-    identity = {
+    identity: dict[str, object] = {
         "weights_sha256": loaded.sha256,
         "data_sha256": data.sha256,
+        "points_sha256": _points_sha256(spec),
         "measurement_version": MEASUREMENT_VERSION,
         "labels": list(data.labels) if data.labels else None,
     }
@@ -282,6 +284,15 @@ def _foreign(spec: RunSpec, model: nn.Module) -> Attack:
     norm = None if spec.norm == RunSpec.norm else spec.norm
     radius = spec.eps if eps is None else eps
     return recording.recorded(made, eps=radius, norm=norm, target=spec.targeted, seed=spec.seed)
+
+
+def _points_sha256(spec: RunSpec) -> str | None:
+    """Of a file of points: the run is of its content, not of its name."""
+    uri = parse(spec.attack, AttackError)
+    if uri.scheme != "path":
+        return None
+    with uri.file.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _device(name: str) -> str:

@@ -218,9 +218,10 @@ def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any]) -> Run:
     for key, name in (
         ("weights_sha256", "weights"),
         ("data_sha256", "data"),
+        ("points_sha256", "points"),
         ("measurement_version", "measurement version"),
     ):
-        if run.manifest.get(key) != manifest[key]:
+        if run.manifest.get(key) != manifest.get(key):
             differs.append(f"other {name}")
     if differs:
         raise RunError(

@@ -517,6 +517,9 @@ def test_points_by_name(tmp_path: Any) -> None:
     np.savez(tmp_path / "p.npz", iterates=np.stack([x[:10], 0.9 * x[:10]]))
     trace = execute.run(spec(f"path:{tmp_path / 'p.npz'}"), tmp_path / "out").trace()
     assert np.array_equal(trace.x_adv, np.float32(0.9) * x[[1, 5, 9]])
+    np.savez(tmp_path / "p.npz", iterates=np.stack([x[:10], 0.8 * x[:10]]))
+    with pytest.raises(FlatlensError, match="holds another run: other points"):
+        execute.run(spec(f"path:{tmp_path / 'p.npz'}"), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

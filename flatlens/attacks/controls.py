@@ -57,8 +57,8 @@ class LineToEnd:
 
 
 @dataclass(frozen=True)
-class GaussianNoise:
-    """A ray of Gaussian noise of the norm eps at its end, in ``steps`` equal steps, clipped to the bounds."""
+class _NoiseRay:
+    """A ray of noise of the norm eps at its end, in ``steps`` equal steps, clipped to the bounds."""
 
     eps: float | Sequence[float] = 8 / 255
     norm: str = "linf"
@@ -72,37 +72,31 @@ class GaussianNoise:
         """Points after the clean input."""
         return self.steps
 
+    def _draw(self, batch: Batch, rng: Noise) -> Tensor:
+        raise NotImplementedError
+
     def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
         """Yield the point of the bounds that is nearest to x + (t / T) · δ, ‖δ‖ = eps, t = 0 … T."""
-        noise = rng.normal(batch.ids, batch.x, "gaussian-noise")
+        noise = self._draw(batch, rng)
         delta = times(radius(self.eps, batch), noise / column(ball(self.norm).size(noise), noise))
         yield from _ray(victim, batch, delta, self.steps)
 
 
-@dataclass(frozen=True)
-class UniformNoise:
+class GaussianNoise(_NoiseRay):
+    """A ray of Gaussian noise of the norm eps at its end, in ``steps`` equal steps, clipped to the bounds."""
+
+    def _draw(self, batch: Batch, rng: Noise) -> Tensor:
+        return rng.normal(batch.ids, batch.x, "gaussian-noise")
+
+
+class UniformNoise(_NoiseRay):
     """A ray of uniform noise of the norm eps at its end, in ``steps`` equal steps, clipped to the bounds.
 
     Each coordinate is drawn from [−1, 1); then all are scaled to the norm.
     """
 
-    eps: float | Sequence[float] = 8 / 255
-    norm: str = "linf"
-    steps: int = 40
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "eps", plain_eps(self.eps))
-
-    @property
-    def length(self) -> int:
-        """Points after the clean input."""
-        return self.steps
-
-    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
-        """Yield the point of the bounds that is nearest to x + (t / T) · δ, ‖δ‖ = eps, t = 0 … T."""
-        noise = rng.uniform(batch.ids, batch.x, "uniform-noise")
-        delta = times(radius(self.eps, batch), noise / column(ball(self.norm).size(noise), noise))
-        yield from _ray(victim, batch, delta, self.steps)
+    def _draw(self, batch: Batch, rng: Noise) -> Tensor:
+        return rng.uniform(batch.ids, batch.x, "uniform-noise")
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class GradientFlow:
             # At length 1 first: the product of two small norms would underflow. 0 / 0 is NaN: no direction.
             self._last = gradient / norm.unsqueeze(1)
             if last is not None:
-                cosine = torch.einsum("ni,ni->n", self._last, last).clamp(-1, 1)
+                cosine = torch.linalg.vecdot(self._last, last).clamp(-1, 1)
         return {"input_grad_norm": norm, "grad_zero_share": _zeros(gradient), "grad_cosine": cosine}
 
 

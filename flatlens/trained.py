@@ -125,6 +125,10 @@ def _train(work: _Work, file: Path, *, force: bool, progress: Report | None) -> 
     begun = part.with_suffix(".json")
     began_as = _record(begun)
     resumed = "resumed" if began_as is not None and began_as["hash"] == work.hash and part.exists() else "new"
+    if resumed == "new" and stored is None and file.exists() and not force:
+        raise RunError(
+            f"'{file}' is there and has no record of a training; name another --out, or replace it with --force"
+        )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if resumed == "new":

@@ -182,6 +182,10 @@ def test_places_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "cnn.json").write_text("mine")
     with pytest.raises(RunError, match="is damaged; remove it"):
         trained.train("flatlens:cnn", RECIPE, tmp_path / "cnn.safetensors")
+    (tmp_path / "mine.safetensors").write_bytes(b"weeks of work")
+    with pytest.raises(RunError, match="has no record of a training"):
+        trained.train("flatlens:cnn", RECIPE, tmp_path / "mine.safetensors")
+    assert (tmp_path / "mine.safetensors").read_bytes() == b"weeks of work"
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match="cannot write"):
         trained.train("flatlens:cnn", RECIPE, tmp_path / "file" / "cnn.safetensors")

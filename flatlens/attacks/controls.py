@@ -72,12 +72,7 @@ class _NoiseRay:
         """Points after the clean input."""
         return self.steps
 
-    def _draw(self, batch: Batch, rng: Noise) -> Tensor:
-        raise NotImplementedError
-
-    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
-        """Yield the point of the bounds that is nearest to x + (t / T) · δ, ‖δ‖ = eps, t = 0 … T."""
-        noise = self._draw(batch, rng)
+    def _walk(self, victim: Victim, batch: Batch, noise: Tensor) -> Iterator[Forward]:
         delta = times(radius(self.eps, batch), noise / column(ball(self.norm).size(noise), noise))
         yield from _ray(victim, batch, delta, self.steps)
 
@@ -85,8 +80,9 @@ class _NoiseRay:
 class GaussianNoise(_NoiseRay):
     """A ray of Gaussian noise of the norm eps at its end, in ``steps`` equal steps, clipped to the bounds."""
 
-    def _draw(self, batch: Batch, rng: Noise) -> Tensor:
-        return rng.normal(batch.ids, batch.x, "gaussian-noise")
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+        """Yield the point of the bounds that is nearest to x + (t / T) · δ, ‖δ‖ = eps, t = 0 … T."""
+        return self._walk(victim, batch, rng.normal(batch.ids, batch.x, "gaussian-noise"))
 
 
 class UniformNoise(_NoiseRay):
@@ -95,8 +91,9 @@ class UniformNoise(_NoiseRay):
     Each coordinate is drawn from [−1, 1); then all are scaled to the norm.
     """
 
-    def _draw(self, batch: Batch, rng: Noise) -> Tensor:
-        return rng.uniform(batch.ids, batch.x, "uniform-noise")
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+        """Yield the point of the bounds that is nearest to x + (t / T) · δ, ‖δ‖ = eps, t = 0 … T."""
+        return self._walk(victim, batch, rng.uniform(batch.ids, batch.x, "uniform-noise"))
 
 
 @dataclass(frozen=True)

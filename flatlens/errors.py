@@ -9,6 +9,7 @@
     │   ├── LayerError        a layer that does not exist or cannot be probed
     │   └── RunError          a run folder: not one, or of another specification
     └── ResourceError         memory, disk or permission; what was finished is saved
+        └── DiskError         the disk is full, not writable, or the folder is gone
 
 Every message is one line that names the value and what would work.
 """
@@ -61,6 +62,10 @@ class RunError(UsageError):
 
 class ResourceError(FlatlensError):
     """Memory, disk or permission ran out; what was finished is saved."""
+
+
+class DiskError(ResourceError):
+    """The disk is full or not writable, or a results folder was removed: no other work of it can go on either."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "known") -> str:

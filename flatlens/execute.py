@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +41,13 @@ class Loaded(NamedTuple):
     spec: RunSpec
     job: Job
     identity: dict[str, object]
+
+
+class Begun(NamedTuple):
+    """A run's folder, and the job whose batches it is to hold."""
+
+    run: runs.Run
+    job: Job
 
 
 class Plan(NamedTuple):
@@ -83,6 +90,15 @@ def run(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report
         RunError: the folder holds a run of another spec, or other files.
         ResourceError: memory or disk ran out; finished batches are saved.
     """
+    begun = begin(spec, out, force=force, progress=progress)
+    if not begun.run.finished:
+        measure(begun, begun.run.missing(), progress=progress)
+        finish(begun)
+    return begun.run
+
+
+def begin(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report | None = None) -> Begun:
+    """Load what a spec names, and begin its run or go on with the one that is there. See `run`."""
     out = Path(out)
     found = runs.existing(out, force=force)
     stored = None if found is None else found.spec
@@ -91,8 +107,6 @@ def run(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report
     spec, job, identity = load(spec, progress)
     if found is not None:
         result = runs.resume(found, spec, identity)
-        if result.finished:
-            return result
     else:
         known = {
             "batches": job.batches,
@@ -104,17 +118,30 @@ def run(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report
             **provenance(job),
         }
         result = runs.create(out, spec, known)
+    return Begun(result, job)
 
+
+def measure(
+    begun: Begun, batches: Sequence[int], *, until: float = math.inf, progress: Report | None = None
+) -> None:
+    """Measure these batches and keep each as it is done; after ``until`` (`time.monotonic`) none is begun."""
     began = time.perf_counter()
-    for index, piece in job.pieces(result.missing(), progress):
-        result.save_part(index, {"steps": piece.steps, "layers": piece.layers}, piece.images, piece.notes)
-    seconds = time.perf_counter() - began
-    notes = result.merge()
+    for index, piece in begun.job.pieces(batches, progress):
+        now = time.perf_counter()
+        tables = {"steps": piece.steps, "layers": piece.layers}
+        begun.run.save_part(index, tables, piece.images, piece.notes, now - began)
+        began = now
+        if time.monotonic() >= until:
+            return
+
+
+def finish(begun: Begun) -> None:
+    """Join the batches, which are all there, and judge the whole."""
+    result = begun.run
+    notes, seconds = result.merge()
     # The tables are read back as any reader would read them, and judged as such.
     whole = runs.Run(result.path, result.manifest | {"state": runs.FINISHED}).trace()
-    seconds = round(result.manifest.get("seconds", 0) + seconds, 3)
-    result.finish(job.cautions(notes) + cautions.find(whole), seconds=seconds)
-    return result
+    result.finish(begun.job.cautions(notes) + cautions.find(whole), seconds=round(seconds, 3))
 
 
 def load(spec: RunSpec, progress: Report | None = None) -> Loaded:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,14 +19,14 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from flatlens.errors import ResourceError, RunError
+from flatlens.errors import DiskError, RunError
 from flatlens.spec import RunSpec, difference, from_dict, read_toml
 from flatlens.tensorfile import concatenate
 from flatlens.trajectory import LAYERS, SCHEMA_VERSION, STEPS, Caution, Images, Trace
 
 RUNNING, FINISHED = "running", "finished"
 _TABLES = {"steps": STEPS, "layers": LAYERS}
-_NOTES = b"flatlens.notes"
+_NOTES, _SECONDS = b"flatlens.notes", b"flatlens.seconds"
 
 
 class Run:
@@ -55,23 +56,35 @@ class Run:
         return [i for i in range(self.manifest["batches"]) if not self._part(i, "steps.parquet").exists()]
 
     def save_part(
-        self, index: int, tables: Mapping[str, pa.Table], images: Images | None, notes: Mapping[str, int]
+        self,
+        index: int,
+        tables: Mapping[str, pa.Table],
+        images: Images | None,
+        notes: Mapping[str, int],
+        seconds: float = 0.0,
     ) -> None:
-        """Keep one finished batch. The table of steps is written last, with the notes: where it is, all is there."""
+        """Keep one finished batch, which took ``seconds``.
+
+        The table of steps is written last, with the notes: where it is, all is there. Batches may be saved in any
+        order and by several processes.
+        """
         with _disk(self.path):
             self._part(index, "").parent.mkdir(exist_ok=True)
             if images is not None:
                 _write(self._part(index, "images.safetensors"), save(_as_tensors(images)))
             for name in ("layers", "steps"):
                 with replacing(self._part(index, f"{name}.parquet")) as file:
-                    pq.write_table(tables[name].replace_schema_metadata({_NOTES: json.dumps(dict(notes))}), file)
-            self.manifest["batches_done"] = self.manifest["batches"] - len(self.missing())
-            self.write_manifest()
+                    known = {_NOTES: json.dumps(dict(notes)), _SECONDS: repr(seconds)}
+                    pq.write_table(tables[name].replace_schema_metadata(known), file)
 
-    def merge(self) -> Counter[str]:
-        """Join the parts into the run's tables, a part at a time; returns what was noted of them, added up."""
+    def merge(self) -> tuple[Counter[str], float]:
+        """Join the parts into the run's tables, a part at a time.
+
+        Returns:
+            what was noted of them, added up, and the seconds that they took.
+        """
         count = self.manifest["batches"]
-        notes = Counter[str]()
+        notes, seconds = Counter[str](), 0.0
         with _disk(self.path):
             for name, schema in _TABLES.items():
                 with replacing(self.path / f"{name}.parquet") as file, pq.ParquetWriter(file, schema) as writer:
@@ -84,7 +97,8 @@ class Run:
             for i in range(count):
                 stored = pq.read_schema(self._part(i, "steps.parquet")).metadata or {}
                 notes.update(json.loads(stored.get(_NOTES, b"{}")))
-        return notes
+                seconds += float(stored.get(_SECONDS, b"0"))
+        return notes, seconds
 
     def finish(self, cautions: tuple[Caution, ...], **known: Any) -> None:
         """Declare the tables complete, and drop the parts that they were joined from."""
@@ -109,7 +123,8 @@ class Run:
             RunError: the run is not finished, or a file of it is missing or damaged.
         """
         if not self.finished:
-            done = f"{self.manifest['batches_done']} of {self.manifest['batches']} batches"
+            batches = self.manifest["batches"]
+            done = f"{batches - len(self.missing())} of {batches} batches"
             raise RunError(
                 f"the run in '{self.path}' is not finished ({done}); the command that began it goes on with it"
             )
@@ -141,7 +156,7 @@ class Run:
 
 def create(path: Path, spec: RunSpec, manifest: dict[str, Any]) -> Run:
     """Begin a run in a folder that holds none."""
-    run = Run(path, {"schema_version": SCHEMA_VERSION, "state": RUNNING, "batches_done": 0} | manifest, "new")
+    run = Run(path, {"schema_version": SCHEMA_VERSION, "state": RUNNING} | manifest, "new")
     with _disk(path):
         path.mkdir(parents=True, exist_ok=True)
         for left in path.glob(".*.tmp"):
@@ -234,7 +249,8 @@ def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any]) -> Run:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Any]:
     """A file to write to, which takes its name only when it is complete and on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Several machines may write to one folder: a process number alone could be another's.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -262,10 +278,10 @@ def _disk(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(
+            raise DiskError(
                 f"no space left for '{path}'; the finished batches are saved: make room and run the same command"
             ) from error
-        raise ResourceError(f"cannot write to '{path}': {error.strerror or error}; choose another --out") from error
+        raise DiskError(f"cannot write to '{path}': {error.strerror or error}; choose another --out") from error
 
 
 def _as_tensors(images: Images) -> dict[str, np.ndarray[Any, Any]]:

@@ -5,6 +5,7 @@ The keys are the names of the command line's flags; the resolved spec, written i
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -46,7 +47,7 @@ class TrainSpec:
         lr: the first learning rate of AdamW; it falls to zero along a cosine.
         batch_size: samples per step.
         weight_decay: decoupled, on all parameters.
-        adversarial: ``pgd`` trains on attacked inputs instead of clean ones.
+        adversarial: ``pgd`` trains on attacked inputs instead of clean ones; ``none``, as TOML has no null, does not.
         eps: radius of that attack in linf; also of the attack that the robust accuracy is measured with.
         steps: gradient steps of the training's attack.
         limit: at most so many samples, all classes alike.
@@ -294,7 +295,7 @@ def coerce(key: str, value: Any, of: type = RunSpec) -> Any:
     kinds = _kinds(key, of)
     if TrainSpec in kinds and isinstance(value, Mapping):
         return train_from_dict(value)
-    if value is None and type(None) in kinds:
+    if type(None) in kinds and (value is None or (key, value) == ("adversarial", "none")):
         return None
     if TrainSpec in kinds:
         raise SpecError(f"train = {value!r}: needs a table, for example [train] epochs = 10")
@@ -316,6 +317,7 @@ def coerce(key: str, value: Any, of: type = RunSpec) -> Any:
     return tuple(_typed(key, item, str, str) for item in items)
 
 
+@functools.cache
 def _kinds(key: str, of: type) -> tuple[Any, ...]:
     hint = typing.get_type_hints(of)[key]
     return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)

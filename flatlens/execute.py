@@ -172,12 +172,25 @@ def load(spec: RunSpec, progress: Report | None = None) -> Loaded:
     )
     identity: dict[str, object] = {
         "weights_sha256": loaded.sha256,
+        "recipe_sha256": loaded.recipe_sha256,
         "data_sha256": data.sha256,
         "points_sha256": _points_sha256(spec),
         "measurement_version": MEASUREMENT_VERSION,
         "labels": list(data.labels) if data.labels else None,
     }
     return Loaded(dataclasses.replace(spec, batch_size=job.batch_size), job, identity)
+
+
+def sources(spec: RunSpec) -> dict[str, object]:
+    """The hashes, as in a run's manifest, of what a run of ``spec`` would be made from; nothing is trained."""
+    spec = spec.resolved()
+    data = datasets.load(spec.data)
+    found: dict[str, object] = {"data_sha256": data.sha256, "points_sha256": _points_sha256(spec)}
+    trust = {key: getattr(spec, key) for key in TRUST}
+    if spec.train is not None:
+        return found | {"recipe_sha256": trained.recipe_sha256(spec.model, spec.train, **trust)}
+    loaded = models.load(spec.model, shape=tuple(data.x.shape[1:]), classes=data.classes, **trust)
+    return found | {"weights_sha256": loaded.sha256}
 
 
 def plan(spec: RunSpec) -> Plan:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from filelock import FileLock
 from safetensors.torch import save
 
 from flatlens import __version__, datasets, models
@@ -87,7 +88,13 @@ def find(model: str, recipe: TrainSpec, *, progress: Report | None = None, **tru
     file = cache() / f"{work.hash[:32]}.safetensors"
     _train(work, file, force=False, progress=progress)
     checkpoints.put(checkpoints.read(file), work.loaded.model, str(file))
-    return replace(work.loaded, sha256=sha256(work.loaded.model), source=f"trained by recipe, {file}")
+    trained = sha256(work.loaded.model)
+    return replace(work.loaded, sha256=trained, source=f"trained by recipe, {file}", recipe_sha256=work.hash)
+
+
+def recipe_sha256(model: str, recipe: TrainSpec, **trust: bool) -> str:
+    """The hash of what `find` trains from: recipe, data and initial weights; nothing is trained."""
+    return _Work(model, recipe, trust).hash
 
 
 def cache() -> Path:
@@ -114,6 +121,16 @@ class _Work:
 
 
 def _train(work: _Work, file: Path, *, force: bool, progress: Report | None) -> Trained:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Whoever else trains this recipe is waited for, and then has done the work.
+        with FileLock(file.with_name(f".{file.name}.lock")):
+            return _trained(work, file, force=force, progress=progress)
+    except OSError as error:
+        raise ResourceError(f"cannot write '{file}': {error.strerror or error}; choose another place") from error
+
+
+def _trained(work: _Work, file: Path, *, force: bool, progress: Report | None) -> Trained:
     beside, part = file.with_suffix(".json"), file.with_name(file.name + ".part")
     stored = None if force else _record(beside)
     if stored is not None and stored["hash"] != work.hash:
@@ -129,17 +146,13 @@ def _train(work: _Work, file: Path, *, force: bool, progress: Report | None) -> 
         raise RunError(
             f"'{file}' is there and has no record of a training; name another --out, or replace it with --force"
         )
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if resumed == "new":
-            part.unlink(missing_ok=True)
-            _write(begun, {"hash": work.hash})
-        record = _fit(work, part, progress)
-        with replacing(file) as out:
-            out.write(save({k: v.contiguous() for k, v in work.loaded.model.state_dict().items()}))
-        _write(beside, record)
-    except OSError as error:
-        raise ResourceError(f"cannot write '{file}': {error.strerror or error}; choose another place") from error
+    if resumed == "new":
+        part.unlink(missing_ok=True)
+        _write(begun, {"hash": work.hash})
+    record = _fit(work, part, progress)
+    with replacing(file) as out:
+        out.write(save({k: v.contiguous() for k, v in work.loaded.model.state_dict().items()}))
+    _write(beside, record)
     part.unlink(missing_ok=True)
     begun.unlink(missing_ok=True)
     return _found(file, record, resumed)

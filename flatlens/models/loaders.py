@@ -43,12 +43,14 @@ class Loaded:
         uri: how it is named.
         sha256: of all parameters and buffers: names, shapes, dtypes and bytes.
         source: where the weights come from, for people.
+        recipe_sha256: of what a trained model was made from, or None: recipe, data and initial weights.
     """
 
     model: nn.Module
     uri: str
     sha256: str
     source: str
+    recipe_sha256: str | None = None
 
 
 def load(uri: str, *, shape: tuple[int, ...], classes: int, trust: Trust = NOTHING) -> Loaded:

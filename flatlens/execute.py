@@ -20,13 +20,14 @@ from flatlens.attacks import libraries, points, recording
 from flatlens.errors import AttackError, DataError, LayerError, SpecError
 from flatlens.forward import Forward, Victim
 from flatlens.hessian.any_layer import AnyLayer
-from flatlens.job import Job, Report, prepare
+from flatlens.job import Job, prepare
 from flatlens.layers import probeable
 from flatlens.loop import Attack
 from flatlens.measure import provenance
 from flatlens.memory import bytes_per_sample
+from flatlens.progress import Report
 from flatlens.spec import TRUST, RunSpec
-from flatlens.trajectory import MEASUREMENT_VERSION
+from flatlens.trajectory import MEASUREMENT_VERSION, Trace
 from flatlens.uris import parse
 from flatlens.valley import Ints
 
@@ -121,9 +122,7 @@ def begin(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Repo
     return Begun(result, job)
 
 
-def measure(
-    begun: Begun, batches: Sequence[int], *, until: float = math.inf, progress: Report | None = None
-) -> None:
+def measure(begun: Begun, batches: Sequence[int], *, until: float = math.inf, progress: Report | None = None) -> None:
     """Measure these batches and keep each as it is done; after ``until`` (`time.monotonic`) none is begun."""
     began = time.perf_counter()
     for index, piece in begun.job.pieces(batches, progress):
@@ -135,13 +134,15 @@ def measure(
             return
 
 
-def finish(begun: Begun) -> None:
+def finish(begun: Begun) -> Trace:
     """Join the batches, which are all there, and judge the whole."""
     result = begun.run
     notes, seconds = result.merge()
     # The tables are read back as any reader would read them, and judged as such.
     whole = runs.Run(result.path, result.manifest | {"state": runs.FINISHED}).trace()
-    result.finish(begun.job.cautions(notes) + cautions.find(whole), seconds=round(seconds, 3))
+    whole = whole.with_cautions(begun.job.cautions(notes) + cautions.find(whole))
+    result.finish(whole.cautions, seconds=round(seconds, 3))
+    return whole
 
 
 def load(spec: RunSpec, progress: Report | None = None) -> Loaded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,19 +20,9 @@ from flatlens.layers import HEAD, as_logits
 from flatlens.loop import Attack, Keeper, Piece, Recorder, walk, with_result
 from flatlens.memory import batch_that_fits, bytes_per_sample, is_out_of_memory, keep_freed_memory
 from flatlens.probes.certificate import Certificate
+from flatlens.progress import Progress, Report
 from flatlens.randomness import Noise
 from flatlens.trajectory import ATTACK, Caution
-
-
-class Progress(NamedTuple):
-    """How far the work is, in samples × steps, and what it is doing."""
-
-    done: int
-    total: int
-    what: str
-
-
-Report = Callable[[Progress], None]
 
 EXAMPLES = 8
 """Inputs on which it is found out which method a layer allows."""

@@ -18,10 +18,11 @@ from flatlens import cautions
 from flatlens.attacks.gradient import PGD
 from flatlens.forward import exact_arithmetic
 from flatlens.hessian import Curvature
-from flatlens.job import Job, Report, check_data, instrument, prepare
+from flatlens.job import Job, check_data, instrument, prepare
 from flatlens.layers import HEAD
 from flatlens.loop import Attack
 from flatlens.memory import batch_that_fits, bytes_per_sample
+from flatlens.progress import Report
 from flatlens.trajectory import MEASUREMENT_VERSION, Images, Trace
 
 

@@ -68,7 +68,7 @@ class Run:
         The table of steps is written last, with the notes: where it is, all is there. Batches may be saved in any
         order and by several processes.
         """
-        with _disk(self.path):
+        with disk(self.path):
             self._part(index, "").parent.mkdir(exist_ok=True)
             if images is not None:
                 _write(self._part(index, "images.safetensors"), save(_as_tensors(images)))
@@ -85,7 +85,7 @@ class Run:
         """
         count = self.manifest["batches"]
         notes, seconds = Counter[str](), 0.0
-        with _disk(self.path):
+        with disk(self.path):
             for name, schema in _TABLES.items():
                 with replacing(self.path / f"{name}.parquet") as file, pq.ParquetWriter(file, schema) as writer:
                     for i in range(count):
@@ -103,13 +103,13 @@ class Run:
     def finish(self, cautions: tuple[Caution, ...], **known: Any) -> None:
         """Declare the tables complete, and drop the parts that they were joined from."""
         self.manifest |= {"state": FINISHED, "warnings": [c._asdict() for c in cautions], **known}
-        with _disk(self.path):
+        with disk(self.path):
             self.write_manifest()
             shutil.rmtree(self.path / "parts", ignore_errors=True)
 
     def save_spectrum(self, table: pa.Table) -> None:
         """Keep the spectral densities beside the tables."""
-        with _disk(self.path), replacing(self.path / "spectrum.parquet") as file:
+        with disk(self.path), replacing(self.path / "spectrum.parquet") as file:
             pq.write_table(table, file)
 
     def write_manifest(self) -> None:
@@ -157,7 +157,7 @@ class Run:
 def create(path: Path, spec: RunSpec, manifest: dict[str, Any]) -> Run:
     """Begin a run in a folder that holds none."""
     run = Run(path, {"schema_version": SCHEMA_VERSION, "state": RUNNING} | manifest, "new")
-    with _disk(path):
+    with disk(path):
         path.mkdir(parents=True, exist_ok=True)
         for left in path.glob(".*.tmp"):
             left.unlink()
@@ -272,7 +272,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _disk(path: Path) -> Iterator[None]:
+def disk(path: Path) -> Iterator[None]:
     """Turn what the disk refuses into one clear line."""
     try:
         yield

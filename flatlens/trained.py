@@ -25,9 +25,9 @@ from safetensors.torch import save
 from flatlens import __version__, datasets, models
 from flatlens.datasets import Dataset
 from flatlens.errors import ResourceError, RunError
-from flatlens.job import Progress, Report
 from flatlens.models import checkpoints
 from flatlens.models.loaders import Loaded, sha256
+from flatlens.progress import Progress, Report
 from flatlens.runs import replacing
 from flatlens.spec import TrainSpec
 from flatlens.training import accuracy, perturb

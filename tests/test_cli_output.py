@@ -15,7 +15,7 @@ from synthetic import make_trace
 
 from flatlens import execute
 from flatlens.errors import ResourceError, RunError
-from flatlens.job import Progress
+from flatlens.progress import Progress
 from flatlens.runs import Run
 from flatlens.trajectory import Caution
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 import flatlens as fl
 from flatlens import execute, runs
 from flatlens.errors import DataError, ResourceError, RunError, SpecError
-from flatlens.job import Progress
+from flatlens.progress import Progress
 from flatlens.spec import RunSpec, from_dict, read_toml
 from flatlens.tensorfile import concatenate
 

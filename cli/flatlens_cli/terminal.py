@@ -18,7 +18,7 @@ _NO_WIDTH = 10_000
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from flatlens.job import Progress as Progress_
+    from flatlens.progress import Progress as Progress_
 
 
 def show(what: RenderableType, *, err: bool = False) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flatlens.errors import ModelError
+from flatlens.uris import parse
+
 if TYPE_CHECKING:
     from flatlens.models.loaders import Loaded as Loaded
 
@@ -19,6 +22,9 @@ SCHEMES: dict[str, str] = {
 }
 """Scheme -> one line about it."""
 
+CODE = ("file.py", "pkg.module")
+"""Of these, the ones that are code of somebody's; so is every plug-in."""
+
 BUILT_IN: dict[str, str] = {
     "flatlens:digits-cnn": "CNN of 14,074 weights trained on flatlens:digits",
     "flatlens:digits-cnn-robust": "the same, trained against PGD (linf, eps 0.1)",
@@ -31,6 +37,14 @@ BUILT_IN: dict[str, str] = {
     "flatlens:vit-tiny": "vision transformer, untrained; options act, width, depth, heads, patch, seed",
 }
 """Name of a model that comes with flatlens -> one line about it."""
+
+
+def runs_code(uri: str) -> bool:
+    """Whether loading a model runs code that its name points to: a factory, or a plug-in."""
+    parsed = parse(uri, ModelError)
+    if parsed.scheme == "ckpt":
+        return runs_code(parsed.options.get("arch", "flatlens:"))
+    return parsed.scheme not in (set(SCHEMES) - set(CODE))
 
 
 def load(

@@ -1,0 +1,276 @@
+"""A sweep file, and the cells that it amounts to: what all runs share, what varies, what is left out (no torch).
+
+A file from somebody else runs no code by being read, nor by being run, unless a flag allows it. For example::
+
+    [run]                                # keys of a run's spec.toml; [run.train] is a training recipe
+    data = "flatlens:digits"
+    [grid]                               # the product of these lists
+    model = ["flatlens:cnn", "flatlens:mlp"]
+    train.adversarial = ["none", "pgd"]
+    [[zip]]                              # keys that move together
+    norm = ["linf", "l2"]
+    eps = [0.3, 2.0]
+    [[exclude]]                          # cells to leave out: all of its keys fit
+    model = "flatlens:mlp"
+    norm = "l2"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flatlens import models
+from flatlens.errors import SpecError, unknown
+from flatlens.spec import KEYS, TRUST, RunSpec, TrainSpec, coerce, from_dict, read_toml, without_trust
+from flatlens.trajectory import MEASUREMENT_VERSION
+
+TABLES = ("run", "grid", "zip", "exclude")
+MOST = 100_000
+"""Cells of a sweep."""
+TRUST_CODE = "trust_code"
+TRAIN = "train"
+_STEP = ("attack", "eps", "steps")
+
+
+class Cell(NamedTuple):
+    """One run of a sweep.
+
+    Attributes:
+        key: 16 hex digits of the hash of the resolved spec and the measurement version.
+        spec: the run, resolved.
+    """
+
+    key: str
+    spec: RunSpec
+
+
+class Grid(NamedTuple):
+    """The cells of a sweep file in its order, and what a reader of it should know."""
+
+    cells: list[Cell]
+    notes: list[str]
+
+
+Point = dict[str, Any]
+"""Settings by flat key: ``eps``, ``train.epochs``."""
+
+
+def read(file: str | Path, **trust: bool) -> Grid:
+    """The cells of a sweep file.
+
+    Args:
+        file: a TOML file.
+        trust: what the user has said may run code: ``trust_pickle``, ``trust_remote_code``, ``trust_code``.
+
+    Raises:
+        SpecError: the file is no sweep, a cell of it cannot be, or it asks for code to run without leave.
+    """
+    return cells_of(read_toml(file), name=str(file), **trust)
+
+
+def cells_of(tables: Mapping[str, Any], *, name: str = "sweep", **trust: bool) -> Grid:
+    """The cells of a sweep file's tables; ``name`` is the file's, for messages. See `read`."""
+    for key in tables:
+        if key not in TABLES:
+            raise SpecError(f"{unknown('table', key, TABLES, where='a sweep file has')} (in '{name}')")
+    shared = _flat(_table(tables, "run"))
+    axes = [*_grid(_table(tables, "grid")), *_zips(tables.get("zip", []))]
+    once: set[str] = set()
+    for key in itertools.chain.from_iterable(axis[0] for axis in axes):
+        if key in once:
+            raise SpecError(f"'{key}' varies twice in '{name}'; name it in [grid] or in one [[zip]]")
+        once.add(key)
+    for settings in [shared, *(part for axis in axes for part in axis)]:
+        without_trust(settings, trust, name)
+    count = math.prod(len(axis) for axis in axes)
+    if count > MOST:
+        raise SpecError(f"'{name}' has {count:,} cells; a sweep has at most {MOST:,}: split the file")
+    excludes = [_Exclude(table) for table in _tables(tables.get("exclude", []), "exclude")]
+    found: dict[str, Cell] = {}
+    kept = 0
+    for parts in itertools.product(*axes):
+        point: Point = dict(shared)
+        for part in parts:
+            point |= part
+        fitting = [exclude.fits(point) for exclude in excludes]
+        if any(fitting):
+            continue
+        kept += 1
+        cell = _cell(point, {key: value for part in parts for key, value in part.items()}, trust)
+        found.setdefault(cell.key, cell)
+    if not found:
+        raise SpecError(f"'{name}' has no cells: [[exclude]] leaves none")
+    notes = [f"[[exclude]] {exclude.text} leaves out no cell" for exclude in excludes if not exclude.used]
+    if kept > len(found):
+        notes.append(f"{kept - len(found)} of {kept} cells are the same as others, once defaults are filled in")
+    _check_code([cell.spec for cell in found.values()], name, trust)
+    return Grid(list(found.values()), notes)
+
+
+def key_of(spec: RunSpec) -> str:
+    """The name of a cell: its resolved spec and the measurement version, hashed."""
+    return hashlib.sha256(f"{spec.hash()} {MEASUREMENT_VERSION}".encode()).hexdigest()[:16]
+
+
+def flat(spec: Mapping[str, Any]) -> Point:
+    """A spec's plain data with the recipe's settings as ``train.epochs`` and so on."""
+    train = spec.get(TRAIN) or {}
+    return {k: v for k, v in spec.items() if k != TRAIN} | {f"{TRAIN}.{k}": v for k, v in train.items()}
+
+
+def varying(specs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings, by flat key, in which these specs differ, in the order of the specs' fields.
+
+    A step size that only follows from the attack's eps and steps is none.
+    """
+    points = [flat(spec) for spec in specs]
+    order = [key for key in KEYS if key != TRAIN] + [f"{TRAIN}.{key}" for key in TrainSpec.__dataclass_fields__]
+    found = [key for key in order if len({_hashable(point.get(key)) for point in points}) > 1]
+    if "step_size" in found:
+        sizes = {tuple(_hashable(point.get(key)) for key in (*_STEP, "step_size")) for point in points}
+        if len(sizes) == len({size[:-1] for size in sizes}):
+            found.remove("step_size")
+    return found
+
+
+def label(spec: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """A cell in words: ``model flatlens:cnn, train.adversarial none, seed 3``."""
+    point = flat(spec)
+    return ", ".join(f"{key} {shown(point.get(key))}" for key in keys) or "the one cell"
+
+
+def shown(value: Any) -> str:
+    """A setting's value as one would type it."""
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(shown, value))
+    return "none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _cell(point: Point, varied: Point, trust: Mapping[str, bool]) -> Cell:
+    values = {key: value for key, value in point.items() if "." not in key and key not in TRUST}
+    recipe = {key.partition(".")[2]: value for key, value in point.items() if "." in key}
+    if recipe:
+        values[TRAIN] = recipe
+    values |= {key: True for key in TRUST if trust.get(key)}
+    try:
+        spec = from_dict(values).resolved()
+    except SpecError as error:
+        which = ", ".join(f"{key} {shown(value)}" for key, value in varied.items())
+        raise SpecError(f"{error} (in the cell {which})" if which else str(error)) from error
+    return Cell(key_of(spec), spec)
+
+
+def _flat(table: Mapping[str, Any]) -> Point:
+    """A table of settings by flat key; the recipe's and the attack's own tables are dissolved."""
+    found: Point = {}
+    for key, value in table.items():
+        if key == "attack" and isinstance(value, Mapping):
+            found |= {"attack" if name == "name" else name: item for name, item in value.items()}
+        elif key == TRAIN and isinstance(value, Mapping):
+            found |= {f"{TRAIN}.{name}": item for name, item in value.items()}
+        else:
+            found[key] = value
+    for key in found:
+        _known(key)
+    return found
+
+
+def _known(key: str) -> None:
+    table, dot, name = key.rpartition(".")
+    if table == TRAIN and name not in TrainSpec.__dataclass_fields__:
+        raise SpecError(unknown("setting", name, TrainSpec.__dataclass_fields__, where="[train] has"))
+    if not dot and key not in KEYS:
+        raise SpecError(unknown("setting", key, KEYS, where="a run has"))
+
+
+def _grid(table: Mapping[str, Any]) -> Iterator[list[Point]]:
+    for key, values in _lists(table, "[grid]"):
+        yield [_flat({key: value}) if "." not in key else {key: value} for value in values]
+
+
+def _zips(tables: Any) -> Iterator[list[Point]]:
+    for table in _tables(tables, "zip"):
+        lists = list(_lists(table, "[[zip]]"))
+        lengths = {key: len(values) for key, values in lists}
+        if len(set(lengths.values())) > 1:
+            said = ", ".join(f"{key} {n}" for key, n in lengths.items())
+            raise SpecError(f"the lists of a [[zip]] differ in length: {said}; give each as many values")
+        axis: list[Point] = [{} for _ in lists[0][1]] if lists else []
+        for key, values in lists:
+            for point, value in zip(axis, values, strict=True):
+                point |= _flat({key: value}) if "." not in key else {key: value}
+        if axis:
+            yield axis
+
+
+def _lists(table: Mapping[str, Any], where: str) -> Iterator[tuple[str, list[Any]]]:
+    """The lists of an axis by flat key; ``train.epochs = […]`` is a table within the table to TOML."""
+    for key, values in table.items():
+        nested = values.items() if key == TRAIN and isinstance(values, Mapping) else None
+        for name, items in [(key, values)] if nested is None else [(f"{TRAIN}.{k}", v) for k, v in nested]:
+            _known(name)
+            if not isinstance(items, list) or not items:
+                raise SpecError(f"{where} {name} = {items!r}: needs a list of values, for example {name} = [{items!r}]")
+            yield name, items
+
+
+def _table(tables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = tables.get(name, {})
+    if not isinstance(found, Mapping):
+        raise SpecError(f"{name} = {found!r}: needs a table, for example [{name}]")
+    return found
+
+
+def _tables(found: Any, name: str) -> list[Mapping[str, Any]]:
+    if not isinstance(found, list) or not all(isinstance(table, Mapping) for table in found):
+        raise SpecError(f"'{name}' needs tables of its own: write [[{name}]]")
+    return found
+
+
+class _Exclude:
+    """What is left out: a value, or one of a list of values, for each key."""
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        self.wanted = {
+            key: [_plain(key, item) for item in (value if isinstance(value, list) else [value])]
+            for key, value in _flat(table).items()
+        }
+        self.text = ", ".join(f"{key} {shown(values)}" for key, values in self.wanted.items())
+        self.used = False
+        if not self.wanted:
+            raise SpecError("an [[exclude]] without keys would leave out every cell; name what it is to leave out")
+
+    def fits(self, point: Point) -> bool:
+        fits = all(_plain(key, point.get(key, _default(key))) in values for key, values in self.wanted.items())
+        self.used = self.used or fits
+        return fits
+
+
+def _plain(key: str, value: Any) -> Any:
+    """A value in its one form, so that 0.1 and "1/10", or "head" and ["head"], are the same."""
+    table, _, name = key.rpartition(".")
+    return coerce(name, value, TrainSpec if table else RunSpec)
+
+
+def _default(key: str) -> Any:
+    table, _, name = key.rpartition(".")
+    return getattr(TrainSpec if table else RunSpec, name, None)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _check_code(specs: Iterable[RunSpec], name: str, trust: Mapping[str, bool]) -> None:
+    if trust.get(TRUST_CODE):
+        return
+    for model in dict.fromkeys(spec.model for spec in specs):
+        if models.runs_code(model):
+            raise SpecError(
+                f"'{name}' names the model '{model}', which is code that would run; if you trust it, give --trust-code"
+            )

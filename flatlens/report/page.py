@@ -21,7 +21,7 @@ SCRIPTS = ("data.js", "look.js", "path.js", "compare.js", "inspector.js", "heade
 """In this order they make up the page's program."""
 
 
-def write(traces: Sequence[Trace], file: Path) -> Path:
+def write(traces: Sequence[Trace], file: Path, *, plotly: str | None = None) -> Path:
     """Draw the traces on one page and return where it is.
 
     The page is written under a temporary name and renamed when it is complete.
@@ -80,3 +80,8 @@ def _asset(name: str) -> str:
 def _inline(script: str) -> str:
     # Inside a script element only these two sequences end or disturb it; both occur in strings at most.
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def save_plotly(folder: Path) -> Path:
+    """To come."""
+    return folder

@@ -1,0 +1,267 @@
+"""`run_sweep`: from a sweep file to a folder of finished cells, whatever is killed on the way (no torch on this side)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flatlens import grid
+from flatlens.engines import CELL, CHECK, DIED, DISK, ENGINES, TRAIN, Done, Engine, More, Task, Trouble
+from flatlens.errors import DiskError, SpecError, unknown
+from flatlens.progress import Progress, Report
+from flatlens.sweep import Failure, Sweep, supervised
+
+PIECE = 60.0
+"""Seconds after which a cell hands over the batches that it has not begun, for other workers to help."""
+TRIES = 2
+"""How often a cell is begun whose process dies; a second death is taken for its own fault."""
+
+
+class Result(NamedTuple):
+    """What became of a sweep's cells: of this shard, where there are several.
+
+    ``done`` and ``failed`` are counts at the end, ``new`` of the cells that were finished now.
+    """
+
+    sweep: Sweep
+    done: int
+    failed: int
+    new: int
+    notes: list[str]
+
+
+def run_sweep(
+    file: str | Path,
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    shard: tuple[int, int] = (1, 1),
+    retry: bool = False,
+    timeout: float | None = None,
+    piece: float = PIECE,
+    progress: Report | None = None,
+    **trust: bool,
+) -> Result:
+    """Do what is missing of a sweep.
+
+    Args:
+        file: the sweep file.
+        out: the results folder. What is finished in it is left as it is; new cells amend it.
+        workers: how many cells at the same time; as many as there are cores when left out.
+        engine: ``local`` or ``ray``.
+        address: of a Ray cluster; one is started on this machine when left out.
+        shard: (i, n) does every n-th cell, from the i-th, 1 ≤ i ≤ n: for several machines with one results folder.
+        retry: begin again what has failed.
+        timeout: seconds after which a cell is given up.
+        piece: seconds after which a cell's remaining batches are shared out among the workers.
+        progress: called after each cell.
+        trust: ``trust_pickle``, ``trust_remote_code``, ``trust_code``: what the sweep file may let run.
+
+    Raises:
+        SpecError: the file is no sweep, or a value cannot be.
+        RunError: the folder holds something else, or another supervisor is at work on it.
+        DiskError: the disk is full, or the folder was removed; what was finished is saved.
+    """
+    file, out = Path(file), Path(out)
+    index, count = shard
+    if not 1 <= index <= count:
+        raise SpecError(f"--shard {index}/{count}: needs i/n with i from 1 to n, for example 1/3")
+    if workers is not None and workers < 1:
+        raise SpecError(f"--workers {workers}: needs a whole number of at least 1")
+    if timeout is not None and not timeout > 0:
+        raise SpecError(f"--timeout {timeout:g}: needs a number of seconds above 0")
+    if engine not in ENGINES:
+        raise SpecError(unknown("engine", engine, ENGINES, where="there are"))
+    found = grid.read(file, **trust)
+    mine = found.cells[index - 1 :: count]
+    with supervised(out, found.cells, file.read_text(encoding="utf-8"), shard) as sweep:
+        _dress(sweep)
+        work = _Supervisor(sweep, mine, _engine(engine, workers, address), retry, timeout, piece, progress)
+        try:
+            work.run()
+        finally:
+            work.engine.stop()
+        states = [sweep.is_done(cell.key) for cell in mine]
+        result = Result(sweep, sum(states), len(states) - sum(states), work.new, found.notes + work.notes)
+    return result
+
+
+def _dress(sweep: Sweep) -> None:
+    from flatlens.report import page
+
+    page.save_plotly(sweep.path)
+
+
+def _engine(name: str, workers: int | None, address: str | None) -> Engine:
+    if name == "ray":
+        from flatlens.engines.ray import Cluster
+
+        return Cluster(workers, address)
+    if address is not None:
+        raise SpecError(f"--address {address}: is of --engine ray")
+    from flatlens.engines.local import Local, cores
+
+    workers = workers or cores()
+    return Local(workers, max(1, cores() // workers))
+
+
+class _Supervisor:
+    """Gives tasks to workers, and keeps what comes of them."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        cells: list[grid.Cell],
+        engine: Engine,
+        retry: bool,
+        timeout: float | None,
+        piece: float,
+        progress: Report | None,
+    ) -> None:
+        self.sweep, self.engine, self.timeout, self.piece, self.progress = sweep, engine, timeout, piece, progress
+        self.new, self.notes = 0, list[str]()
+        self.specs = {cell.key: cell.spec.to_dict() for cell in cells}
+        self.ready: deque[Task] = deque()
+        self.waiting: dict[str, list[str]] = {}  # recipe -> cells that need its model
+        self.parts: Counter[str] = Counter()  # cell -> parts of it that are not over
+        self.tries: Counter[str] = Counter()
+        self.given_up: set[str] = set()
+        self.left = 0
+        done, failed = sweep.keys("cells"), sweep.keys("failed")
+        self._check([key for key in self.specs if key in done])
+        for key in self.specs:
+            if key in done or (key in failed and not retry):
+                continue
+            self._plan(key)
+
+    def run(self) -> None:
+        """Until nothing is left to do."""
+        busy, total = 0, self.left
+        while self.ready or busy:
+            while self.ready and busy < self.engine.slots:
+                task = self.ready.popleft()
+                self.engine.submit(task, self.timeout if task.kind == CELL else None)
+                busy += 1
+            task, outcome = self.engine.next()
+            busy -= 1
+            if isinstance(outcome, Trouble) and outcome.kind == DISK:
+                raise DiskError(outcome.error)
+            getattr(self, f"_after_{task.kind}")(task, outcome)
+            total = max(total, self.left + self.new)
+            if self.progress is not None:
+                self.progress(Progress(total - self.left, total, self._what(task)))
+
+    def _what(self, task: Task) -> str:
+        return "training" if task.kind == TRAIN else "checking" if task.kind == CHECK else "measuring"
+
+    # ---- cells ----------------------------------------------------------------------------------
+
+    def _plan(self, key: str) -> None:
+        """A cell is to be done: now, or when its model is trained."""
+        self.left += 1
+        self.sweep.forgive(key)
+        spec = self.specs[key]
+        if "train" not in spec:
+            self.ready.append(self._task(key))
+            return
+        recipe = json.dumps([spec["model"], spec["train"]], sort_keys=True)
+        if recipe not in self.waiting:
+            self.waiting[recipe] = []
+            self.ready.append(self._task(key, TRAIN))
+        self.waiting[recipe].append(key)
+
+    def _task(self, key: str, kind: str = CELL, batches: tuple[int, ...] | None = None) -> Task:
+        return Task(str(self.sweep.path.absolute()), kind, key, self.specs[key], batches, self.piece)
+
+    def _after_cell(self, task: Task, outcome: Done | More | Trouble) -> None:
+        key = task.key
+        if isinstance(outcome, More):
+            size = max(1, round(self.piece / max(outcome.seconds, 1e-9)))
+            # No larger than lets every worker help.
+            size = min(size, -(-len(outcome.batches) // self.engine.slots))
+            parts = [outcome.batches[i : i + size] for i in range(0, len(outcome.batches), size)]
+            self.parts[key] = len(parts)
+            self.ready.extendleft(self._task(key, batches=part) for part in reversed(parts))
+        elif isinstance(outcome, Trouble):
+            if outcome.kind == DIED and self._again(task):
+                return
+            self.ready = deque(other for other in self.ready if other.key != key or other.kind != CELL)
+            if key not in self.given_up:
+                self._fail([key], outcome)
+        elif task.batches is not None:
+            self.parts[key] -= 1
+            if self.parts[key] == 0 and key not in self.given_up:
+                self.ready.appendleft(self._task(key))
+        else:
+            self.new += 1
+            self.left -= 1
+
+    def _again(self, task: Task) -> bool:
+        """Once more, if it died for the first time."""
+        self.tries[task.key] += 1
+        if self.tries[task.key] >= TRIES or task.key in self.given_up:
+            return False
+        self.ready.appendleft(task)
+        return True
+
+    def _fail(self, keys: Iterable[str], trouble: Trouble) -> None:
+        for key in keys:
+            tries = max(1, self.tries[key])
+            self.sweep.fail(key, Failure(trouble.error, trouble.kind, trouble.details, time.time(), tries))
+            self.given_up.add(key)
+            self.left -= 1
+
+    # ---- the models that recipes name -----------------------------------------------------------
+
+    def _after_train(self, task: Task, outcome: Done | More | Trouble) -> None:
+        if isinstance(outcome, Trouble) and outcome.kind == DIED and self._again(task):
+            return
+        spec = self.specs[task.key]
+        keys = self.waiting.pop(json.dumps([spec["model"], spec["train"]], sort_keys=True))
+        if isinstance(outcome, Trouble):
+            self._fail(keys, outcome._replace(error=f"training: {outcome.error}"))
+        else:
+            self.tries[task.key] = 0
+            self.ready.extend(self._task(key) for key in keys)
+
+    # ---- whether what is finished is still of today's models and data ---------------------------
+
+    def _check(self, keys: list[str]) -> None:
+        self.alike: dict[str, list[str]] = {}
+        by_sources: dict[str, list[str]] = defaultdict(list)
+        for key in keys:
+            spec = self.specs[key]
+            named = [spec.get(name) for name in ("model", "data", "train", "attack")]
+            by_sources[json.dumps(named, sort_keys=True)].append(key)
+        for found in by_sources.values():
+            self.alike[found[0]] = found
+            self.ready.append(self._task(found[0], CHECK))
+
+    def _after_check(self, task: Task, outcome: Done | More | Trouble) -> None:
+        keys = self.alike.pop(task.key)
+        if not isinstance(outcome, Done) or outcome.found is None:
+            said = outcome.error if isinstance(outcome, Trouble) else "nothing was found"
+            self.notes.append(f"{len(keys)} finished cells are kept, and could not be checked: {said}")
+            return
+        for key in keys:
+            if _differs(self.sweep.cell(key), outcome.found):
+                self.sweep.set_aside(key)
+                self.notes.append(
+                    f"the weights or data of cell {key} have changed: done again, the old kept in replaced/"
+                )
+                self._plan(key)
+
+
+def _differs(cell: Path, found: dict[str, Any]) -> bool:
+    """Whether a finished cell was made from something else; a manifest that cannot be read is no proof of anything."""
+    try:
+        manifest = json.loads((cell / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+    return any(manifest.get(name) != value for name, value in found.items())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from concurrent.futures import Future
 from queue import SimpleQueue
 
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
+from pebble import ProcessExpired, ProcessPool
 
 from flatlens.engines import DIED, TIMEOUT, Outcome, Task, Trouble, work
 
@@ -20,7 +21,7 @@ class Local:
 
     def __init__(self, workers: int, threads: int) -> None:
         self.slots, self._threads = workers, threads
-        self._over: SimpleQueue[tuple[int, Task, ProcessFuture[Outcome]]] = SimpleQueue()
+        self._over: SimpleQueue[tuple[int, Task, Future[Outcome]]] = SimpleQueue()
         self._free = list(reversed(range(workers)))
         self._pools: dict[int, ProcessPool] = {}
         self._limits: dict[int, float | None] = {}

@@ -1,4 +1,4 @@
-"""`run_sweep`: from a sweep file to a folder of finished cells, whatever is killed on the way (no torch on this side)."""
+"""`run_sweep`: from a sweep file to a folder of finished cells, whatever is killed on the way (no torch here)."""
 
 from __future__ import annotations
 
@@ -252,9 +252,7 @@ class _Supervisor:
         for key in keys:
             if _differs(self.sweep.cell(key), outcome.found):
                 self.sweep.set_aside(key)
-                self.notes.append(
-                    f"the weights or data of cell {key} have changed: done again, the old kept in replaced/"
-                )
+                self.notes.append(f"cell {key} was of other weights or data: it is done again, the old is in replaced/")
                 self._plan(key)
 
 

@@ -9,11 +9,15 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flatlens.engines import CHECK, DISK, TRAIN, Done, More, Outcome, Task, Trouble
 from flatlens.errors import DiskError, FlatlensError, RunError
 from flatlens.spec import TRUST, RunSpec, from_dict
 from flatlens.sweep import Sweep
+
+if TYPE_CHECKING:
+    from flatlens.execute import Begun
 
 PLOTLY = "../../plotly.min.js"
 """Where a cell's page finds plotly: beside the sweep's page, and not 5 MB in each."""
@@ -87,16 +91,16 @@ def _cell(task: Task) -> Outcome:
     return Done()
 
 
-_kept: dict[str, object] = {}
+_kept: dict[str, Begun] = {}
 """The job of the cell that this process has last worked on, where it is likely to be given more of it."""
 
 
-def _begin(task: Task, folder: Path) -> execute.Begun:
+def _begin(task: Task, folder: Path) -> Begun:
     from flatlens import execute
 
     kept = _kept.pop(task.key, None)
     _kept.clear()
-    if isinstance(kept, execute.Begun) and folder.is_dir():
+    if kept is not None and folder.is_dir():
         return kept
     spec = from_dict(task.spec)
     try:
@@ -107,7 +111,7 @@ def _begin(task: Task, folder: Path) -> execute.Begun:
         return execute.begin(spec, folder)
 
 
-def _finish(begun: execute.Begun) -> None:
+def _finish(begun: Begun) -> None:
     from flatlens import digest, execute
     from flatlens.report import page
     from flatlens.runs import disk, replacing

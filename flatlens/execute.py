@@ -26,7 +26,7 @@ from flatlens.loop import Attack
 from flatlens.measure import provenance
 from flatlens.memory import bytes_per_sample
 from flatlens.progress import Report
-from flatlens.spec import TRUST, RunSpec
+from flatlens.spec import TRUST, RunSpec, TrainSpec
 from flatlens.trajectory import MEASUREMENT_VERSION, Trace
 from flatlens.uris import parse
 from flatlens.valley import Ints
@@ -63,6 +63,9 @@ class Plan(NamedTuple):
     backward_passes: int
     memory_bytes: int
     seconds: float
+    training_passes: int = 0
+    """Forward, and as many backward, passes to train the model that a recipe names, where it is not there yet."""
+    training_seconds: float = 0.0
 
 
 class LayerRow(NamedTuple):
@@ -195,8 +198,9 @@ def sources(spec: RunSpec) -> dict[str, object]:
 
 
 def plan(spec: RunSpec) -> Plan:
-    """What a run of ``spec`` would take, from one timed pass of one batch."""
-    spec, job, _ = load(spec)
+    """What a run of ``spec`` would take, from one timed pass of one batch; nothing is trained."""
+    recipe = spec.resolved().train
+    spec, job, _ = load(dataclasses.replace(spec, train=None))
     batch = job.batch(0)
     began = time.perf_counter()
     here = job.victim(batch.x, batch.y)
@@ -209,6 +213,7 @@ def plan(spec: RunSpec) -> Plan:
     # The user's own model confirms what each run has found.
     forwards = points * (job.runs + len(job.controls)) + job.batches * job.runs
     weights = sum(p.numel() * p.element_size() for p in job.model.parameters())
+    training = (0, 0.0) if recipe is None else _training(spec, recipe, (measured + backward_seconds) / len(batch.x))
     return Plan(
         model=spec.model,
         layers=list(job.victim.layers),
@@ -219,7 +224,19 @@ def plan(spec: RunSpec) -> Plan:
         backward_passes=backward,
         memory_bytes=2 * job.batch_size * bytes_per_sample(job.victim, job.x, job.y) + 2 * weights,
         seconds=forwards * measured + backward * backward_seconds,
+        training_passes=training[0],
+        training_seconds=training[1],
     )
+
+
+def _training(spec: RunSpec, recipe: TrainSpec, seconds: float) -> tuple[int, float]:
+    """Passes and seconds of a training, from the seconds that one sample takes forwards and backwards."""
+    if trained.is_there(spec.model, recipe, **{key: getattr(spec, key) for key in TRUST}):
+        return 0, 0.0
+    n = len(datasets.load(datasets.with_split(str(recipe.data), "train")))
+    n = n if recipe.limit is None else min(n, recipe.limit)
+    each = recipe.epochs * (1 + recipe.steps * (recipe.adversarial is not None))
+    return each * -(-n // recipe.batch_size), each * n * seconds
 
 
 def layer_table(

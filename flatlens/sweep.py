@@ -104,6 +104,17 @@ class Sweep:
         except FileNotFoundError:
             return set()
 
+    def done_since(self, when: float) -> int:
+        """How many cells were finished after ``when``, in seconds since 1970."""
+        try:
+            return sum(entry.stat().st_mtime > when for entry in os.scandir(self.path / "cells"))
+        except FileNotFoundError:
+            return 0
+
+    def report(self) -> Path:
+        """To come."""
+        return self.path / "report.html"
+
     def labels(self) -> dict[str, str]:
         """What tells each cell from the others, in words."""
         keys = varying(list(self.plan.values()))

@@ -85,16 +85,25 @@ def find(model: str, recipe: TrainSpec, *, progress: Report | None = None, **tru
     the recipe, the data and the initial weights.
     """
     work = _Work(model, recipe, trust)
-    file = cache() / f"{work.hash[:32]}.safetensors"
+    file = _place(work)
     _train(work, file, force=False, progress=progress)
     checkpoints.put(checkpoints.read(file), work.loaded.model, str(file))
     trained = sha256(work.loaded.model)
     return replace(work.loaded, sha256=trained, source=f"trained by recipe, {file}", recipe_sha256=work.hash)
 
 
+def is_there(model: str, recipe: TrainSpec, **trust: bool) -> bool:
+    """Whether `find` would find the model trained."""
+    return _place(_Work(model, recipe, trust)).with_suffix(".json").exists()
+
+
 def recipe_sha256(model: str, recipe: TrainSpec, **trust: bool) -> str:
     """The hash of what `find` trains from: recipe, data and initial weights; nothing is trained."""
     return _Work(model, recipe, trust).hash
+
+
+def _place(work: _Work) -> Path:
+    return cache() / f"{work.hash[:32]}.safetensors"
 
 
 def cache() -> Path:

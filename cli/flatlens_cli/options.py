@@ -15,6 +15,9 @@ import typer
 from flatlens import spec
 from flatlens.spec import RunSpec
 
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+"""Exit codes, beside 0."""
+
 _DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
 
 _WHOLE = ("steps", "restarts", "probes", "limit", "batch_size", "seed")

@@ -104,6 +104,36 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
 
 
+def size(n: float) -> str:
+    """Bytes in words."""
+    for unit in ("bytes", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} GB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@contextlib.contextmanager
+def live() -> Iterator[Callable[[RenderableType], None]]:
+    """Something rich on stdout that is drawn anew in its place; drawn one after the other without a terminal."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(highlight=False, emoji=False, markup=False)
+    if not console.is_terminal:
+        yield show
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as place:
+        yield lambda what: place.update(what, refresh=True)
+
+
 @contextlib.contextmanager
 def stdout_kept_clean(wanted: bool) -> Iterator[None]:
     """Send what a user's own model prints to stderr, so that stdout holds the JSON object alone."""

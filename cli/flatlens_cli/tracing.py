@@ -9,7 +9,7 @@ import typer
 from flatlens.errors import RunError, UsageError
 from flatlens.spec import RunSpec
 from flatlens_cli import options, terminal
-from flatlens_cli.options import run_spec
+from flatlens_cli.options import INTERRUPTED, run_spec
 
 DEMO = {
     "model": "flatlens:digits-cnn",
@@ -22,7 +22,6 @@ DEMO = {
     "control": ["all"],
     "images": "all",
 }
-INTERRUPTED = 130
 
 
 def trace(
@@ -143,6 +142,7 @@ def _plan(spec: RunSpec, *, json: bool) -> None:
     if json:
         terminal.emit(plan._asdict())
         return
+    training = [("training", f"about {terminal.duration(plan.training_seconds)}")] if plan.training_passes else []
     terminal.show(
         terminal.columns(
             [
@@ -152,22 +152,9 @@ def _plan(spec: RunSpec, *, json: bool) -> None:
                 ("batches", f"{plan.batches:,}"),
                 ("forward passes", f"{plan.forward_passes:,}, each of a batch"),
                 ("backward passes", f"{plan.backward_passes:,}, each of a batch"),
-                ("memory", f"about {_size(plan.memory_bytes)}"),
-                ("time", f"about {_duration(plan.seconds)}"),
+                ("memory", f"about {terminal.size(plan.memory_bytes)}"),
+                ("time", f"about {terminal.duration(plan.seconds)}"),
+                *training,
             ]
         )
     )
-
-
-def _size(n: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if n < 1000:
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:.3g} GB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

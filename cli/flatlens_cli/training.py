@@ -10,8 +10,8 @@ import typer
 from flatlens.errors import UsageError
 from flatlens.spec import TrainSpec, train_from_dict
 from flatlens_cli import options, terminal
+from flatlens_cli.options import INTERRUPTED
 
-INTERRUPTED = 130
 _TEXT = ("epochs", "batch_size", "steps", "limit", "seed")
 
 

@@ -1,0 +1,308 @@
+"""`flatlens sweep` and `flatlens status`: many runs, and how far they are."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flatlens.errors import FlatlensError, RunError, SpecError, UsageError
+from flatlens_cli import options, terminal
+from flatlens_cli.options import FAILED, INTERRUPTED
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from flatlens.engines.supervisor import Result
+    from flatlens.grid import Grid
+    from flatlens.sweep import State, Sweep
+
+SHOWN = 12
+"""Cells of a kind that are named one by one."""
+EVERY = 2.0
+"""Seconds between two looks of ``status --watch``."""
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(help="The sweep file.", metavar="FILE.toml", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Results folder; made, or gone on with.", metavar="DIR")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", help="Cells at the same time (default: one for each core).", metavar="N"),
+    ] = None,
+    engine: Annotated[str, typer.Option("--engine", help="local or ray.", metavar="NAME")] = "local",
+    address: Annotated[str | None, typer.Option("--address", help="Of a Ray cluster.", metavar="A")] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", help="Every n-th cell from the i-th: for several machines, one folder.", metavar="i/n"),
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Begin again what has failed.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="Give a cell up after so long.", metavar="SECONDS")
+    ] = None,
+    trust_pickle: options.TrustPickle = None,
+    trust_remote_code: options.TrustRemoteCode = None,
+    trust_code: Annotated[
+        bool,
+        typer.Option("--trust-code", help="Let the file name models that are code: file.py:factory, plug-ins."),
+    ] = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Many runs from one file, on all cores or on a cluster; what is finished is never lost.
+
+    The same command goes on from there, after `kill -9` too; cells that the file has gained are added. See
+    data/sweeps for files to begin with.
+    """
+    trust = {
+        "trust_pickle": bool(trust_pickle),
+        "trust_remote_code": bool(trust_remote_code),
+        "trust_code": trust_code,
+    }
+    if dry_run:
+        _plan(file, trust, json=json)
+        return
+    if out is None:
+        raise UsageError(f"--out is missing; name a folder for the results, for example --out runs/{file.stem}")
+    try:
+        with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
+            from flatlens.engines.supervisor import run_sweep
+
+            result = run_sweep(
+                file,
+                out,
+                workers=workers,
+                engine=engine,
+                address=address,
+                shard=(1, 1) if shard is None else _shard(shard),
+                retry=retry,
+                timeout=timeout,
+                progress=progress,
+                **trust,
+            )
+            page = result.sweep.report()
+    except KeyboardInterrupt:
+        terminal.complain(_interrupted(out))
+        raise typer.Exit(INTERRUPTED) from None
+    if not quiet:
+        for note in result.notes:
+            terminal.complain(f"note: {note}")
+        if result.new == 0 and not result.failed:
+            terminal.complain(f"nothing to do: '{out}' holds all of these cells, finished")
+        terminal.show(_ended(file, result, page), err=json)
+    if json:
+        terminal.emit(_facts(result.sweep, result.sweep.state()) | {"new": result.new, "report": page})
+    if result.failed:
+        raise typer.Exit(FAILED)
+
+
+def status(
+    folder: Annotated[Path, typer.Argument(help="A sweep's folder.", metavar="DIR", show_default=False)],
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, while somebody is at work on it.")] = False,
+    json: options.Json = False,
+) -> None:
+    """What of a sweep is done, running, failed, and why."""
+    from flatlens import sweep as sweeps
+
+    found = sweeps.load(folder)
+    state = found.state()
+    if json:
+        terminal.emit(_facts(found, state))
+        return
+    if not watch:
+        terminal.show(_told(found, state))
+        return
+    try:
+        with terminal.live() as show:
+            while state.supervisors:
+                show(_told(found, state))
+                time.sleep(EVERY)
+                found = sweeps.load(folder)
+                state = found.state()
+    except KeyboardInterrupt:
+        return
+    terminal.show(_told(found, state))
+
+
+COMMANDS = (sweep, status)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal()):
+        raise SpecError(f"--shard {text}: needs i/n, for example 1/3")
+    return int(index), int(count)
+
+
+def _interrupted(out: Path) -> str:
+    from flatlens import sweep as sweeps
+
+    try:
+        state = sweeps.load(out).state()
+    except RunError:
+        return "interrupted: nothing was begun yet"
+    return f"interrupted: {len(state.done)} of {state.total} cells are finished; the same command goes on from there"
+
+
+# ---- what is said ---------------------------------------------------------------------------------
+
+
+def _ended(file: Path, result: Result, page: Path) -> RenderableType:
+    from rich.console import Group
+
+    total = result.done + result.failed
+    rows = [("sweep", str(file)), ("cells", f"{result.done:,} of {total:,} are finished, {result.new:,} of them now")]
+    if result.failed:
+        rows.append(("failed", f"{result.failed:,}: mend the cause and give --retry"))
+    rows.append(("report", str(page)))
+    parts: list[Any] = [terminal.columns(rows)]
+    failed = result.sweep.state().failed
+    if failed:
+        parts += ["", terminal.columns(list(_failures(result.sweep, failed)))]
+    return Group(*parts)
+
+
+def _told(found: Sweep, state: State) -> RenderableType:
+    from rich.console import Group
+
+    rows = [("sweep", str(found.path))]
+    for who in state.supervisors:
+        part = "" if who.get("shard") == "1-of-1" else f", shard {str(who.get('shard')).replace('-of-', '/')}"
+        rows.append(
+            ("at work", f"process {who.get('pid')} on {who.get('host')} since {_clock(who.get('since'))}{part}")
+        )
+    rows.append(("done", f"{len(state.done):,} of {state.total:,} cells{_left(found, state)}"))
+    rows += [(name, f"{len(keys):,}") for name in ("running", "failed", "waiting") if (keys := getattr(state, name))]
+    parts: list[Any] = [terminal.columns(rows)]
+    labels = found.labels() if state.running or state.failed else {}
+    running = []
+    for key in state.running[:SHOWN]:
+        batches = found.progress(key)
+        said = "" if batches is None or batches[1] == 1 else f", {batches[0]} of {batches[1]} batches"
+        running.append(("running", labels[key] + said))
+    for block in (running, list(_failures(found, state.failed, labels))):
+        if block:
+            parts += ["", terminal.columns(block)]
+    if state.failed or (not state.supervisors and (state.waiting or state.running)):
+        again = "with --retry, what has failed too" if state.failed else "the sweep's command goes on with them"
+        parts += ["", terminal.note(f"Begun again {again}." if state.failed else f"Nobody is at work: {again}.")]
+    return Group(*parts)
+
+
+def _failures(found: Sweep, failed: list[str], labels: dict[str, str] | None = None) -> Iterator[tuple[str, str]]:
+    """What went wrong, once for all cells in which the same did."""
+    labels = found.labels() if labels is None else labels
+    alike = defaultdict[str, list[str]](list)
+    for key in failed:
+        failure = found.failure(key)
+        alike[failure.error if failure else "unknown"].append(key)
+    for error, keys in list(alike.items())[:SHOWN]:
+        more = f" and {len(keys) - 1:,} more" if len(keys) > 1 else ""
+        yield "failed", f"{labels[keys[0]]}{more}: {error}"
+    if len(alike) > SHOWN:
+        yield "", f"… and {len(alike) - SHOWN:,} other errors; `flatlens status --json` names them all"
+
+
+def _left(found: Sweep, state: State) -> str:
+    """An estimate of the time left, from the cells that were finished since the first supervisor began."""
+    left = len(state.running) + len(state.waiting)
+    began = min((float(who.get("since", 0)) for who in state.supervisors), default=0.0)
+    if not left or not began:
+        return ""
+    new = found.done_since(began)
+    return f", about {terminal.duration(left * (time.time() - began) / new)} left" if new else ""
+
+
+def _clock(since: Any) -> str:
+    return time.strftime("%H:%M", time.localtime(float(since or 0)))
+
+
+def _facts(found: Sweep, state: State) -> dict[str, Any]:
+    """The state as plain data, under keys that stay."""
+    labels = found.labels()
+    failures = {key: found.failure(key) for key in state.failed}
+    return {
+        "sweep": found.path,
+        "cells": state.total,
+        "done": len(state.done),
+        "running": [{"cell": key, "label": labels[key]} for key in state.running],
+        "failed": [
+            {"cell": key, "label": labels[key]} | ({} if failure is None else failure._asdict())
+            for key, failure in failures.items()
+        ],
+        "waiting": len(state.waiting),
+        "supervisors": state.supervisors,
+    }
+
+
+def _plan(file: Path, trust: dict[str, bool], *, json: bool) -> None:
+    """What a sweep would take; cells that differ in their seeds alone take the same."""
+    from flatlens import grid
+
+    found = grid.read(file, **trust)
+    with terminal.stdout_kept_clean(json):
+        rows = list(_planned(found))
+    bad = [row for row in rows if "error" in row]
+    if json:
+        terminal.emit({"cells": rows, "notes": found.notes})
+    else:
+        _show_plan(found, [row for row in rows if "error" not in row])
+        for row in bad[:SHOWN]:
+            terminal.complain(f"{row['label']}: {row['error']}")
+    if bad:
+        raise UsageError(f"{len(bad):,} of {len(rows):,} cells cannot be run; mend or exclude them")
+
+
+def _show_plan(found: Grid, rows: list[dict[str, Any]]) -> None:
+    from rich.console import Group
+
+    table = [
+        (
+            row["label"],
+            f"{row['forward_passes']:,}",
+            f"{row['backward_passes']:,}",
+            terminal.size(row["memory_bytes"]),
+            terminal.duration(row["seconds"]),
+            terminal.duration(row["training_seconds"]) if row["training_seconds"] else "–",
+        )
+        for row in rows
+    ]
+    table.insert(0, ("cell", "forward", "backward", "memory", "time", "training"))
+    measuring, training = (sum(row[name] for row in rows) for name in ("seconds", "training_seconds"))
+    passes = sum(row["forward_passes"] + row["backward_passes"] + 2 * row["training_passes"] for row in rows)
+    total = f"{len(rows):,} cells, {passes:,} passes of a batch, about {terminal.duration(measuring)} of measuring"
+    if training:
+        total += f" and {terminal.duration(training)} of training"
+    total += ", on one worker"
+    terminal.show(Group(terminal.columns(table, header=True), "", total, *(terminal.note(n) for n in found.notes)))
+
+
+def _planned(found: Grid) -> Iterator[dict[str, Any]]:
+    from flatlens import execute, grid
+
+    keys = grid.varying([cell.spec.to_dict() for cell in found.cells])
+    alike: dict[str, execute.Plan] = {}
+    recipes: set[str] = set()
+    for cell in found.cells:
+        train = None if cell.spec.train is None else replace(cell.spec.train, seed=0)
+        like = replace(cell.spec, seed=0, train=train)
+        which = {"cell": cell.key, "label": grid.label(cell.spec.to_dict(), keys)}
+        try:
+            plan = alike.get(like.hash()) or execute.plan(like)
+        except FlatlensError as error:
+            yield which | {"error": str(error)}
+            continue
+        alike[like.hash()] = plan
+        recipe = str((cell.spec.model, cell.spec.train))
+        if recipe in recipes:
+            plan = plan._replace(training_passes=0, training_seconds=0.0)
+        recipes.add(recipe)
+        yield which | plan._asdict()

@@ -26,7 +26,7 @@ from flatlens.loop import Attack
 from flatlens.measure import provenance
 from flatlens.memory import bytes_per_sample
 from flatlens.progress import Report
-from flatlens.spec import TRUST, RunSpec, TrainSpec
+from flatlens.spec import TRUST, RunSpec
 from flatlens.trajectory import MEASUREMENT_VERSION, Trace
 from flatlens.uris import parse
 from flatlens.valley import Ints
@@ -213,7 +213,8 @@ def plan(spec: RunSpec) -> Plan:
     # The user's own model confirms what each run has found.
     forwards = points * (job.runs + len(job.controls)) + job.batches * job.runs
     weights = sum(p.numel() * p.element_size() for p in job.model.parameters())
-    training = (0, 0.0) if recipe is None else _training(spec, recipe, (measured + backward_seconds) / len(batch.x))
+    trust = {key: getattr(spec, key) for key in TRUST}
+    training = trained.NOTHING if recipe is None else trained.cost(spec.model, recipe, **trust)
     return Plan(
         model=spec.model,
         layers=list(job.victim.layers),
@@ -224,19 +225,9 @@ def plan(spec: RunSpec) -> Plan:
         backward_passes=backward,
         memory_bytes=2 * job.batch_size * bytes_per_sample(job.victim, job.x, job.y) + 2 * weights,
         seconds=forwards * measured + backward * backward_seconds,
-        training_passes=training[0],
-        training_seconds=training[1],
+        training_passes=training.passes,
+        training_seconds=training.seconds,
     )
-
-
-def _training(spec: RunSpec, recipe: TrainSpec, seconds: float) -> tuple[int, float]:
-    """Passes and seconds of a training, from the seconds that one sample takes forwards and backwards."""
-    if trained.is_there(spec.model, recipe, **{key: getattr(spec, key) for key in TRUST}):
-        return 0, 0.0
-    n = len(datasets.load(datasets.with_split(str(recipe.data), "train")))
-    n = n if recipe.limit is None else min(n, recipe.limit)
-    each = recipe.epochs * (1 + recipe.steps * (recipe.adversarial is not None))
-    return each * -(-n // recipe.batch_size), each * n * seconds
 
 
 def layer_table(

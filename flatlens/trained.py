@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from filelock import FileLock
 from safetensors.torch import save
+from torch import nn
 
 from flatlens import __version__, datasets, models
 from flatlens.datasets import Dataset
@@ -30,13 +31,27 @@ from flatlens.models.loaders import Loaded, sha256
 from flatlens.progress import Progress, Report
 from flatlens.runs import replacing
 from flatlens.spec import TrainSpec
-from flatlens.training import accuracy, perturb
+from flatlens.training import History, accuracy, perturb
 from flatlens.training import train as fit
 
 VERSION = 1
 """Of the way models are trained: a change of it trains anew."""
 ROBUST_STEPS, ROBUST_SAMPLES = 20, 1000
 """Steps of the PGD that the robust accuracy is measured with, and on how many samples at most, all classes alike."""
+
+
+TIMED = 3
+"""Steps of a training that its cost is estimated from."""
+
+
+class Cost(NamedTuple):
+    """What a training would take: forward passes of a batch, each with its backward pass, and seconds."""
+
+    passes: int
+    seconds: float
+
+
+NOTHING = Cost(0, 0.0)
 
 
 class Trained(NamedTuple):
@@ -92,9 +107,25 @@ def find(model: str, recipe: TrainSpec, *, progress: Report | None = None, **tru
     return replace(work.loaded, sha256=trained, source=f"trained by recipe, {file}", recipe_sha256=work.hash)
 
 
-def is_there(model: str, recipe: TrainSpec, **trust: bool) -> bool:
-    """Whether `find` would find the model trained."""
-    return _place(_Work(model, recipe, trust)).with_suffix(".json").exists()
+def cost(model: str, recipe: TrainSpec, **trust: bool) -> Cost:
+    """What `find` would take, from three timed steps: nothing, if the model is there."""
+    work = _Work(model, recipe, trust)
+    if _place(work).with_suffix(".json").exists():
+        return NOTHING
+    few = work.data.take(range(min(TIMED * recipe.batch_size, len(work.data))))
+    short = replace(recipe, epochs=1)
+    _history(work.loaded.model, short, few.take(range(1)))  # what is slow for the first time only
+    began = time.perf_counter()
+    _history(work.loaded.model, short, few)
+    a_sample = (time.perf_counter() - began) / _passes(short, len(few))
+    test = len(datasets.load(datasets.with_split(str(recipe.data), "test")))
+    whole = _passes(recipe, len(work.data)) + (ROBUST_STEPS + 1) * min(test, ROBUST_SAMPLES)
+    return Cost(-(-whole // recipe.batch_size), whole * a_sample)
+
+
+def _passes(recipe: TrainSpec, samples: int) -> int:
+    """Forward and backward passes of single samples in a training."""
+    return recipe.epochs * samples * (1 + recipe.steps * (recipe.adversarial is not None))
 
 
 def recipe_sha256(model: str, recipe: TrainSpec, **trust: bool) -> str:
@@ -167,24 +198,29 @@ def _trained(work: _Work, file: Path, *, force: bool, progress: Report | None) -
     return _found(file, record, resumed)
 
 
+def _history(model: nn.Module, recipe: TrainSpec, data: Dataset, **how: Any) -> History:
+    """Train ``model`` in place, as the recipe says."""
+    keys = recipe.to_dict().keys() - {"data", "limit", "seed"}
+    return fit(
+        model,
+        torch.from_numpy(data.x),
+        torch.from_numpy(data.y),
+        rng=torch.Generator().manual_seed(recipe.seed),
+        **{key: getattr(recipe, key) for key in keys},
+        **how,
+    )
+
+
 def _fit(work: _Work, part: Path, progress: Report | None) -> dict[str, Any]:
     model, recipe, data = work.loaded.model, work.recipe, work.data
-    x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
     began = time.perf_counter()
-    total = recipe.epochs * -(-len(x) // recipe.batch_size)
+    total = recipe.epochs * -(-len(data) // recipe.batch_size)
 
     def tick(done: int, loss: float) -> None:
         if progress is not None:
             progress(Progress(min(done, total), total, f"training, loss {loss:.3g}"))
 
-    how = recipe.to_dict().keys() - {"data", "limit", "seed"}
-    history = fit(
-        model, x, y,
-        rng=torch.Generator().manual_seed(recipe.seed),
-        snapshot=part,
-        progress=tick,
-        **{key: getattr(recipe, key) for key in how},
-    )  # fmt: skip
+    history = _history(model, recipe, data, snapshot=part, progress=tick)
     held_out = datasets.with_split(str(recipe.data), "test")
     test = datasets.load(held_out)
     clean, robust = _reached(work, test)
@@ -193,7 +229,7 @@ def _fit(work: _Work, part: Path, progress: Report | None) -> dict[str, Any]:
         "recipe": recipe.to_dict(),
         "hash": work.hash,
         "data_sha256": data.sha256,
-        "samples": len(x),
+        "samples": len(data),
         "weights_sha256": sha256(model),
         "test": held_out,
         "test_samples": len(test.y),

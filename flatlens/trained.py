@@ -114,7 +114,7 @@ def cost(model: str, recipe: TrainSpec, **trust: bool) -> Cost:
         return NOTHING
     few = work.data.take(range(min(TIMED * recipe.batch_size, len(work.data))))
     short = replace(recipe, epochs=1)
-    _history(work.loaded.model, short, few.take(range(1)))  # what is slow for the first time only
+    _history(work.loaded.model, short, few.take(range(min(2, len(few)))))  # slow for the first time
     began = time.perf_counter()
     _history(work.loaded.model, short, few)
     a_sample = (time.perf_counter() - began) / _passes(short, len(few))

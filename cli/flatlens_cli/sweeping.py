@@ -43,7 +43,7 @@ def sweep(
         str | None,
         typer.Option("--shard", help="Every n-th cell from the i-th: for several machines, one folder.", metavar="i/n"),
     ] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Begin again what has failed.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Begin again what has failed.", metavar="")] = False,
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="Give a cell up after so long.", metavar="SECONDS")
     ] = None,
@@ -51,7 +51,9 @@ def sweep(
     trust_remote_code: options.TrustRemoteCode = None,
     trust_code: Annotated[
         bool,
-        typer.Option("--trust-code", help="Let the file name models that are code: file.py:factory, plug-ins."),
+        typer.Option(
+            "--trust-code", help="Let the file name models that are code: file.py:factory, plug-ins.", metavar=""
+        ),
     ] = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -68,7 +70,7 @@ def sweep(
         "trust_code": trust_code,
     }
     if dry_run:
-        _plan(file, trust, json=json)
+        _plan(file, trust, workers, json=json)
         return
     if out is None:
         raise UsageError(f"--out is missing; name a folder for the results, for example --out runs/{file.stem}")
@@ -106,7 +108,9 @@ def sweep(
 
 def status(
     folder: Annotated[Path, typer.Argument(help="A sweep's folder.", metavar="DIR", show_default=False)],
-    watch: Annotated[bool, typer.Option("--watch", help="Again and again, while somebody is at work on it.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Again and again, while somebody is at work on it.", metavar="")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """What of a sweep is done, running, failed, and why."""
@@ -243,25 +247,27 @@ def _facts(found: Sweep, state: State) -> dict[str, Any]:
     }
 
 
-def _plan(file: Path, trust: dict[str, bool], *, json: bool) -> None:
+def _plan(file: Path, trust: dict[str, bool], workers: int | None, *, json: bool) -> None:
     """What a sweep would take; cells that differ in their seeds alone take the same."""
     from flatlens import grid
+    from flatlens.engines.local import shares
 
     found = grid.read(file, **trust)
+    workers, threads = shares(workers)
     with terminal.stdout_kept_clean(json):
-        rows = list(_planned(found))
+        rows = list(_planned(found, threads))
     bad = [row for row in rows if "error" in row]
     if json:
-        terminal.emit({"cells": rows, "notes": found.notes})
+        terminal.emit({"cells": rows, "notes": found.notes, "workers": workers})
     else:
-        _show_plan(found, [row for row in rows if "error" not in row])
+        _show_plan(found, [row for row in rows if "error" not in row], workers)
         for row in bad[:SHOWN]:
             terminal.complain(f"{row['label']}: {row['error']}")
     if bad:
         raise UsageError(f"{len(bad):,} of {len(rows):,} cells cannot be run; mend or exclude them")
 
 
-def _show_plan(found: Grid, rows: list[dict[str, Any]]) -> None:
+def _show_plan(found: Grid, rows: list[dict[str, Any]], workers: int) -> None:
     from rich.console import Group
 
     table = [
@@ -281,13 +287,16 @@ def _show_plan(found: Grid, rows: list[dict[str, Any]]) -> None:
     total = f"{len(rows):,} cells, {passes:,} passes of a batch, about {terminal.duration(measuring)} of measuring"
     if training:
         total += f" and {terminal.duration(training)} of training"
-    total += ", on one worker"
+    total += f": about {terminal.duration((measuring + training) / workers)} on {workers} workers"
     terminal.show(Group(terminal.columns(table, header=True), "", total, *(terminal.note(n) for n in found.notes)))
 
 
-def _planned(found: Grid) -> Iterator[dict[str, Any]]:
+def _planned(found: Grid, threads: int) -> Iterator[dict[str, Any]]:
+    import torch
+
     from flatlens import execute, grid
 
+    torch.set_num_threads(threads)  # as many as a worker would have
     keys = grid.varying([cell.spec.to_dict() for cell in found.cells])
     alike: dict[str, execute.Plan] = {}
     recipes: set[str] = set()

@@ -61,9 +61,11 @@ class Local:
             pool.join()
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def shares(workers: int | None) -> tuple[int, int]:
+    """How many workers there are, one for each core when left out, and how many threads each may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = workers or cores
+    return workers, max(1, cores // workers)
 
 
 def _how(code: int | None) -> str:

@@ -105,10 +105,9 @@ def _engine(name: str, workers: int | None, address: str | None) -> Engine:
         return Cluster(workers, address)
     if address is not None:
         raise SpecError(f"--address {address}: is of --engine ray")
-    from flatlens.engines.local import Local, cores
+    from flatlens.engines.local import Local, shares
 
-    workers = workers or cores()
-    return Local(workers, max(1, cores() // workers))
+    return Local(*shares(workers))
 
 
 class _Supervisor:

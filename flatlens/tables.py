@@ -88,8 +88,9 @@ def stream(sweep: Sweep, name: str) -> Iterator[pa.Table]:
 def parts(run: Path, name: str) -> Iterator[pa.Table]:
     """A run's table as it was measured, batch by batch."""
     with pq.ParquetFile(run / f"{name}.parquet") as file:
-        for i in range(file.num_row_groups):
-            yield fitting(file.read_row_group(i), RUN_TABLES[name])
+        pieces = (file.read_row_group(i) for i in range(file.num_row_groups))
+        for piece in pieces if file.num_row_groups else [file.read()]:
+            yield fitting(piece, RUN_TABLES[name])
 
 
 def fitting(table: pa.Table, schema: pa.Schema) -> pa.Table:

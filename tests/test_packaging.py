@@ -14,7 +14,9 @@ import flatlens
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD_SIDE = ("flatlens.errors", "flatlens.spec", "flatlens.trajectory", "flatlens.valley", "flatlens.runs",
-               "flatlens.cautions", "flatlens.datasets", "flatlens.attacks", "flatlens.models")  # fmt: skip
+               "flatlens.cautions", "flatlens.datasets", "flatlens.attacks", "flatlens.models",
+               "flatlens.grid", "flatlens.sweep", "flatlens.supervised", "flatlens.folders", "flatlens.results",
+               "flatlens.tables", "flatlens.exporting", "flatlens.engines.supervisor")  # fmt: skip
 
 
 def modules(prefix: str = "flatlens.") -> list[str]:

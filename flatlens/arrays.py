@@ -14,7 +14,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from flatlens.errors import RunError
+from flatlens.folders import damaged
 
 _AT_ONCE = 64
 """Images that are held at the same time."""
@@ -44,8 +44,7 @@ def write(found: Iterable[tuple[str, Path]], out: IO[bytes]) -> list[str]:
             try:
                 _add(archive, f"{key}/" if key else "", folder)
             except (FileNotFoundError, SafetensorError, pa.ArrowException, KeyError, IndexError, ValueError) as error:
-                what = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise RunError(f"the run in '{folder}' is damaged: {what}; run it again") from error
+                raise damaged(folder, error) from error
     return without
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from flatlens import arrays, formats, results, runs, sweep, tables
 from flatlens.errors import ResourceError, RunError, SpecError, unknown
-from flatlens.folders import demand
+from flatlens.folders import damaged, demand
 from flatlens.grid import flat, varying
 from flatlens.progress import Progress, Report
 from flatlens.runs import disk, replacing
@@ -137,8 +137,7 @@ def _tables(found: list[Source], table: str) -> Iterator[tuple[int, pa.Table]]:
                 front = {name: tables.constant(v, f.type, part.num_rows) for name, (v, f) in source.front.items()}
                 yield i, pa.table({**front, **dict(zip(part.column_names, part.columns, strict=True))})
         except (OSError, pa.ArrowException) as error:
-            what = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise RunError(f"the run in '{source.folder}' is damaged: {what}; run it again") from error
+            raise damaged(source.folder, error) from error
 
 
 def _joined(folder: Path) -> Iterator[pa.Table]:

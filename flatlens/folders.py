@@ -31,3 +31,15 @@ def demand(path: Path) -> None:
             f"'{path}' is neither a run nor a sweep: it {what}; name the --out folder of a `flatlens trace` or "
             "`flatlens sweep`"
         )
+
+
+def damaged(run: Path, error: object) -> RunError:
+    """The one line about a finished run, a sweep's cell or one by itself, that cannot be read."""
+    what = (str(error).strip() or type(error).__name__).splitlines()[0]
+    folder = run.parent.parent
+    if not is_sweep(folder):
+        return RunError(f"the run in '{run}' is damaged: {what}; run it again with --force")
+    return RunError(
+        f"cell {run.name} of the sweep in '{folder}' is damaged: {what}; remove '{run}' and give the sweep's command "
+        "again"
+    )

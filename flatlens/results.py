@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from flatlens import runs
 from flatlens.errors import RunError, unknown
+from flatlens.folders import damaged
 from flatlens.sweep import DONE, STATES, Sweep
 from flatlens.trajectory import Trace
 
@@ -43,7 +44,7 @@ def trace(sweep: Sweep, key: str) -> Trace:
     try:
         return runs.load(sweep.cell(key)).trace()
     except RunError as error:
-        raise damaged(sweep, key, error.__cause__ or error) from error
+        raise damaged(sweep.cell(key), error.__cause__ or error) from error
 
 
 def find(sweep: Sweep, text: str) -> str:
@@ -58,15 +59,6 @@ def find(sweep: Sweep, text: str) -> str:
             f"'{text}' begins the keys of {len(found)} cells, {found[0]} and {found[1]} among them; add digits"
         )
     return found[0]
-
-
-def damaged(sweep: Sweep, key: str, error: object) -> RunError:
-    """The one line about a cell that cannot be read."""
-    what = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return RunError(
-        f"cell {key} of the sweep in '{sweep.path}' is damaged: {what}; remove '{sweep.cell(key)}' and give the "
-        "sweep's command again"
-    )
 
 
 def draw(sweep: Sweep, file: Path) -> Path:
@@ -109,9 +101,9 @@ def _read(sweep: Sweep, key: str, name: str) -> dict[str, Any]:
     try:
         found = json.loads(file.read_bytes())
     except OSError as error:
-        raise damaged(sweep, key, f"{name}: {error.strerror or error}") from error
+        raise damaged(sweep.cell(key), f"{name}: {error.strerror or error}") from error
     except ValueError as error:
-        raise damaged(sweep, key, f"{name}: {error}") from error
+        raise damaged(sweep.cell(key), f"{name}: {error}") from error
     if not isinstance(found, dict):
-        raise damaged(sweep, key, f"{name} holds no object")
+        raise damaged(sweep.cell(key), f"{name} holds no object")
     return found

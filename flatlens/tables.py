@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flatlens import results
+from flatlens.folders import damaged
 from flatlens.grid import TRAIN, flat, shown
 from flatlens.runs import disk, replacing
 from flatlens.spec import RunSpec, TrainSpec
@@ -82,7 +83,7 @@ def stream(sweep: Sweep, name: str) -> Iterator[pa.Table]:
             for part in parts(sweep.cell(key), name):
                 yield part.add_column(0, CELL, constant(key, CELL.type, part.num_rows))
         except (OSError, pa.ArrowException) as error:
-            raise results.damaged(sweep, key, f"{name}.parquet: {error}") from error
+            raise damaged(sweep.cell(key), f"{name}.parquet: {error}") from error
 
 
 def parts(run: Path, name: str) -> Iterator[pa.Table]:
@@ -214,7 +215,7 @@ def _figures(sweep: Sweep, keys: Sequence[str]) -> pa.Table:
     except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError) as error:
         if len(keys) == 1:
             what = f"its digest has no '{error.args[0]}'" if isinstance(error, KeyError) else error
-            raise results.damaged(sweep, keys[0], what) from error
+            raise damaged(sweep.cell(keys[0]), what) from error
     # Each by itself, to find the one that it is about.
     return pa.concat_tables([_figures(sweep, [key]) for key in keys])
 

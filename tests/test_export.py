@@ -262,15 +262,22 @@ def test_a_damaged_run_is_named_and_nothing_is_left_behind(own, name, how):
         rows = pq.read_table(exporting.export(own.path, format="parquet").file).to_pylist()
         assert sum(row["trace"] is None for row in rows) == 2
         return
-    with pytest.raises(RunError, match=f"the run in '.*{keys[3]}' is damaged: .*; run it again"):
+    with pytest.raises(RunError, match=f"^cell {keys[3]} of the sweep in '.*' is damaged: .*; remove '"):
         exporting.export(own.path)
     assert sorted(entry.name for entry in own.path.iterdir()) == before
+
+
+def test_a_damaged_run_by_itself_is_to_be_run_again(cell, tmp_path):
+    shutil.copytree(cell, tmp_path / "run")
+    (tmp_path / "run" / "steps.parquet").write_bytes(b"PAR1")
+    with pytest.raises(RunError, match="the run in '.*/run' is damaged: .*; run it again with --force"):
+        exporting.export(tmp_path / "run")
 
 
 def test_damaged_images_are_named(own):
     key = results.done(own)[0]
     (own.cell(key) / "images.safetensors").write_bytes(b"12345678{}")
-    with pytest.raises(RunError, match=f"the run in '.*{key}' is damaged"):
+    with pytest.raises(RunError, match=f"cell {key} of the sweep in '.*' is damaged"):
         exporting.export(own.path, images=True)
     assert not (own.path / "export.npz").exists()
 

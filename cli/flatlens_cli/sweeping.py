@@ -36,7 +36,7 @@ def sweep(
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", help="Cells at the same time (default: one for each GPU, or else each core).", metavar="N"
+            "--workers", help="Cells at the same time (default: one for each GPU, else core).", metavar="N"
         ),
     ] = None,
     engine: Annotated[str, typer.Option("--engine", help="local or ray.", metavar="NAME")] = "local",

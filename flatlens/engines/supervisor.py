@@ -53,7 +53,7 @@ def run_sweep(
     Args:
         file: the sweep file.
         out: the results folder. What is finished in it is left as it is; new cells amend it.
-        workers: how many cells at the same time; as many as there are cores when left out.
+        workers: how many cells at the same time; when left out one for each GPU, or else one for each core.
         engine: ``local`` or ``ray``.
         address: of a Ray cluster; one is started on this machine when left out.
         shard: (i, n) does every n-th cell, from the i-th, 1 ≤ i ≤ n: for several machines with one results folder.

@@ -14,7 +14,8 @@ import flatlens
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD_SIDE = ("flatlens.errors", "flatlens.spec", "flatlens.trajectory", "flatlens.valley", "flatlens.runs",
-               "flatlens.cautions", "flatlens.datasets", "flatlens.attacks", "flatlens.models")  # fmt: skip
+               "flatlens.cautions", "flatlens.digest", "flatlens.grid", "flatlens.datasets", "flatlens.attacks",
+               "flatlens.models")  # fmt: skip
 
 
 def modules(prefix: str = "flatlens.") -> list[str]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flatlens.digest import record as record
 from flatlens.report import series
 from flatlens.report.density import density
 from flatlens.trajectory import ATTACK, MEASURES, Trace
@@ -187,16 +187,6 @@ def curve(found: series.Curve) -> Plain:
 def _band(band: Band) -> Plain:
     there = band.n > 0
     return {name: pack(values[there]) for name, values in band._asdict().items()}
-
-
-def record(value: Any) -> Any:
-    """Named tuples as objects, NaN as null and infinities as text, so that it is valid JSON."""
-    if hasattr(value, "_asdict"):
-        return {k: record(v) for k, v in value._asdict().items()}
-    if isinstance(value, float | np.floating):
-        number = float(value)
-        return number if math.isfinite(number) else None if math.isnan(number) else f"{number:+}"
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def plain_text(value: Any) -> str:

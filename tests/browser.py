@@ -39,8 +39,8 @@ class Opened:
     problems: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
-    def look(self, script: str) -> Any:
-        return self.page.evaluate(script)
+    def look(self, script: str, argument: Any = None) -> Any:
+        return self.page.evaluate(script, argument)
 
     def until(self, condition: str) -> None:
         """Wait for a condition (the page forbids `eval`, which Playwright's own waiting needs)."""

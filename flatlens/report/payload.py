@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from flatlens.digest import record as record
 from flatlens.report import series
 from flatlens.report.density import density
+from flatlens.report.parts import plain_text
 from flatlens.trajectory import ATTACK, MEASURES, Trace
 from flatlens.valley import Band, Floats, Ints
 
@@ -187,15 +188,6 @@ def curve(found: series.Curve) -> Plain:
 def _band(band: Band) -> Plain:
     there = band.n > 0
     return {name: pack(values[there]) for name, values in band._asdict().items()}
-
-
-def plain_text(value: Any) -> str:
-    """A specification's value as one would type it."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list | tuple):
-        return " ".join(plain_text(v) for v in value)
-    return str(value)
 
 
 def pack(values: NDArray[Any]) -> Plain:

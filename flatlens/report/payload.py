@@ -164,7 +164,7 @@ def images(trace: Trace, ids: Ints, budget: int) -> Plain | None:
         x = np.nan_to_num(kept.x[rows].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         low, high = float(min(x.min(), 0.0)), float(max(x.max(), 1.0))
         out |= {"low": low, "high": high}
-        out["x"] = _encode(np.round((x - low) / (high - low) * 65535).astype("<u2"), "u16")
+        out["x"] = encode(np.round((x - low) / (high - low) * 65535).astype("<u2"), "u16")
     if classes <= MOST_CLASSES:
         out["p"] = pack(kept.probabilities[rows])
     return out
@@ -199,10 +199,11 @@ def pack(values: NDArray[Any]) -> Plain:
     wide = np.where(np.isfinite(wide), wide, np.nan)
     size = np.abs(wide[np.isfinite(wide) & (wide != 0)])
     narrow = not size.size or (size.min() > 1e-37 and size.max() < 1e38)
-    return _encode(wide.astype("<f4" if narrow else "<f8"), "f32" if narrow else "f64")
+    return encode(wide.astype("<f4" if narrow else "<f8"), "f32" if narrow else "f64")
 
 
-def _encode(values: NDArray[Any], kind: str) -> Plain:
+def encode(values: NDArray[Any], kind: str) -> Plain:
+    """An array as base64 under its kind, which the page's ``decode`` knows."""
     data = base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")
     return {kind: data, "shape": list(values.shape)}
 

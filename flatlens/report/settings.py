@@ -63,15 +63,15 @@ def text(key: str, value: Any) -> str:
     return plain_text(value)
 
 
-def _training(train: Mapping[str, Any]) -> str:
+def _training(train: Mapping[str, Any], epochs: bool = True) -> str:
     how = f"{train['adversarial']} {text('eps', train.get('eps'))}" if train.get("adversarial") else "standard"
-    return f"{how}, {train.get('epochs', '?')} epochs"
+    return f"{how}, {train.get('epochs', '?')} epochs" if epochs else how
 
 
-def model_of(spec: Mapping[str, Any]) -> str:
-    """The row of the heat map: the model, and how it was trained."""
+def model_of(spec: Mapping[str, Any], *, epochs: bool = True) -> str:
+    """The row of the heat map: the model, and how it was trained (for how long, where that differs)."""
     model = plain_text(spec.get("model", "?"))
-    return f"{model} · {_training(train)}" if (train := spec.get("train")) else model
+    return f"{model} · {_training(train, epochs)}" if (train := spec.get("train")) else model
 
 
 def ordered(keys: Iterable[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ MOST_POINTS = 61
 """Positions of a curve that are kept: more cannot be told apart in a small panel."""
 CONTROL = "line-to-other-class"
 """The control whose curve is drawn beside the attack's."""
-SHARES = ("flipped", "valley_of_flipped", "valley_of_all")
+SHARES = ("valley_of_flipped", "valley_of_all")
 MEDIANS = ("rise", "depth", "lag", "flip_step")
 
 
@@ -63,7 +64,7 @@ def page(cells: Sequence[Cell], name: str) -> Plain:
             "page": [_link(cell.page) for cell in cells],
             "error": {str(i): cell.error for i, cell in enumerate(cells) if cell.error},
             "seconds": pack(np.array([_number(cell.seconds) for cell in cells])),
-            "model": [settings.model_of(spec) for spec in specs],
+            "model": [settings.model_of(spec, epochs="train.epochs" in keys) for spec in specs],
             "cautions": {str(i): found for i, cell in enumerate(cells) if (found := _cautions(cell))},
             "accuracy": {at: pack(_table(_accuracy(cell, at) for cell in cells)) for at in ("clean", "attacked")},
         },
@@ -77,6 +78,8 @@ def page(cells: Sequence[Cell], name: str) -> Plain:
 def _rows(cells: Sequence[Cell], layers: Sequence[str], paths: Sequence[str]) -> Plain:
     """The statistics of every cell, layer and path, as one matrix for each quantity."""
     rows = [(i, row) for i, cell in enumerate(cells) for row in _all(cell, "rows")]
+    attacks = [row for _, row in rows if row["path"] == ATTACK]
+    places = itertools.count()
     layer, path, measure = ({name: k for k, name in enumerate(names)} for names in (layers, paths, MEASURES))
     probes = list(dict.fromkeys((row["method"], bool(row["exact"])) for _, row in rows))
     return {
@@ -88,8 +91,11 @@ def _rows(cells: Sequence[Cell], layers: Sequence[str], paths: Sequence[str]) ->
         "probes": [{"method": method, "exact": exact} for method, exact in probes],
         "tau": sorted({row["tau"] for _, row in rows}),
         "not_finite": [row["not_finite"] for _, row in rows],
-        "shares": {name: pack(_table(_share(row[name]) for _, row in rows)) for name in SHARES},
-        "medians": {name: _exact(_table(_median(row[name]) for _, row in rows)) for name in MEDIANS},
+        "shares": {name: pack(_table(_share(row[name]) for _, row in rows)) for name in SHARES}
+        | {"flipped": pack(_table(_share(row["flipped"]) for row in attacks))},
+        # Of controls the page shows nothing but their valleys.
+        "attack": [next(places) if row["path"] == ATTACK else -1 for _, row in rows],
+        "medians": {name: _exact(_table(_median(row[name]) for row in attacks)) for name in MEDIANS},
     }
 
 
@@ -100,6 +106,7 @@ def _curves(cells: Sequence[Cell], layers: Sequence[str], paths: Sequence[str]) 
     """
     layer, path = ({name: k for k, name in enumerate(names)} for names in (layers, paths))
     out: Plain = {"cell": [], "layer": [], "path": [], "position": [], "values": [], "n": []}
+    positions: dict[tuple[int, ...], int] = {}
     spent, left_out = 0, 0
     for i, cell in enumerate(cells):
         own = [curve for curve in _all(cell, "curves") if curve["path"] in (ATTACK, CONTROL)]
@@ -118,10 +125,10 @@ def _curves(cells: Sequence[Cell], layers: Sequence[str], paths: Sequence[str]) 
             out["cell"].append(i)
             out["layer"].append(layer[curve["layer"]])
             out["path"].append(path[curve["path"]])
-            out["position"].append(encode(at.astype("<u2"), "u16"))
+            out["position"].append(positions.setdefault(tuple(at.tolist()), len(positions)))
             out["values"].append(pack(_log10(np.array(bands))))
             out["n"].append([int(n[there[0]]), int(n[there[-1]])])
-    return out | {"left_out": left_out}
+    return out | {"positions": [list(at) for at in positions], "left_out": left_out}
 
 
 def _heights(cells: Sequence[Cell], layers: Sequence[str]) -> Plain:

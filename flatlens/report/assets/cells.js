@@ -1,16 +1,18 @@
 // The cells of a sweep: what is known of each, which are shown, in which order.
 
 const CELLS = DATA.cells.key.length;
+const narrow = () => window.innerWidth < 640;
+const FIRST_PANELS = narrow() ? 8 : 24;
 const state = {
   layer: 0, share: "valley_of_flipped", find: "", picks: {}, status: "", sort: null, down: false,
-  rows: 200, panels: 24, heights: "peak", printing: false,
+  rows: 200, panels: FIRST_PANELS, heights: "peak", printing: false,
 };
 
 const LAYERS = DATA.layers.length, PATHS = DATA.paths.length, ALL_LAYERS = -1;
 const CONTROL = DATA.paths.indexOf(DATA.control);
 const SHARE_NAMES = { valley_of_flipped: "of the flipped", valley_of_all: "of all that were right" };
-const narrow = () => window.innerWidth < 640;
 
+// What is known of attacks alone (medians, flips) has tables of its own, in `attack`'s places.
 // (cell, layer, path) -> row of the statistics; (cell, layer) -> layers that a cell has.
 const place = (cell, layer, path) => (cell * LAYERS + layer) * PATHS + path;
 const ROWS = new Map(DATA.rows.cell.map((cell, r) => [place(cell, DATA.rows.layer[r], DATA.rows.path[r]), r]));
@@ -22,13 +24,14 @@ const rowOf = (item, path = 0) => ROWS.get(place(item.cell, item.layer, path));
 
 function shareOf(row, name) {
   if (row === undefined) return null;
-  const [value, low, high, hits, n] = DATA.rows.shares[name].row(row);
+  const at = name === "flipped" ? DATA.rows.attack[row] : row;
+  const [value, low, high, hits, n] = DATA.rows.shares[name].row(at);
   return { value, low, high, count: hits, n };
 }
 
 function medianOf(row, name) {
   if (row === undefined) return null;
-  const [value, low, high, n] = DATA.rows.medians[name].row(row);
+  const [value, low, high, n] = DATA.rows.medians[name].row(DATA.rows.attack[row]);
   return { value, low, high, n };
 }
 
@@ -48,10 +51,13 @@ const short = (column, cell) => setting(column, cell).slice(schemes.get(column.k
 
 // What a run is called beside a picture: its own settings, without those that are not there.
 function labelOf(item, without = []) {
-  const own = DATA.varying.filter((c) => !without.includes(c.key)).map((c) => short(c, item.cell)).filter((v) => v !== "–");
+  const own = DATA.varying.filter((c) => !without.includes(c.key) && setting(c, item.cell) !== "–").map((c) => (c.numbers ? `${nameOf(c)} ${setting(c, item.cell)}` : short(c, item.cell)));
   if (state.layer === ALL_LAYERS && item.layer >= 0) own.push(DATA.layers[item.layer]);
   return own.join(" · ") || DATA.cells.key[item.cell].slice(0, 8);
 }
+
+// A number needs its name; `train.eps` is `eps` where the attack's own does not vary.
+const nameOf = ({ key }) => { const last = key.replace("train.", ""); return (DATA.varying.some((c) => c.key === last && c.key !== key) ? key : last).replaceAll("_", " "); };
 
 const brief = (text, most = 40) => (text.length > most ? `${text.slice(0, Math.ceil(most / 2) - 1)}…${text.slice(-Math.floor(most / 2))}` : text);
 

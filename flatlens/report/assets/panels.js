@@ -15,7 +15,7 @@ function curveOf(item, path) {
   const k = CURVES.get(place(item.cell, item.layer, path));
   if (k === undefined) return null;
   const [median, low, high] = [0, 1, 2].map((r) => DATA.curves.values[k].row(r));
-  return { position: DATA.curves.position[k], median, low, high, n: DATA.curves.n[k] };
+  return { position: DATA.curves.positions[DATA.curves.position[k]], median, low, high, n: DATA.curves.n[k] };
 }
 
 function drawPanels() {

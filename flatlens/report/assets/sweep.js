@@ -1,13 +1,13 @@
 // What the sweep's page says of itself, what changes its state, and what is drawn again then.
 
 function drawHeader() {
-  const many = count(CELLS), keys = DATA.varying;
+  const many = count(CELLS), keys = DATA.varying.map((c) => [c.key, c.values.filter((v) => v !== "–").length]).filter(([, n]) => n > 1);
   $("kicker").textContent = "Loss landscapes along attacks · a sweep";
   $("headline").textContent = DATA.name;
-  $("swept").textContent = keys.length ? `${many} runs over ${keys.map((c) => `${c.key.replaceAll("_", " ")} (${count(c.values.filter((v) => v !== "–").length)})`).join(" × ")}` : `${many} run${CELLS === 1 ? "" : "s"}`;
+  $("swept").textContent = keys.length ? `${many} runs over ${keys.map(([key, n]) => `${key.replaceAll("_", " ")} (${count(n)})`).join(" × ")}` : `${many} run${CELLS === 1 ? "" : "s"}`;
   const CHIPS = ["model", "data", "attack", "norm", "eps", "step_size", "steps", "targeted", "control", "layer", "limit", "seed", "train.adversarial", "train.epochs", "dtype", "device"];
   const chips = DATA.shared.filter(([k, v]) => CHIPS.includes(k) && v !== "");
-  $("chips").replaceChildren(...chips.map(([k, v]) => make("li", { title: v }, make("span", {}, k.replaceAll("_", " ")), " ", brief(v, 60))));
+  $("chips").replaceChildren(...chips.map(([k, v]) => make("li", { title: v }, make("span", {}, k.replaceAll("_", " ")), " ", brief(v, 120))));
   const tally = ["done", "failed", "running", "waiting"].map((s) => [s, DATA.cells.state.filter((v) => v === s).length]).filter(([s, n]) => n || s === "done");
   const bar = make("div", { class: "tally", "aria-hidden": "true" }, ...tally.map(([s, n]) => make("i", { class: s, style: `flex:${n}` })));
   $("states").replaceChildren(make("h2", {}, "Runs"), make("p", { class: "figure" }, `${count(tally[0][1])} of ${many} done`), bar,
@@ -46,7 +46,9 @@ function change(parts) {
   choose();
   sync();
   drawTable();
-  if (!only("sort", "down")) drawComparisons();
+  // Which rows are shown matters to all figures; their order to those that draw the first ones.
+  if (only("sort", "down")) return redraw(["panels", "robust"]);
+  drawComparisons();
   redraw(Object.keys(FIGURES));
 }
 
@@ -69,7 +71,7 @@ function segment(id, key, options) {
   }
 }
 
-const fromStart = (parts) => change({ rows: 200, panels: 24, ...parts });
+const fromStart = (parts) => change({ rows: 200, panels: FIRST_PANELS, ...parts });
 
 function buildMenus() {
   const head = DATA.layers.indexOf("head");

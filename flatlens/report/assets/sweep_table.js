@@ -4,16 +4,16 @@ function COLUMNS() {
   const attack = (item) => rowOf(item), control = (item) => rowOf(item, CONTROL);
   const share = (row) => (item) => shareOf(row(item), state.share);
   const none = DATA.varying.length === 0;
-  const settings = DATA.varying.map((c, k) => ({ key: c.key, title: c.key.replaceAll("_", " "), kind: "setting", of: ({ cell }) => setting(c, cell), sort: ({ cell }) => c.of[cell], first: k === 0 }));
+  const settings = DATA.varying.map((c, k) => ({ key: c.key, title: c.key.replaceAll("_", " "), scheme: schemes.get(c.key) ? c.values[0].slice(0, schemes.get(c.key)) : "", kind: "setting", of: ({ cell }) => short(c, cell), whole: ({ cell }) => setting(c, cell), sort: ({ cell }) => c.of[cell], first: k === 0 }));
   const measures = [
     { key: "clean", title: "right, clean", kind: "share", plainly: true, of: ({ cell }) => accuracyOf(cell, "clean") },
     { key: "attacked", title: "right, attacked", kind: "share", plainly: true, of: ({ cell }) => accuracyOf(cell, "attacked") },
     { key: "flipped", title: "flipped", kind: "share", plainly: true, of: (item) => shareOf(attack(item), "flipped") },
     { key: "valley", title: `valley, ${SHARE_NAMES[state.share]}`, kind: "share", path: 0, of: share(attack) },
     ...(CONTROL < 0 ? [] : [{ key: "control", title: `the same on ${DATA.control.replaceAll("-", " ")}`, kind: "share", path: CONTROL, of: share(control) }]),
-    { key: "rise", title: "rise, ×", kind: "median", of: (item) => medianOf(attack(item), "rise") },
-    { key: "depth", title: "depth, log₁₀", kind: "median", of: (item) => medianOf(attack(item), "depth") },
-    { key: "lag", title: "lag, steps", kind: "median", of: (item) => medianOf(attack(item), "lag") },
+    { key: "rise", title: "rise, ×", kind: "median", write: (v) => (v >= 1000 && v < 1e5 ? count(Number(v.toPrecision(3))) : number(v)), of: (item) => medianOf(attack(item), "rise") },
+    { key: "depth", title: "depth, log₁₀", kind: "median", write: (v) => (Number.isFinite(v) ? minus(v.toFixed(2)) : number(v)), of: (item) => medianOf(attack(item), "depth") },
+    { key: "lag", title: "lag, steps", kind: "median", write: (v) => number(v), of: (item) => medianOf(attack(item), "lag") },
   ].map((c) => ({ ...c, sort: (item) => { const f = c.of(item); return f && f.n ? f.value : null; } }));
   return [
     ...(none ? [{ key: "key", title: "run", kind: "setting", of: ({ cell }) => DATA.cells.key[cell].slice(0, 8), sort: ({ cell }) => cell, first: true }] : settings),
@@ -28,7 +28,7 @@ function drawTable() {
   const columns = COLUMNS();
   const head = make("tr", {}, ...columns.map((c) => {
     const on = state.sort === c.key;
-    const button = make("button", { type: "button", class: "sort", "data-key": c.key }, c.title, make("span", { "aria-hidden": "true" }, on ? (state.down ? " ↓" : " ↑") : ""));
+    const button = make("button", { type: "button", class: "sort", "data-key": c.key }, c.title, c.scheme ? make("span", { class: "scheme" }, ` ${c.scheme}…`) : null, make("span", { "aria-hidden": "true" }, on ? (state.down ? " ↓" : " ↑") : ""));
     button.addEventListener("click", () => { sortBy(c.key); $("runs").querySelector(`[data-key="${CSS.escape(c.key)}"]`).focus(); });
     return make("th", { scope: "col", "aria-sort": on ? (state.down ? "descending" : "ascending") : "none", class: c.kind === "setting" ? "left" : null }, button);
   }));
@@ -55,7 +55,7 @@ function row(item, columns) {
   const cells = settings.map((c) => {
     const words = c.of(item);
     if (!c.first) return make("td", { class: "left", title: words.length > 34 ? words : null }, brief(words, 34));
-    return make("th", { scope: "row", title: words }, link ? make("a", { href: link }, brief(words)) : brief(words));
+    return make("th", { scope: "row", title: c.whole?.(item) ?? DATA.cells.key[item.cell] }, link ? make("a", { href: link }, brief(words)) : brief(words));
   });
   if (item.layer < 0) {
     cells.push(make("td", { class: "left what-happened", colspan: rest.length - 2 }, error ?? { waiting: "not begun", running: "runs now" }[DATA.cells.state[item.cell]] ?? "no numbers"));
@@ -76,9 +76,10 @@ function show(column, item) {
   if (column.kind === "number") return make("td", {}, Number.isNaN(f) ? "–" : f < 10 ? f.toFixed(1) : count(Math.round(f)));
   if (column.kind === "state") return stateCell(item.cell, f);
   if (!f || !f.n) return make("td", { class: "empty" }, "–");
-  if (column.kind === "median") return make("td", {}, number(f.value), make("small", {}, `${number(f.low)} … ${number(f.high)}`));
-  const numbers = [percent(f.value), make("small", { title: `${count(f.count)} of ${count(f.n)}` }, `${(100 * f.low).toFixed(1)}–${(100 * f.high).toFixed(1)}${column.plainly ? "" : `, n = ${count(f.n)}`}`)];
-  return make("td", {}, ...numbers, column.plainly ? null : whisker(f, pathColour(column.path)));
+  const title = column.kind === "median" ? `median of ${count(f.n)} flipped samples` : `${count(f.count)} of ${count(f.n)}`;
+  if (column.kind === "median") return make("td", { title }, column.write(f.value), make("small", {}, `${column.write(f.low)} … ${column.write(f.high)}`));
+  const numbers = [percent(f.value), make("small", {}, `${(100 * f.low).toFixed(1)}–${(100 * f.high).toFixed(1)}`)];
+  return make("td", { title }, ...numbers, column.plainly ? null : make("small", { class: "drawn" }, whisker(f, pathColour(column.path)), ` n ${count(f.n)}`));
 }
 
 function stateCell(cell, name) {

@@ -65,7 +65,13 @@ def chromium() -> Iterator[Any]:
 
 @contextmanager
 def opened(
-    browser: Any, file: Path, *, width: int = 1440, height: int = 900, scheme: str = "light"
+    browser: Any,
+    file: Path,
+    *,
+    width: int = 1440,
+    height: int = 900,
+    scheme: str = "light",
+    ready: str = "#valley .main-svg",
 ) -> Iterator[Opened]:
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
     seen = Opened(page)
@@ -73,7 +79,7 @@ def opened(
     page.on("pageerror", lambda e: seen.problems.append(str(e)))
     page.on("request", lambda r: seen.requests.append(r.url))
     page.goto(file.resolve().as_uri())
-    seen.until("document.querySelectorAll('#valley .main-svg').length > 0")
+    seen.until(f"document.querySelectorAll('{ready}').length > 0")
     seen.settle()
     yield seen
     page.close()

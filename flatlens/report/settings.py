@@ -93,7 +93,8 @@ def column(key: str, specs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     raw: dict[str, Any] = {}
     for spec, word in zip(specs, said, strict=True):
         raw.setdefault(word, flattened(spec).get(key))
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in raw.values() if v is not None)
+    there = [value for value in raw.values() if value is not None]
+    numbers = bool(there) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in there)
     if numbers:
         values = sorted(raw, key=lambda word: -math.inf if raw[word] is None else raw[word])
     else:

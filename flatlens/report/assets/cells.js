@@ -20,7 +20,8 @@ const OF_CELL = Array.from({ length: CELLS }, () => []);
 DATA.rows.cell.forEach((cell, r) => { if (DATA.rows.path[r] === 0) OF_CELL[cell].push(DATA.rows.layer[r]); });
 const CURVES = new Map(DATA.curves.cell.map((cell, k) => [place(cell, DATA.curves.layer[k], DATA.curves.path[k]), k]));
 
-const rowOf = (item, path = 0) => ROWS.get(place(item.cell, item.layer, path));
+// Of a run without numbers, and of a control that is not there, nothing.
+const rowOf = (item, path = 0) => (item.layer < 0 || path < 0 ? undefined : ROWS.get(place(item.cell, item.layer, path)));
 
 function shareOf(row, name) {
   if (row === undefined) return null;

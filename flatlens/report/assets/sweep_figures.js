@@ -78,7 +78,7 @@ function drawRobust() {
   $("robust-note").textContent = [
     "Two runs that differ in nothing but adversarial training (or whose models’ names differ by ‑robust alone), with 95 % intervals over samples.",
     found.length > drawn.length ? `The first ${drawn.length} of ${count(found.length)} pairs of the runs shown.` : "",
-    state.share === "valley_of_flipped" ? "The robust model’s flipped samples are fewer and other ones; switch to all that were right to have one base." : "",
+    state.share === "valley_of_flipped" ? "Two models’ flipped samples are not the same ones, nor as many; switch to all that were right for a base that differs less." : "",
     "A robust model may have fewer valleys because its paths stop at the boundary under the same eps, not because its loss is flatter. Each side is one training: the interval does not cover another seed.",
   ].filter(Boolean).join(" ");
 }

@@ -25,7 +25,7 @@ function drawComparisons() {
   const things = [[whole, "shares of valleys, each with a 95 % interval"], [against, "pairs of an attack and a control"], [pairs, "pairs of robust and standard training"]];
   $("comparisons").replaceChildren(make("h2", {}, "How many comparisons this page makes"),
     make("ul", { class: "things" }, ...things.map(([n, what]) => make("li", {}, make("b", {}, count(n)), ` ${what}`))),
-    make("p", {}, `${count(runs)} run${runs === 1 ? "" : "s"}${layers} on up to ${count(PATHS)} path${PATHS === 1 ? "" : "s"} each${empty ? `; ${count(empty)} of them flipped nothing and have no share` : ""}. Of ${count(whole)} intervals at 95 %, ${about} would miss the true value by chance alone, and nobody can say which.`),
+    make("p", {}, `${count(runs)} run${runs === 1 ? "" : "s"}${layers} on up to ${count(PATHS)} path${PATHS === 1 ? "" : "s"} each${empty ? `; on ${count(empty)} of these paths nothing flipped, so that they have no share` : ""}. Of ${count(whole)} intervals at 95 %, ${about} would miss the true value by chance alone, and nobody can say which.`),
     make("p", { class: "muted" }, "Nothing here is corrected for that number, and nothing is called significant: among many differences the largest is partly luck. Take it as a question for other seeds and other samples."));
 }
 

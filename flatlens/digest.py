@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from flatlens import valley as valleys
-from flatlens.grid import Grid
+from flatlens.matrices import Places
 from flatlens.trajectory import ATTACK, MEASURES, Trace
 from flatlens.valley import Bools, Floats, Fraction, Ints
 
@@ -160,8 +160,8 @@ def _heights(values: Floats, last: Ints) -> dict[str, Any] | None:
     return {at: _short(float(np.median(v))) for at, v in found.items()} | {"n": int(keep.sum())}
 
 
-def _grid(rows: pa.Table) -> Grid:
-    return Grid.of(_numpy(rows, "sample"), _numpy(rows, "step"))
+def _grid(rows: pa.Table) -> Places:
+    return Places.of(_numpy(rows, "sample"), _numpy(rows, "step"))
 
 
 def _numpy(rows: pa.Table, name: str) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from flatlens import valley as valleys
 from flatlens.errors import LayerError, RunError, SpecError, unknown
-from flatlens.grid import Grid
+from flatlens.matrices import Places
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -231,7 +231,7 @@ class Trace:
                 raise LayerError(unknown("layer", layer, self.layer_names, where="this trace has"))
             keep = pc.and_(keep, pc.equal(table["layer"], layer))
         part = table.filter(keep)
-        grid = Grid.of(part["sample"].to_numpy(), part["step"].to_numpy())
+        grid = Places.of(part["sample"].to_numpy(), part["step"].to_numpy())
         return Matrix(grid.sample, grid.fill(part[column].to_numpy(zero_copy_only=False)))
 
     def last_steps(self, *, path: str = ATTACK) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Grid(NamedTuple):
+class Places(NamedTuple):
     """The place of each row of a table in a matrix of samples × steps: found once, for all columns."""
 
     sample: NDArray[np.int64]
@@ -18,7 +18,7 @@ class Grid(NamedTuple):
     shape: tuple[int, int]
 
     @classmethod
-    def of(cls, sample: NDArray[Any], step: NDArray[Any]) -> Grid:
+    def of(cls, sample: NDArray[Any], step: NDArray[Any]) -> Places:
         """From the columns ``sample`` and ``step`` of some rows."""
         ids, row = np.unique(sample, return_inverse=True)
         return cls(ids, row, step, (len(ids), int(step.max()) + 1 if len(step) else 0))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from pathlib import Path
 
 import flatlens as fl
-from flatlens import valley
 from flatlens.engines.supervisor import run_sweep
 from flatlens.sweep import Sweep
 
@@ -34,38 +32,7 @@ def make(folder: Path) -> Path:
     file.write_text(FILE)
     done = run_sweep(file, folder / "out", workers=1)
     assert (done.done, done.failed) == (5, 0), done.notes
-    for key in done.sweep.plan:
-        digest = done.sweep.cell(key) / "digest.json"
-        if "rows" not in json.loads(digest.read_text()):
-            digest.write_text(json.dumps(digested(fl.open(digest.parent))))
     return folder / "out"
-
-
-def digested(trace: fl.Trace) -> dict:
-    """What a digest holds of a trace, as far as tables need it."""
-    n = len(trace.x_adv)
-    label, prediction = (trace.matrix(name).values[:, 0] for name in ("label", "prediction"))
-    found = trace.result("prediction")
-    share = {
-        "clean": valley.wilson(int((prediction == label).sum()), n),
-        "attacked": valley.wilson(int((found == label).sum()), n),
-    }
-    rows = []
-    for layer in trace.layer_names:
-        method = trace.layers["method"][trace.layers["layer"].to_pylist().index(layer)].as_py()
-        for path in trace.paths:
-            summary = trace.valley(path=path, layer=layer).summary()
-            head = {"path": path, "layer": layer, "measure": "relative_flatness", "method": method, "exact": True}
-            rows.append(head | {k: plain(v) for k, v in summary._asdict().items()})
-    return {"version": 1, "accuracy": {k: plain(v) for k, v in share.items()}, "rows": rows}
-
-
-def plain(value):
-    if hasattr(value, "_asdict"):
-        return {k: plain(v) for k, v in value._asdict().items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else f"{value:+}"
-    return value
 
 
 def copied(out: Path, to: Path, count: int, *, of: int = 0, change=lambda i, spec: spec) -> Sweep:

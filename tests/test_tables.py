@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 import time
-import types
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -22,6 +19,8 @@ from flatlens_cli import app
 import flatlens as fl
 from flatlens import results, tables
 from flatlens.errors import RunError, SpecError
+from flatlens.report import sweep_page
+from flatlens.report.sweep_payload import Cell
 from flatlens.spec import KEYS
 from tests.swept import CNN, ROBUST, copied
 
@@ -216,16 +215,6 @@ def test_a_folder_of_neither_kind_is_refused_with_what_would_work(tmp_path, whol
 # ---- the page and the file of cells -------------------------------------------------------------
 
 
-class Cell(NamedTuple):
-    key: str
-    spec: Any
-    digest: Any
-    page: str | None
-    state: str
-    error: str | None = None
-    seconds: float | None = None
-
-
 @pytest.fixture
 def drawn(monkeypatch):
     """What the sweep's page was asked to draw."""
@@ -236,13 +225,7 @@ def drawn(monkeypatch):
         file.write_text("<html>")
         return file
 
-    import flatlens.report
-
-    for name, found in (("sweep_payload", {"Cell": Cell}), ("sweep_page", {"write": write})):
-        module = types.ModuleType(f"flatlens.report.{name}")
-        vars(module).update(found)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setattr(flatlens.report, name, module, raising=False)
+    monkeypatch.setattr(sweep_page, "write", write)
     return seen
 
 
@@ -286,6 +269,15 @@ def test_the_table_of_cells_is_a_file_beside_the_page(own, drawn):
     own.report()
     assert pq.read_table(own.path / "cells.parquet").equals(own.cells)
     assert not list(own.path.glob("*.tmp"))
+
+
+def test_the_page_is_drawn_of_a_sweep_that_is_half_finished(own):
+    keys = results.done(own)
+    shutil.rmtree(own.cell(keys[0]))
+    page = own.report().read_text(encoding="utf-8")
+    assert f"cells/{keys[1]}/report.html" in page
+    assert f"cells/{keys[0]}/report.html" not in page
+    assert set(pq.read_table(own.path / "cells.parquet")["cell"].to_pylist()) == set(keys[1:])
 
 
 def test_report_takes_a_sweep_alone(own, drawn, capsys):

@@ -160,6 +160,8 @@ class Sweep:
             place = self.cell(key)
             place.parent.mkdir(exist_ok=True)
             if not place.exists():
+                for left in self.work(key).glob(".*.tmp"):  # of a worker that was killed while it wrote
+                    left.unlink()
                 self.work(key).rename(place)
                 _sync(place.parent)
             shutil.rmtree(self.work(key), ignore_errors=True)
@@ -255,16 +257,18 @@ def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] 
         folder.mkdir(parents=True, exist_ok=True)
     sweep = Sweep(path, {})
     lock = FileLock(folder / f"{name}.supervisor", timeout=1)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RunError(sweep._busy(name)) from None
+    with disk(path):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(sweep._busy(name)) from None
     try:
         # Shards of another cut have cells in common with this one.
         for other in folder.glob("*.supervisor"):
             if other.stem.partition("-of-")[2] != str(shard[1]) and _is_held(other):
                 raise RunError(sweep._busy(other.stem))
         with disk(path):
+            (path / "work").mkdir(exist_ok=True)
             about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "shard": name}
             _write(folder / f"{name}.json", about)
             sweep.plan = _amended(path, cells, text)
@@ -275,7 +279,7 @@ def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] 
 
 def _is_ours(entry: Path) -> bool:
     # What is there before there is a plan: a supervisor was killed while it began.
-    return entry.name in ("locks", "sweep.toml") or entry.name.endswith(".tmp")
+    return entry.name in ("locks", "work", "sweep.toml") or entry.name.endswith(".tmp")
 
 
 def _amended(path: Path, cells: list[Cell], text: str) -> dict[str, dict[str, Any]]:
@@ -335,7 +339,7 @@ def _is_held(lock: Path) -> bool:
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     with replacing(path) as file:
-        file.write(json.dumps(content, ensure_ascii=False).encode())
+        file.write(json.dumps(content).encode())
 
 
 def _sync(folder: Path) -> None:

@@ -1,64 +1,120 @@
-"""Workers on this machine: one process each, which may be killed and is then replaced."""
+"""Workers on this machine: one process each, which may be killed at any moment and is then replaced."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
-from concurrent.futures import Future
-from queue import SimpleQueue
-
-from pebble import ProcessExpired, ProcessPool
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing import connection
+from multiprocessing.context import SpawnProcess
+from typing import NamedTuple
 
 from flatlens.engines import DIED, TIMEOUT, Outcome, Task, Trouble, work
+
+LOOK = 1.0
+"""Seconds between two looks at whether the workers live: what a worker has forked holds its pipe open after its end."""
+
+
+class _Worker(NamedTuple):
+    process: SpawnProcess
+    pipe: connection.Connection
+
+
+class _Busy(NamedTuple):
+    slot: int
+    task: Task
+    timeout: float | None
+    deadline: float
 
 
 class Local:
     """``workers`` processes with ``threads`` each.
 
-    Every worker is a pool of its own, so that it keeps its number, and with it its accelerator, when its process is
-    replaced.
+    A process has a number, and with it an accelerator, which it hands on to the process that replaces it. It is sent
+    a task, says that it begins, and then what came of it; no lock is shared with it that its death could leave closed.
     """
 
     def __init__(self, workers: int, threads: int) -> None:
         self.slots, self._threads = workers, threads
-        self._over: SimpleQueue[tuple[int, Task, Future[Outcome]]] = SimpleQueue()
         self._free = list(reversed(range(workers)))
-        self._pools: dict[int, ProcessPool] = {}
-        self._limits: dict[int, float | None] = {}
+        self._workers: dict[int, _Worker] = {}
+        self._busy: dict[connection.Connection, _Busy] = {}
 
     def submit(self, task: Task, timeout: float | None) -> None:
         """Run a task on a free worker, and kill it after ``timeout`` seconds."""
         slot = self._free.pop()
-        pool = self._pools.get(slot)
-        if pool is None or not pool.active:
-            # A pool whose idle process was killed is broken, and says so only now.
-            pool = self._pools[slot] = ProcessPool(
-                1, initializer=work.start, initargs=(slot, self._threads), context=multiprocessing.get_context("spawn")
-            )
-        self._limits[slot] = timeout
-        future = pool.schedule(work.do, args=(task,), timeout=timeout)
-        future.add_done_callback(lambda over: self._over.put((slot, task, over)))
+        worker = self._workers.get(slot)
+        if worker is None or not worker.process.is_alive():
+            worker = self._replaced(slot)
+        try:
+            worker.pipe.send(task)
+        except OSError:  # it was killed just now, while it had nothing to do
+            worker = self._replaced(slot)
+            worker.pipe.send(task)
+        self._busy[worker.pipe] = _Busy(slot, task, timeout, float("inf"))
 
     def next(self) -> tuple[Task, Outcome]:
         """Wait until a task is over."""
-        slot, task, future = self._over.get()
-        self._free.append(slot)
-        try:
-            return task, future.result()
-        except TimeoutError:
-            return task, Trouble(f"took longer than the {self._limits[slot]:g} s that a cell may take", TIMEOUT)
-        except ProcessExpired as error:
-            return task, Trouble(f"its process ended: {_how(error.exitcode)}", DIED)
-        except Exception as error:  # the pool broke: its process died between two tasks
-            self._pools.pop(slot).stop()
-            return task, Trouble(f"its process ended: {error}", DIED)
+        while True:
+            limit = min(busy.deadline for busy in self._busy.values()) - time.monotonic()
+            for pipe in connection.wait(list(self._busy), min(max(0.0, limit), LOOK)):
+                assert isinstance(pipe, connection.Connection)
+                try:
+                    said = pipe.recv()
+                except (EOFError, OSError):
+                    return self._over(pipe)
+                if said != work.BEGUN:
+                    return self._over(pipe, said)
+                busy = self._busy[pipe]
+                if busy.timeout is not None:
+                    self._busy[pipe] = busy._replace(deadline=time.monotonic() + busy.timeout)
+            for pipe, busy in self._busy.items():
+                if time.monotonic() > busy.deadline:
+                    said = f"took longer than the {busy.timeout:g} s that a cell may take"
+                    self._workers[busy.slot].process.kill()
+                    self._ended(busy.slot)
+                    return self._over(pipe, Trouble(said, TIMEOUT))
+                if not self._workers[busy.slot].process.is_alive() and not pipe.poll():
+                    return self._over(pipe)
 
     def stop(self) -> None:
-        """Kill what is running."""
-        for pool in self._pools.values():
-            pool.stop()
-        for pool in self._pools.values():
-            pool.join()
+        """Kill what is running: nothing that is finished can be lost by it."""
+        for worker in self._workers.values():
+            worker.process.kill()
+        for slot in list(self._workers):
+            self._ended(slot)
+        self._busy.clear()
+
+    def _over(self, pipe: connection.Connection, outcome: Outcome | None = None) -> tuple[Task, Outcome]:
+        busy = self._busy.pop(pipe)
+        self._free.append(busy.slot)
+        if outcome is None:
+            outcome = Trouble(f"its process ended: {_how(self._ended(busy.slot))}", DIED)
+        return busy.task, outcome
+
+    def _replaced(self, slot: int) -> _Worker:
+        self._ended(slot)
+        context = multiprocessing.get_context("spawn")
+        pipe, far = context.Pipe()
+        process = context.Process(target=work.serve, args=(far, slot, self._threads), name=f"flatlens worker {slot}")
+        with _uninterrupted():
+            process.start()
+        far.close()  # so that the worker's end is the only one, and closes with it
+        self._workers[slot] = _Worker(process, pipe)
+        return self._workers[slot]
+
+    def _ended(self, slot: int) -> int | None:
+        """Make sure that a worker has ended, and how it did."""
+        if (worker := self._workers.pop(slot, None)) is None:
+            return None
+        worker.process.join(0.5)  # its pipe closes shortly before it ends by itself
+        worker.process.kill()
+        worker.process.join()
+        worker.pipe.close()
+        return worker.process.exitcode
 
 
 def shares(workers: int | None) -> tuple[int, int]:
@@ -66,6 +122,16 @@ def shares(workers: int | None) -> tuple[int, int]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = workers or cores
     return workers, max(1, cores // workers)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """What is started here inherits that Ctrl-C is not for it: its supervisor decides what an interruption means."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _how(code: int | None) -> str:

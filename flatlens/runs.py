@@ -244,6 +244,8 @@ def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any]) -> Run:
             f"'{run.path}' holds another run: {', '.join(differs)}; choose another --out, or replace it with --force"
         )
     run.resumed = FINISHED if run.finished else "resumed"
+    if run.finished:  # and killed before it had dropped its parts
+        shutil.rmtree(run.path / "parts", ignore_errors=True)
     return run
 
 

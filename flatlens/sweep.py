@@ -290,9 +290,11 @@ def _amended(path: Path, cells: list[Cell], text: str) -> dict[str, dict[str, An
         for key in stored.plan:
             if key not in plan and stored.is_done(key):
                 plan[key] = stored.plan[key]
-    if stored is None or list(stored.plan.items()) != list(plan.items()):
-        with replacing(path / "sweep.toml") as file:
+    given = path / "sweep.toml"
+    if not given.exists() or given.read_bytes() != text.encode():
+        with replacing(given) as file:
             file.write(text.encode())
+    if stored is None or list(stored.plan.items()) != list(plan.items()):
         _write(path / PLAN, {"schema_version": VERSION, "cells": plan})
     return plan
 

@@ -207,14 +207,14 @@ def test_a_worker_killed_between_two_tasks_costs_nothing(place: Place) -> None:
         os.kill(engine._workers[0].process.pid, signal.SIGKILL)
         engine.submit(task, None)
         assert engine.next() == (task, found)
-        engine.submit(task, None)
-        os.kill(engine._workers[0].process.pid, signal.SIGKILL)
-        assert engine.next()[1] == Trouble(
-            "its process ended: killed by signal 9 (perhaps because memory ran out: fewer --workers, or a smaller "
-            "batch_size)", DIED,
-        )  # fmt: skip
-        slow = task._replace(spec=spec | {"model": f"{place.folder / 'sleeps.py'}:sleeps"})
-        (place.folder / "sleeps.py").write_text("import time\ndef sleeps():\n    time.sleep(1000)\n")
+        (place.folder / "own.py").write_text(
+            "import os, time\ndef sleeps():\n    time.sleep(1000)\ndef dies():\n    os.kill(os.getpid(), 9)\n"
+        )
+        engine.submit(task._replace(spec=spec | {"model": f"{place.folder / 'own.py'}:dies"}), None)
+        outcome = engine.next()[1]
+        assert isinstance(outcome, Trouble) and outcome.kind == DIED
+        assert outcome.error.startswith("its process ended: killed by signal 9 (perhaps because memory ran out")
+        slow = task._replace(spec=spec | {"model": f"{place.folder / 'own.py'}:sleeps"})
         engine.submit(slow, 0.5)
         assert engine.next()[1] == Trouble("took longer than the 0.5 s that a cell may take", TIMEOUT)
     finally:

@@ -28,6 +28,8 @@ class _Busy(NamedTuple):
     task: Task
     timeout: float | None
     deadline: float
+    again: bool
+    """Whether another process is to do it if this one is found dead: it was idle, and has not said that it begins."""
 
 
 class Local:
@@ -45,16 +47,7 @@ class Local:
 
     def submit(self, task: Task, timeout: float | None) -> None:
         """Run a task on a free worker, and kill it after ``timeout`` seconds."""
-        slot = self._free.pop()
-        worker = self._workers.get(slot)
-        if worker is None or not worker.process.is_alive():
-            worker = self._replaced(slot)
-        try:
-            worker.pipe.send(task)
-        except OSError:  # it was killed just now, while it had nothing to do
-            worker = self._replaced(slot)
-            worker.pipe.send(task)
-        self._busy[worker.pipe] = _Busy(slot, task, timeout, float("inf"))
+        self._give(self._free.pop(), task, timeout)
 
     def next(self) -> tuple[Task, Outcome]:
         """Wait until a task is over."""
@@ -65,19 +58,22 @@ class Local:
                 try:
                     said = pipe.recv()
                 except (EOFError, OSError):
+                    if self._given_again(pipe):
+                        continue
                     return self._over(pipe)
                 if said != work.BEGUN:
                     return self._over(pipe, said)
                 busy = self._busy[pipe]
-                if busy.timeout is not None:
-                    self._busy[pipe] = busy._replace(deadline=time.monotonic() + busy.timeout)
-            for pipe, busy in self._busy.items():
+                deadline = float("inf") if busy.timeout is None else time.monotonic() + busy.timeout
+                self._busy[pipe] = busy._replace(deadline=deadline, again=False)
+            for pipe, busy in list(self._busy.items()):
                 if time.monotonic() > busy.deadline:
                     said = f"took longer than the {busy.timeout:g} s that a cell may take"
                     self._workers[busy.slot].process.kill()
                     self._ended(busy.slot)
                     return self._over(pipe, Trouble(said, TIMEOUT))
-                if not self._workers[busy.slot].process.is_alive() and not pipe.poll():
+                alive = self._workers[busy.slot].process.is_alive() or pipe.poll()
+                if not alive and not self._given_again(pipe):
                     return self._over(pipe)
 
     def stop(self) -> None:
@@ -87,6 +83,23 @@ class Local:
         for slot in list(self._workers):
             self._ended(slot)
         self._busy.clear()
+
+    def _give(self, slot: int, task: Task, timeout: float | None) -> None:
+        worker = self._workers.get(slot)
+        idle = worker is not None and worker.process.is_alive()
+        if worker is None or not idle:
+            worker = self._replaced(slot)
+        with contextlib.suppress(OSError):  # if it is dead by now, its pipe says so
+            worker.pipe.send(task)
+        self._busy[worker.pipe] = _Busy(slot, task, timeout, float("inf"), again=idle)
+
+    def _given_again(self, pipe: connection.Connection) -> bool:
+        busy = self._busy[pipe]
+        if busy.again:
+            del self._busy[pipe]
+            self._ended(busy.slot)
+            self._give(busy.slot, busy.task, busy.timeout)
+        return busy.again
 
     def _over(self, pipe: connection.Connection, outcome: Outcome | None = None) -> tuple[Task, Outcome]:
         busy = self._busy.pop(pipe)

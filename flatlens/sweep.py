@@ -308,11 +308,11 @@ def load(path: str | Path) -> Sweep:
     path = Path(path)
     try:
         found = json.loads((path / PLAN).read_text(encoding="utf-8"))
-        version, cells = found["schema_version"], dict(found["cells"])
+        version, cells = found["schema_version"], {key: dict(spec) for key, spec in found["cells"].items()}
     except FileNotFoundError:
         what = "does not exist" if not path.exists() else f"holds no {PLAN}"
         raise RunError(f"'{path}' is no sweep: it {what}; name the --out folder of a `flatlens sweep`") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"'{path / PLAN}' is damaged; the sweep's command writes it again once it is removed") from error
     if version > VERSION:
         raise RunError(f"the sweep in '{path}' has schema {version}; this flatlens reads {VERSION}: upgrade it")

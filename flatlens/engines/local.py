@@ -16,6 +16,7 @@ from flatlens.engines import DIED, TIMEOUT, Outcome, Task, Trouble, work
 
 LOOK = 1.0
 """Seconds between two looks at whether the workers live: what a worker has forked holds its pipe open after its end."""
+SAFE = "PYTHONSAFEPATH"
 
 
 class _Worker(NamedTuple):
@@ -113,7 +114,7 @@ class Local:
         context = multiprocessing.get_context("spawn")
         pipe, far = context.Pipe()
         process = context.Process(target=work.serve, args=(far, slot, self._threads), name=f"flatlens worker {slot}")
-        with _uninterrupted():
+        with _sheltered():
             process.start()
         far.close()  # so that the worker's end is the only one, and closes with it
         self._workers[slot] = _Worker(process, pipe)
@@ -138,13 +139,23 @@ def shares(workers: int | None) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """What is started here inherits that Ctrl-C is not for it: its supervisor decides what an interruption means."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _sheltered() -> Iterator[None]:
+    """What is started here inherits two things.
+
+    Ctrl-C is not for it: its supervisor decides what an interruption means. And it imports nothing from the working
+    folder, where a stranger's sweep may have brought a ``pickle.py`` along: Python looks there first for a program
+    that is given by ``-c``, as processes are that are spawned.
+    """
+    blocked, safe = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}), os.environ.get(SAFE)
+    os.environ[SAFE] = "1"
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if safe is None:
+            del os.environ[SAFE]
+        else:
+            os.environ[SAFE] = safe
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _how(code: int | None) -> str:

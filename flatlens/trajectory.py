@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from flatlens import valley as valleys
 from flatlens.errors import LayerError, RunError, SpecError, unknown
+from flatlens.matrices import Places
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -230,25 +231,8 @@ class Trace:
                 raise LayerError(unknown("layer", layer, self.layer_names, where="this trace has"))
             keep = pc.and_(keep, pc.equal(table["layer"], layer))
         part = table.filter(keep)
-        samples = part["sample"].to_numpy()
-        step = part["step"].to_numpy()
-        values = part[column].to_numpy(zero_copy_only=False)
-        ids, row = np.unique(samples, return_inverse=True)
-        shape = (len(ids), int(step.max()) + 1 if len(step) else 0)
-        if values.dtype == bool:
-            out: NDArray[Any] = np.zeros(shape, dtype=bool)
-        elif np.issubdtype(values.dtype, np.integer):
-            out = np.full(shape, -1, dtype=np.int64)
-        else:
-            out = np.full(shape, np.nan)
-        out[row, step] = values
-        if not np.issubdtype(out.dtype, np.floating) and len(values) < out.size:
-            # The place of the last row at or before each step; -1 before the first.
-            there = np.zeros(shape, dtype=bool)
-            there[row, step] = True
-            source = np.maximum.accumulate(np.where(there, np.arange(shape[1]), -1), axis=1)
-            out = np.where(source >= 0, np.take_along_axis(out, np.maximum(source, 0), axis=1), out)
-        return Matrix(ids, out)
+        grid = Places.of(part["sample"].to_numpy(), part["step"].to_numpy())
+        return Matrix(grid.sample, grid.fill(part[column].to_numpy(zero_copy_only=False)))
 
     def last_steps(self, *, path: str = ATTACK) -> NDArray[np.int64]:
         """Each sample's last step ``[n]``, in the order of their ids; they differ where an attack stops early."""

@@ -39,8 +39,8 @@ class Opened:
     problems: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
-    def look(self, script: str) -> Any:
-        return self.page.evaluate(script)
+    def look(self, script: str, argument: Any = None) -> Any:
+        return self.page.evaluate(script, argument)
 
     def until(self, condition: str) -> None:
         """Wait for a condition (the page forbids `eval`, which Playwright's own waiting needs)."""
@@ -65,7 +65,13 @@ def chromium() -> Iterator[Any]:
 
 @contextmanager
 def opened(
-    browser: Any, file: Path, *, width: int = 1440, height: int = 900, scheme: str = "light"
+    browser: Any,
+    file: Path,
+    *,
+    width: int = 1440,
+    height: int = 900,
+    scheme: str = "light",
+    ready: str = "#valley .main-svg",
 ) -> Iterator[Opened]:
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
     seen = Opened(page)
@@ -73,7 +79,7 @@ def opened(
     page.on("pageerror", lambda e: seen.problems.append(str(e)))
     page.on("request", lambda r: seen.requests.append(r.url))
     page.goto(file.resolve().as_uri())
-    seen.until("document.querySelectorAll('#valley .main-svg').length > 0")
+    seen.until(f"document.querySelectorAll('{ready}').length > 0")
     seen.settle()
     yield seen
     page.close()

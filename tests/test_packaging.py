@@ -14,7 +14,9 @@ import flatlens
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD_SIDE = ("flatlens.errors", "flatlens.spec", "flatlens.trajectory", "flatlens.valley", "flatlens.runs",
-               "flatlens.cautions", "flatlens.datasets", "flatlens.attacks", "flatlens.models")  # fmt: skip
+               "flatlens.cautions", "flatlens.digest", "flatlens.matrices", "flatlens.datasets", "flatlens.attacks",
+               "flatlens.models", "flatlens.progress", "flatlens.grid", "flatlens.sweep", "flatlens.engines.supervisor",
+               "flatlens.engines.local", "flatlens.engines.work")  # fmt: skip
 
 
 def modules(prefix: str = "flatlens.") -> list[str]:

@@ -16,7 +16,7 @@ from browser import chromium, opened
 from synthetic import make_trace
 
 from flatlens.errors import LayerError, ResourceError, RunError, SpecError
-from flatlens.report import figures, page, payload, series
+from flatlens.report import figures, page, parts, payload, series
 from flatlens.trajectory import Caution
 
 HOSTILE = "</script><script>window.owned=1</script><img src=x onerror=window.owned=1>&<!--"
@@ -150,7 +150,7 @@ def test_what_comes_from_outside_cannot_become_markup(trace):
     names = {"labels": (HOSTILE,) * 10, "cautions": (Caution(HOSTILE, HOSTILE),), "model": HOSTILE}
     hostile = make_trace(12, 5, (HOSTILE,), controls=(HOSTILE,), **names)
     text = page.document([hostile, trace])
-    outside = text.replace(page._inline(page.get_plotlyjs()), "")
+    outside = text.replace(parts.inline(parts.get_plotlyjs()), "")
     assert HOSTILE not in outside and "<img" not in outside and "onerror=window.owned=1>" not in outside
     assert outside.count("<script") == outside.count("</script") == 3
     assert embedded(text)["runs"][0]["cautions"] == [[HOSTILE, HOSTILE]]
@@ -158,10 +158,10 @@ def test_what_comes_from_outside_cannot_become_markup(trace):
 
 def test_the_file_refers_to_nothing_outside(trace):
     text = page.document([trace])
-    own = text.replace(page._inline(page.get_plotlyjs()), "")
+    own = text.replace(parts.inline(parts.get_plotlyjs()), "")
     assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", own)
     assert not re.search(r"https?://", own)
-    assert "default-src 'none'" in own
+    assert "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:" in own
 
 
 def test_write_replaces_the_file_at_once_and_leaves_nothing_behind(trace, tmp_path):
@@ -174,6 +174,19 @@ def test_write_replaces_the_file_at_once_and_leaves_nothing_behind(trace, tmp_pa
     occupied.write_text("")
     with pytest.raises(ResourceError, match="cannot write"):
         page.write([trace], occupied / "report.html")
+
+
+def test_plotly_can_be_shared_by_many_pages(trace, tmp_path):
+    shared = page.save_plotly(tmp_path)
+    assert shared.name == "plotly.min.js" and shared.read_text() == parts.get_plotlyjs()
+    shared.write_text("kept")
+    assert page.save_plotly(tmp_path).read_text() == "kept"
+    text = page.document([trace], plotly='../"><script>/plotly.min.js')
+    assert len(text) < 2_000_000 and text.count("<script") == text.count("</script") == 3
+    policy = re.search(r"Content-Security-Policy\" content=\"(.*?)\"", text)[1]
+    (mark,) = re.findall(r"script-src 'nonce-([0-9a-f]{32})'", policy)
+    assert "unsafe-inline" not in policy.split("style-src")[0] and text.count(f'nonce="{mark}"') == 2
+    assert mark not in page.document([trace], plotly="plotly.min.js")
 
 
 def test_runs_are_named_by_what_differs():
@@ -423,6 +436,26 @@ def test_paper_is_light_and_the_screen_is_as_before(browser, file, tmp_path):
         assert it.look("window.printed") == "light"
         assert it.look("document.documentElement.dataset.theme") == "dark"
         assert it.problems == []
+
+
+@pytest.mark.browser
+def test_a_linked_plotly_is_loaded_from_disk_and_nothing_else(browser, trace, tmp_path):
+    page.save_plotly(tmp_path)
+    (tmp_path / "other.js").write_text("window.owned = 1")
+    file = page.write([trace], tmp_path / "cells" / "k" / "report.html", plotly="../../plotly.min.js")
+    with opened(browser, file) as it:
+        assert it.problems == []
+        assert [r.rsplit("/", 1)[1] for r in it.requests if r.startswith("file:")] == ["report.html", "plotly.min.js"]
+        for kind in ("src", "text"):
+            it.look(
+                """(kind) => { const s = document.createElement('script');
+                s[kind] = { src: '../../other.js', text: 'window.owned = 1' }[kind]; document.body.append(s); }""",
+                kind,
+            )
+        it.look("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.owned = 1\">')")
+        it.page.wait_for_timeout(200)
+        assert it.look("window.owned") is None
+        assert len([p for p in it.problems if "Content Security Policy" in p]) >= 3
 
 
 @pytest.mark.browser

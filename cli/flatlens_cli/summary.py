@@ -104,9 +104,10 @@ def _summaries(trace: Trace) -> dict[str, Summary]:
 
 def _accuracy(trace: Trace) -> tuple[float, float, int]:
     """Shares of all samples that are classified as labelled, clean and at what the attack found, and their number."""
-    label = trace.matrix("label").values[:, 0]
-    clean, found = trace.matrix("prediction").values[:, 0], trace.result("prediction")
-    return float((clean == label).mean()), float((found == label).mean()), len(label)
+    from flatlens.digest import accuracy
+
+    found = accuracy(trace)
+    return float(found.clean.value), float(found.attacked.value), found.clean.n
 
 
 def _nested(summary: Summary) -> dict[str, Any]:

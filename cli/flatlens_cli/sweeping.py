@@ -37,7 +37,7 @@ def sweep(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", help="Cells at the same time (default: one for each core).", metavar="N"),
+        typer.Option("--workers", help="Cells at the same time (default: one for each GPU, else core).", metavar="N"),
     ] = None,
     engine: Annotated[str, typer.Option("--engine", help="local or ray.", metavar="NAME")] = "local",
     address: Annotated[str | None, typer.Option("--address", help="Of a Ray cluster.", metavar="A")] = None,
@@ -265,7 +265,7 @@ def _plan(file: Path, trust: dict[str, bool], workers: int | None, *, json: bool
     from flatlens.engines.local import shares
 
     found = grid.read(file, **trust)
-    workers, threads = shares(workers)
+    workers, threads = shares(workers, accelerated=any(cell.spec.device != "cpu" for cell in found.cells))
     with terminal.stdout_kept_clean(json):
         rows = list(_planned(found, threads))
     bad = [row for row in rows if "error" in row]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from multiprocessing import connection
@@ -131,11 +133,27 @@ class Local:
         return worker.process.exitcode
 
 
-def shares(workers: int | None) -> tuple[int, int]:
-    """How many workers there are, one for each core when left out, and how many threads each may use."""
+def shares(workers: int | None, *, accelerated: bool = True) -> tuple[int, int]:
+    """How many workers there are, and how many threads each may use.
+
+    Args:
+        workers: as the user wants it; when left out one for each GPU, or else one for each core.
+        accelerated: whether GPUs are used at all.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = workers or cores
+    workers = workers or (gpus() if accelerated else 0) or cores
     return workers, max(1, cores // workers)
+
+
+def gpus() -> int:
+    """How many GPUs of NVIDIA this process may use, found without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return sum(bool(name.strip()) and name.strip() != "-1" for name in visible.split(","))
+    if (program := shutil.which("nvidia-smi")) is None:
+        return 0
+    listed = subprocess.run([program, "-L"], capture_output=True, text=True, check=False).stdout
+    return sum(line.startswith("GPU ") for line in listed.splitlines())
 
 
 @contextlib.contextmanager

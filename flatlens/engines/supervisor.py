@@ -53,7 +53,7 @@ def run_sweep(
     Args:
         file: the sweep file.
         out: the results folder. What is finished in it is left as it is; new cells amend it.
-        workers: how many cells at the same time; as many as there are cores when left out.
+        workers: how many cells at the same time; when left out one for each GPU, or else one for each core.
         engine: ``local`` or ``ray``.
         address: of a Ray cluster; one is started on this machine when left out.
         shard: (i, n) does every n-th cell, from the i-th, 1 ≤ i ≤ n: for several machines with one results folder.
@@ -82,7 +82,9 @@ def run_sweep(
     mine = found.cells[index - 1 :: count]
     with supervised(out, found.cells, file.read_text(encoding="utf-8"), shard) as sweep:
         _dress(sweep)
-        work = _Supervisor(sweep, mine, _engine(engine, workers, address), retry, timeout, piece, progress)
+        accelerated = any(cell.spec.device != "cpu" for cell in mine)
+        made = _engine(engine, workers, address, accelerated)
+        work = _Supervisor(sweep, mine, made, retry, timeout, piece, progress)
         try:
             work.run()
         finally:
@@ -98,7 +100,7 @@ def _dress(sweep: Sweep) -> None:
     page.save_plotly(sweep.path)
 
 
-def _engine(name: str, workers: int | None, address: str | None) -> Engine:
+def _engine(name: str, workers: int | None, address: str | None, accelerated: bool) -> Engine:
     if name == "ray":
         from flatlens.engines.ray import Cluster
 
@@ -107,7 +109,7 @@ def _engine(name: str, workers: int | None, address: str | None) -> Engine:
         raise SpecError(f"--address {address}: is of --engine ray")
     from flatlens.engines.local import Local, shares
 
-    return Local(*shares(workers))
+    return Local(*shares(workers, accelerated=accelerated))
 
 
 class _Supervisor:

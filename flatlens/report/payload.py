@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flatlens.digest import record as record
 from flatlens.report import series
 from flatlens.report.density import density
+from flatlens.report.parts import plain_text
 from flatlens.trajectory import ATTACK, MEASURES, Trace
 from flatlens.valley import Band, Floats, Ints
 
@@ -163,7 +164,7 @@ def images(trace: Trace, ids: Ints, budget: int) -> Plain | None:
         x = np.nan_to_num(kept.x[rows].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         low, high = float(min(x.min(), 0.0)), float(max(x.max(), 1.0))
         out |= {"low": low, "high": high}
-        out["x"] = _encode(np.round((x - low) / (high - low) * 65535).astype("<u2"), "u16")
+        out["x"] = encode(np.round((x - low) / (high - low) * 65535).astype("<u2"), "u16")
     if classes <= MOST_CLASSES:
         out["p"] = pack(kept.probabilities[rows])
     return out
@@ -189,25 +190,6 @@ def _band(band: Band) -> Plain:
     return {name: pack(values[there]) for name, values in band._asdict().items()}
 
 
-def record(value: Any) -> Any:
-    """Named tuples as objects, NaN as null and infinities as text, so that it is valid JSON."""
-    if hasattr(value, "_asdict"):
-        return {k: record(v) for k, v in value._asdict().items()}
-    if isinstance(value, float | np.floating):
-        number = float(value)
-        return number if math.isfinite(number) else None if math.isnan(number) else f"{number:+}"
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def plain_text(value: Any) -> str:
-    """A specification's value as one would type it."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list | tuple):
-        return " ".join(plain_text(v) for v in value)
-    return str(value)
-
-
 def pack(values: NDArray[Any]) -> Plain:
     """An array as base64: float32, or float64 where float32 would lose small or large numbers.
 
@@ -217,10 +199,11 @@ def pack(values: NDArray[Any]) -> Plain:
     wide = np.where(np.isfinite(wide), wide, np.nan)
     size = np.abs(wide[np.isfinite(wide) & (wide != 0)])
     narrow = not size.size or (size.min() > 1e-37 and size.max() < 1e38)
-    return _encode(wide.astype("<f4" if narrow else "<f8"), "f32" if narrow else "f64")
+    return encode(wide.astype("<f4" if narrow else "<f8"), "f32" if narrow else "f64")
 
 
-def _encode(values: NDArray[Any], kind: str) -> Plain:
+def encode(values: NDArray[Any], kind: str) -> Plain:
+    """An array as base64 under its kind, which the page's ``decode`` knows."""
     data = base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")
     return {kind: data, "shape": list(values.shape)}
 

@@ -14,8 +14,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from flatlens import valley as valleys
+from flatlens.digest import Accuracy as Accuracy
+from flatlens.digest import accuracy as accuracy
 from flatlens.trajectory import ATTACK, MEASURES, Trace
-from flatlens.valley import Band, Floats, Fraction, Ints, Valley
+from flatlens.valley import Band, Floats, Ints, Valley
 
 FLOW = {"loss": "loss", "confidence": "confidence", "margin": "margin"}
 """Columns of ``steps`` that are drawn on the path's own axis."""
@@ -49,13 +51,6 @@ class Cells(NamedTuple):
     flip: Ints
     peak: Ints
     count: Ints  # type: ignore[assignment]  # hides tuple.count
-
-
-class Accuracy(NamedTuple):
-    """Shares of all samples that are classified as labelled, at the clean input and at the last step."""
-
-    clean: Fraction
-    attacked: Fraction
 
 
 class Probe(NamedTuple):
@@ -93,18 +88,6 @@ def probes(trace: Trace) -> tuple[Probe, ...]:
         exact = bool(pc.all(pc.fill_null(rows["exact"], False)).as_py())
         out.append(Probe(name, ", ".join(methods), exact))
     return tuple(out)
-
-
-def accuracy(trace: Trace, path: str = ATTACK) -> Accuracy:
-    """Accuracy before and after: at what the attack found, and for a control at the last step that a sample has."""
-    prediction = trace.matrix("prediction", path=path).values
-    label = trace.matrix("label", path=path).values[:, 0]
-    end = trace.result("prediction", path=path)
-    n = len(label)
-    return Accuracy(
-        valleys.wilson(int((prediction[:, 0] == label).sum()), n),
-        valleys.wilson(int((end == label).sum()), n),
-    )
 
 
 def flip_step(trace: Trace, path: str = ATTACK) -> Ints:

@@ -8,7 +8,8 @@ function decode(value) {
   if (value === null || typeof value !== "object") return value;
   const kind = Object.keys(KINDS).find((k) => k in value && "shape" in value);
   if (!kind) return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, decode(v)]));
-  const bytes = Uint8Array.from(atob(value[kind]), (c) => c.charCodeAt(0));
+  const text = atob(value[kind]), bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
   const array = new KINDS[kind](bytes.buffer);
   const width = value.shape.slice(1).reduce((a, b) => a * b, 1);
   array.row = (i) => array.subarray(i * width, (i + 1) * width);
@@ -52,7 +53,8 @@ function number(value, digits = 3) {
 const superscript = (n) => String(n).replace(/[-\d]/g, (c) => (c === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[c]));
 
 const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(1)} %`);
-const count = (n) => n.toLocaleString("en-US");
+const COUNTS = new Intl.NumberFormat("en-US");  // made once: a table writes thousands
+const count = (n) => COUNTS.format(n);
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 // "κ, relative flatness (source)" -> the symbol for axes, the words for headings.
 const fullMeasure = (key) => DATA.measures[key].replace("_max", "ₘₐₓ");

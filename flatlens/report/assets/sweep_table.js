@@ -1,0 +1,113 @@
+// The table of all runs: sorted by any column, 200 rows at a time.
+
+function COLUMNS() {
+  const attack = (item) => rowOf(item), control = (item) => rowOf(item, CONTROL);
+  const share = (row) => (item) => shareOf(row(item), state.share);
+  const none = DATA.varying.length === 0;
+  const settings = DATA.varying.map((c, k) => ({ key: c.key, title: c.key.replaceAll("_", " "), scheme: schemes.get(c.key) ? c.values[0].slice(0, schemes.get(c.key)) : "", kind: "setting", of: ({ cell }) => short(c, cell), whole: ({ cell }) => setting(c, cell), sort: ({ cell }) => c.of[cell], first: k === 0 }));
+  const measures = [
+    { key: "clean", title: "right, clean", kind: "share", plainly: true, of: ({ cell }) => accuracyOf(cell, "clean") },
+    { key: "attacked", title: "right, attacked", kind: "share", plainly: true, of: ({ cell }) => accuracyOf(cell, "attacked") },
+    { key: "flipped", title: "flipped", kind: "share", plainly: true, of: (item) => shareOf(attack(item), "flipped") },
+    { key: "valley", title: `valley, ${SHARE_NAMES[state.share]}`, kind: "share", path: 0, of: share(attack) },
+    ...(CONTROL < 0 ? [] : [{ key: "control", title: `the same on ${DATA.control.replaceAll("-", " ")}`, kind: "share", path: CONTROL, of: share(control) }]),
+    { key: "rise", title: "rise, ×", kind: "median", write: (v) => (v >= 1000 && v < 1e5 ? count(Number(v.toPrecision(3))) : number(v)), of: (item) => medianOf(attack(item), "rise") },
+    { key: "depth", title: "depth, log₁₀", kind: "median", write: (v) => (Number.isFinite(v) ? minus(v.toFixed(2)) : number(v)), of: (item) => medianOf(attack(item), "depth") },
+    { key: "lag", title: "lag, steps", kind: "median", write: (v) => number(v), of: (item) => medianOf(attack(item), "lag") },
+  ].map((c) => ({ ...c, sort: (item) => { const f = c.of(item); return f && f.n ? f.value : null; } }));
+  return [
+    ...(none ? [{ key: "key", title: "run", kind: "setting", of: ({ cell }) => DATA.cells.key[cell].slice(0, 8), sort: ({ cell }) => cell, first: true }] : settings),
+    ...(state.layer === ALL_LAYERS ? [{ key: "layer", title: "layer", kind: "setting", of: ({ layer }) => DATA.layers[layer] ?? "–", sort: ({ layer }) => DATA.layers[layer] ?? null }] : []),
+    ...measures,
+    { key: "seconds", title: "seconds", kind: "number", of: ({ cell }) => DATA.cells.seconds[cell], sort: ({ cell }) => DATA.cells.seconds[cell] },
+    { key: "state", title: "state", kind: "state", of: ({ cell }) => DATA.cells.state[cell], sort: ({ cell }) => DATA.cells.state[cell] },
+  ];
+}
+
+function drawTable() {
+  const columns = COLUMNS();
+  const head = make("tr", {}, ...columns.map((c) => {
+    const on = state.sort === c.key;
+    const button = make("button", { type: "button", class: "sort", "data-key": c.key }, c.title, c.scheme ? make("span", { class: "scheme" }, ` ${c.scheme}…`) : null, make("span", { "aria-hidden": "true" }, on ? (state.down ? " ↓" : " ↑") : ""));
+    button.addEventListener("click", () => { sortBy(c.key); $("runs").querySelector(`[data-key="${CSS.escape(c.key)}"]`).focus(); });
+    return make("th", { scope: "col", "aria-sort": on ? (state.down ? "descending" : "ascending") : "none", class: c.kind === "setting" ? "left" : null }, button);
+  }));
+  const most = state.printing ? Math.min(state.rows, 400) : state.rows;
+  const body = make("tbody", {}, ...shown.slice(0, most).map((item) => row(item, columns)));
+  $("runs").replaceChildren(make("thead", {}, head), body);
+  const left = shown.length - Math.min(most, shown.length);
+  $("more-rows").parentNode.hidden = left === 0;
+  $("more-rows").textContent = `Show ${count(Math.min(200, left))} more of ${count(left)}`;
+  noteTable();
+}
+
+// Numbers are worth seeing from their large end first, settings from the start.
+function sortBy(key) {
+  const numeric = ["share", "median", "number"].includes(COLUMNS().find((c) => c.key === key).kind);
+  if (state.sort !== key) change({ sort: key, down: numeric });
+  else if (state.down === numeric) change({ down: !numeric });
+  else change({ sort: null, down: false });
+}
+
+function row(item, columns) {
+  const link = DATA.cells.page[item.cell], error = DATA.cells.error[item.cell];
+  const settings = columns.filter((c) => c.kind === "setting"), rest = columns.filter((c) => c.kind !== "setting");
+  const cells = settings.map((c) => {
+    const words = c.of(item);
+    if (!c.first) return make("td", { class: "left", title: words.length > 34 ? words : null }, brief(words, 34));
+    return make("th", { scope: "row", title: c.whole?.(item) ?? DATA.cells.key[item.cell] }, link ? make("a", { href: link }, brief(words)) : brief(words));
+  });
+  if (item.layer < 0) {
+    cells.push(make("td", { class: "left what-happened", colspan: rest.length - 2 }, error ?? { waiting: "not begun", running: "runs now" }[DATA.cells.state[item.cell]] ?? "no numbers"));
+    cells.push(...rest.slice(-2).map((c) => show(c, item)));
+  } else cells.push(...rest.map((c) => show(c, item)));
+  const node = make("tr", { class: [DATA.cells.state[item.cell], link ? "linked" : ""].join(" ") }, ...cells);
+  if (link) {
+    node.addEventListener("click", (event) => {
+      if (event.target.closest("a") || String(window.getSelection())) return;
+      node.querySelector("a").dispatchEvent(new MouseEvent("click", { bubbles: false, cancelable: true, ctrlKey: event.ctrlKey, metaKey: event.metaKey }));
+    });
+  }
+  return node;
+}
+
+function show(column, item) {
+  const f = column.of(item);
+  if (column.kind === "number") return make("td", {}, Number.isNaN(f) ? "–" : f < 10 ? f.toFixed(1) : count(Math.round(f)));
+  if (column.kind === "state") return stateCell(item.cell, f);
+  if (!f || !f.n) return make("td", { class: "empty" }, "–");
+  const title = column.kind === "median" ? `median of ${count(f.n)} flipped samples` : `${count(f.count)} of ${count(f.n)}`;
+  if (column.kind === "median") return make("td", { title }, column.write(f.value), make("small", {}, `${column.write(f.low)} … ${column.write(f.high)}`));
+  const numbers = [percent(f.value), make("small", {}, `${(100 * f.low).toFixed(1)}–${(100 * f.high).toFixed(1)}`)];
+  return make("td", { title }, ...numbers, column.plainly ? null : make("small", { class: "drawn" }, whisker(f, pathColour(column.path)), ` n ${count(f.n)}`));
+}
+
+function stateCell(cell, name) {
+  const cautions = DATA.cells.cautions[cell] ?? [];
+  const text = cautions.map(([code, message]) => `${code}: ${message}`).join("\n");
+  return make("td", { class: `left state ${name}` }, make("span", {}, name), cautions.length ? make("small", { title: text }, `${cautions.length} caution${cautions.length > 1 ? "s" : ""}`) : null);
+}
+
+function whisker(f, colour) {
+  return make("span", { class: "whisker", "aria-hidden": "true" },
+    make("i", { class: "range", style: `left:${100 * f.low}%;width:${100 * (f.high - f.low)}%;background:${fade(colour, 0.45)}` }),
+    make("i", { class: "point", style: `left:${100 * f.value}%;background:${colour}` }));
+}
+
+function measuresShown() {
+  return [...new Set(measured().map((item) => DATA.rows.measure[rowOf(item)]))].map((k) => Object.keys(DATA.measures)[k]);
+}
+
+function noteTable() {
+  const estimates = measured().filter((item) => { const p = DATA.rows.probes[DATA.rows.probe[rowOf(item)]]; return !p.exact && !p.method.includes("closed"); }).length;
+  const unfinished = measured().reduce((sum, item) => sum + DATA.rows.not_finite[rowOf(item)], 0);
+  const missing = state.layer === ALL_LAYERS ? 0 : OF_CELL.filter((own) => own.length && !own.includes(state.layer)).length;
+  $("table-note").textContent = [
+    `${measuresShown().map(fullMeasure).join("; ") || "No numbers yet"}. 95 % intervals (Wilson for shares, bootstrap for medians), over the samples of one model; medians are over flipped samples.`,
+    `A valley ends at no more than ${DATA.rows.tau.join(" or ")} of its peak. Rise is peak over start, depth log₁₀ of peak over end, lag peak step minus flip step.`,
+    estimates ? `Of ${count(estimates)} rows the measure is an estimate, not exact.` : "",
+    unfinished ? `${count(unfinished)} samples in these rows have values that are not finite; they count as having no valley.` : "",
+    missing ? `${count(missing)} runs have no layer ${DATA.layers[state.layer]} and are not shown.` : "",
+    "Shares of the flipped are over different samples in every row: a hard model’s few flipped samples are not an easy model’s many. The table does not say why rows differ.",
+  ].filter(Boolean).join(" ");
+}

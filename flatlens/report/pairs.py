@@ -1,0 +1,43 @@
+"""Cells of a sweep that differ in nothing but adversarial training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+ROBUST = "-robust"
+"""The end of a model's name that says so: ``flatlens:digits-cnn-robust`` beside ``flatlens:digits-cnn``."""
+HOW = ("adversarial", "eps", "steps")
+"""Of ``train``, what describes the attack that is trained against; standard training may bear them too."""
+NO_MATTER = ("batch_size", "device", "images", "trust_pickle", "trust_remote_code")
+
+
+class Pair(NamedTuple):
+    """Two cells by their index: the standard model, and the one trained against an attack."""
+
+    standard: int
+    robust: int
+
+
+def pairs(specs: Sequence[Mapping[str, Any]]) -> list[Pair]:
+    """Every adversarially trained cell beside the standard one that is like it in all else."""
+    standard: dict[str, int] = {}
+    robust: list[tuple[str, int]] = []
+    for index, spec in enumerate(specs):
+        train = dict(spec.get("train") or {})
+        model, named = _without_suffix(str(spec.get("model", "")))
+        is_robust = named or bool(train.get("adversarial"))
+        rest = {key: value for key, value in spec.items() if key not in NO_MATTER}
+        rest |= {"model": model, "train": {key: value for key, value in train.items() if key not in HOW}}
+        what = json.dumps(rest, sort_keys=True, default=str)
+        if is_robust:
+            robust.append((what, index))
+        else:
+            standard.setdefault(what, index)
+    return [Pair(standard[what], index) for what, index in robust if what in standard]
+
+
+def _without_suffix(model: str) -> tuple[str, bool]:
+    name, mark, options = model.partition("?")
+    return name.removesuffix(ROBUST) + mark + options, name.endswith(ROBUST)

@@ -1,0 +1,100 @@
+"""What every page is made of: assets, plotly inside or linked, a policy that lets nothing else in, an atomic file."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import os
+from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+
+from flatlens.errors import ResourceError
+
+PLOTLY = "plotly.min.js"
+POLICY = "default-src 'none'; script-src {}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+
+
+def document(template: str, *, title: str, css: str, data: str, script: str, plotly: str | None = None) -> str:
+    """A page as text.
+
+    Args:
+        template: the HTML asset.
+        title: what the browser's tab says; any text.
+        css: styles.
+        data: JSON that cannot end its element (`payload.to_json`).
+        script: the page's program.
+        plotly: the relative URL of a plotly.min.js to link; None puts plotly into the page.
+    """
+    if plotly is None:
+        allowed, nonce, library = "'unsafe-inline'", "", f"<script>{inline(get_plotlyjs())}</script>"
+    else:
+        # A file has no origin that a policy could name: only scripts that bear the page's own mark run. The mark
+        # depends on all that comes from outside, so that nothing from outside can bear it.
+        mark = hashlib.sha256((plotly + title + data).encode()).hexdigest()[:32]
+        allowed, nonce = f"'nonce-{mark}'", f' nonce="{mark}"'
+        library = f'<script{nonce} src="{html.escape(plotly)}"></script>'
+    return Template(asset(template)).substitute(
+        title=html.escape(title),
+        policy=POLICY.format(allowed),
+        css=css,
+        plotly=library,
+        nonce=nonce,
+        data=data,
+        script=inline(script),
+    )
+
+
+def asset(*names: str) -> str:
+    """Files of this package, one after the other."""
+    return "\n".join((files("flatlens.report") / "assets" / name).read_text(encoding="utf-8") for name in names)
+
+
+def inline(script: str) -> str:
+    """A program that cannot end the script element around it."""
+    # Inside a script element only these two sequences end or disturb it; both occur in strings at most.
+    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def save(text: str, file: Path) -> Path:
+    """Write a file under a temporary name and rename it when it is complete: a reader never sees half of it.
+
+    Raises:
+        ResourceError: the file cannot be written.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise ResourceError(f"cannot write {file}: {error.strerror or error}") from error
+    return file
+
+
+def save_plotly(folder: Path) -> Path:
+    """Put plotly.min.js into a folder, unless it is there, for pages that link it.
+
+    Raises:
+        ResourceError: the file cannot be written.
+    """
+    file = Path(folder) / PLOTLY
+    return file if file.exists() else save(get_plotlyjs(), file)
+
+
+def plain_text(value: Any) -> str:
+    """A specification's value as one would type it."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return " ".join(plain_text(v) for v in value)
+    return str(value)

@@ -1,0 +1,103 @@
+"""What a sweep varies: the settings that differ among its cells, and how they are written for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from flatlens.report.parts import plain_text
+from flatlens.spec import KEYS, TrainSpec
+
+ABSENT = "–"
+TRAIN_KEYS = tuple(f"train.{name}" for name in TrainSpec.__dataclass_fields__)
+
+
+def varying(specs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The flattened keys (``model``, ``train.adversarial``, …) whose value differs, in the order of a specification.
+
+    Where some models are trained and others are not, that alone counts as a difference of ``train``; the settings of a
+    training are compared among the trained.
+    """
+    flat = [flattened(spec) for spec in specs]
+    known = {key for values in flat for key in values}
+    trained = [values for values, spec in zip(flat, specs, strict=True) if spec.get("train")]
+    found = []
+    for key in ordered(known):
+        among = trained if key.startswith("train.") else flat
+        if len({text(key, values.get(key)) for values in among}) > 1:
+            found.append(key)
+    mixed = 0 < len(trained) < len(specs)
+    if mixed and not any(key.startswith("train.") for key in found):
+        found.append("train")
+        found = ordered(found)
+    return found
+
+
+def flattened(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A specification without tables: ``train`` as ``train.epochs``, …."""
+    own = {key: value for key, value in spec.items() if key != "train" and value is not None}
+    return own | {f"train.{key}": value for key, value in (spec.get("train") or {}).items() if value is not None}
+
+
+def value_of(spec: Mapping[str, Any], key: str) -> str:
+    """What a column says of a cell; ``–`` where there is nothing to say."""
+    train = spec.get("train")
+    if key == "train":
+        return _training(train) if train else ABSENT
+    if key == "train.adversarial" and train and not train.get("adversarial"):
+        return "standard"
+    if key in ("train.eps", "train.steps") and train and not train.get("adversarial"):
+        return ABSENT  # of an attack that was not trained against
+    return text(key, flattened(spec).get(key))
+
+
+def text(key: str, value: Any) -> str:
+    """A setting's value for people; radii as they were typed, 8/255."""
+    if value is None:
+        return ABSENT
+    if key.split(".")[-1] in ("eps", "step_size") and isinstance(value, float):
+        levels = value * 255
+        if abs(levels - round(levels)) < 1e-9 and 0 < levels < 255:
+            return f"{round(levels)}/255"
+    return plain_text(value)
+
+
+def _training(train: Mapping[str, Any], epochs: bool = True) -> str:
+    how = f"{train['adversarial']} {text('eps', train.get('eps'))}" if train.get("adversarial") else "standard"
+    return f"{how}, {train.get('epochs', '?')} epochs" if epochs else how
+
+
+def model_of(spec: Mapping[str, Any], *, epochs: bool = True) -> str:
+    """The row of the heat map: the model, and how it was trained (for how long, where that differs)."""
+    model = plain_text(spec.get("model", "?"))
+    return f"{model} · {_training(train, epochs)}" if (train := spec.get("train")) else model
+
+
+def ordered(keys: Iterable[str]) -> list[str]:
+    """Flattened keys in the order of a specification."""
+    order = [*(k for k in KEYS if k != "train"), "train", *TRAIN_KEYS]
+    place = {key: i for i, key in enumerate(order)}
+    return sorted(keys, key=lambda key: (place.get(key, len(order)), key))
+
+
+def shared(flat: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[tuple[str, Any]]:
+    """What all cells have in common, apart from ``keys``; a training's settings only where all are trained."""
+    everywhere = set.intersection(*(set(values) for values in flat)) if flat else set()
+    return [(key, flat[0][key]) for key in ordered(everywhere - set(keys))]
+
+
+def column(key: str, specs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One varying setting: its values in order, and which of them each cell has."""
+    said = [value_of(spec, key) for spec in specs]
+    raw: dict[str, Any] = {}
+    for spec, word in zip(specs, said, strict=True):
+        raw.setdefault(word, flattened(spec).get(key))
+    there = [value for value in raw.values() if value is not None]
+    numbers = bool(there) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in there)
+    if numbers:
+        values = sorted(raw, key=lambda word: -math.inf if raw[word] is None else raw[word])
+    else:
+        values = sorted(raw, key=str.lower)
+    place = {word: i for i, word in enumerate(values)}
+    return {"key": key, "numbers": numbers, "values": values, "of": [place[word] for word in said]}

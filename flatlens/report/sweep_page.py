@@ -1,0 +1,43 @@
+"""Cells of a sweep -> one HTML file: a table of all runs, their curves on one scale, and what differs between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flatlens.report import parts, payload, sweep_payload
+from flatlens.report.sweep_payload import Cell
+
+STYLES = ("page.css", "sweep.css")
+SCRIPTS = ("data.js", "look.js", "cells.js", "sweep_table.js", "panels.js", "sweep_figures.js", "sweep.js")
+"""In this order they make up the page's program."""
+
+
+def write(cells: Sequence[Cell], file: Path, *, name: str, plotly: str | None = None) -> Path:
+    """Draw a sweep, finished or not, and return where its page is.
+
+    The page is written under a temporary name and renamed when it is complete.
+
+    Args:
+        cells: all cells of the sweep, in its order.
+        file: where to.
+        name: the sweep's name.
+        plotly: the URL, relative to the page, of a plotly.min.js (`page.save_plotly`) to link; None puts plotly into
+            the page, which then needs no other file.
+
+    Raises:
+        ResourceError: the file cannot be written.
+    """
+    return parts.save(document(cells, name=name, plotly=plotly), Path(file))
+
+
+def document(cells: Sequence[Cell], *, name: str, plotly: str | None = None) -> str:
+    """The page as text."""
+    return parts.document(
+        "sweep.html",
+        title=f"{name} · flatlens sweep",
+        css=parts.asset(*STYLES),
+        data=payload.to_json(sweep_payload.page(cells, name)),
+        script=parts.asset(*SCRIPTS),
+        plotly=plotly,
+    )

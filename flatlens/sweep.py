@@ -149,6 +149,7 @@ class Sweep:
             lock = FileLock(self._locks / f"{key}{part}.cell")
             lock.acquire()
         try:
+            self._alive()
             yield
         finally:
             lock.release()
@@ -231,6 +232,12 @@ class Sweep:
     def _alive(self) -> None:
         """Make no folder anew that somebody has removed."""
         if not (self.path / PLAN).exists():
+            with contextlib.suppress(OSError):
+                # A lock makes the folders that it is to lie in, if they were removed just now.
+                for lock in self._locks.glob("*.cell"):
+                    lock.unlink()
+                self._locks.rmdir()
+                self.path.rmdir()
             raise DiskError(f"the results folder '{self.path}' is gone, and what was in it; begin again in a new one")
 
 

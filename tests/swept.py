@@ -117,9 +117,9 @@ def names(folder: Path) -> set[str]:
     return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
 
 
-def same(one: Place, other: Place, *, at_least: int = 1) -> None:
-    """The finished cells of both are the same, with the same tables, and nothing is left over."""
-    assert one.done() == other.done() and len(one.done()) >= at_least
+def same(one: Place, other: Place, cells: int) -> None:
+    """So many cells of one are finished, with the tables that they have in the other, and nothing is left over."""
+    assert one.done() <= other.done() and len(one.done()) == cells
     assert not names(one.out / "work")
     for key in one.done():
         mine, theirs = one.out / "cells" / key, other.out / "cells" / key

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flatlens.engines import CHECK, DISK, TRAIN, Done, More, Outcome, Task, Trouble
-from flatlens.errors import DiskError, FlatlensError, ResourceError, RunError
+from flatlens.errors import DiskError, FlatlensError, RunError
 from flatlens.spec import TRUST, RunSpec, from_dict
 from flatlens.sweep import Sweep
 
@@ -150,12 +150,14 @@ def _finish(begun: Begun) -> None:
 
     # It may have been killed after it was finished, and before it was declared so to the sweep.
     trace = begun.run.trace() if begun.run.finished else execute.finish(begun)
-    with disk(begun.run.path), replacing(begun.run.path / "digest.json") as file:
-        file.write(json.dumps(digest.digest(trace), allow_nan=False).encode())
-    try:
-        page.write([trace], begun.run.path / "report.html", plotly=PLOTLY)
-    except ResourceError as error:  # of the disk, and no fault of the cell's
-        raise DiskError(str(error)) from error
+    texts = {
+        "digest.json": json.dumps(digest.digest(trace), allow_nan=False),
+        "report.html": page.document([trace], plotly=PLOTLY),
+    }
+    with disk(begun.run.path):
+        for name, text in texts.items():
+            with replacing(begun.run.path / name) as file:
+                file.write(text.encode())
 
 
 def _die_with_parent() -> None:

@@ -101,8 +101,13 @@ def run(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report
     return begun.run
 
 
-def begin(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report | None = None) -> Begun:
-    """Load what a spec names, and begin its run or go on with the one that is there. See `run`."""
+def begin(
+    spec: RunSpec, out: str | Path, *, force: bool = False, parents: bool = True, progress: Report | None = None
+) -> Begun:
+    """Load what a spec names, and begin its run or go on with the one that is there. See `run`.
+
+    Without ``parents`` the folder that ``out`` lies in must be there: a sweep's may have been removed on purpose.
+    """
     out = Path(out)
     found = runs.existing(out, force=force)
     stored = None if found is None else found.spec
@@ -121,7 +126,7 @@ def begin(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Repo
             **identity,
             **provenance(job),
         }
-        result = runs.create(out, spec, known)
+        result = runs.create(out, spec, known, parents=parents)
     return Begun(result, job)
 
 

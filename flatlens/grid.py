@@ -21,6 +21,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,7 +82,7 @@ def cells_of(tables: Mapping[str, Any], *, name: str = "sweep", **trust: bool) -
     shared = _flat(_table(tables, "run"))
     axes = [*_grid(_table(tables, "grid")), *_zips(tables.get("zip", []))]
     once: set[str] = set()
-    for key in itertools.chain.from_iterable(axis[0] for axis in axes):
+    for key in itertools.chain.from_iterable(dict.fromkeys(itertools.chain.from_iterable(axis)) for axis in axes):
         if key in once:
             raise SpecError(f"'{key}' varies twice in '{name}'; name it in [grid] or in one [[zip]]")
         once.add(key)
@@ -156,9 +157,9 @@ def _cell(point: Point, varied: Point, trust: Mapping[str, bool]) -> Cell:
     recipe = {key.partition(".")[2]: value for key, value in point.items() if "." in key}
     if recipe:
         values[TRAIN] = recipe
-    values |= {key: True for key in TRUST if trust.get(key)}
+    leave: dict[str, Any] = {key: bool(trust.get(key)) for key in TRUST}
     try:
-        spec = from_dict(values).resolved()
+        spec = replace(from_dict(values), **leave).resolved()
     except SpecError as error:
         which = ", ".join(f"{key} {shown(value)}" for key, value in varied.items())
         raise SpecError(f"{error} (in the cell {which})" if which else str(error)) from error
@@ -184,7 +185,7 @@ def _known(key: str) -> None:
     table, dot, name = key.rpartition(".")
     if table == TRAIN and name not in TrainSpec.__dataclass_fields__:
         raise SpecError(unknown("setting", name, TrainSpec.__dataclass_fields__, where="[train] has"))
-    if not dot and key not in KEYS:
+    if table != TRAIN and (dot or key not in KEYS):
         raise SpecError(unknown("setting", key, KEYS, where="a run has"))
 
 

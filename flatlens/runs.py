@@ -52,8 +52,9 @@ class Run:
         return bool(self.manifest["state"] == FINISHED)
 
     def missing(self) -> list[int]:
-        """Batches that are not done yet."""
-        return [i for i in range(self.manifest["batches"]) if not self._part(i, "steps.parquet").exists()]
+        """Batches that are not done yet; a finished run has joined them."""
+        wanted = range(0 if self.finished else self.manifest["batches"])
+        return [i for i in wanted if not self._part(i, "steps.parquet").exists()]
 
     def save_part(
         self,
@@ -158,11 +159,11 @@ class Run:
         return self.path / "parts" / f"{index:05d}.{ending}"
 
 
-def create(path: Path, spec: RunSpec, manifest: dict[str, Any]) -> Run:
-    """Begin a run in a folder that holds none."""
+def create(path: Path, spec: RunSpec, manifest: dict[str, Any], *, parents: bool = True) -> Run:
+    """Begin a run in a folder that holds none; the folders around it are made too, if ``parents``."""
     run = Run(path, {"schema_version": SCHEMA_VERSION, "state": RUNNING} | manifest, "new")
     with disk(path):
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=parents, exist_ok=True)
         for left in path.glob(".*.tmp"):
             left.unlink()
         _write(path / "spec.toml", spec.to_toml().encode())
@@ -242,6 +243,8 @@ def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any]) -> Run:
             f"'{run.path}' holds another run: {', '.join(differs)}; choose another --out, or replace it with --force"
         )
     run.resumed = FINISHED if run.finished else "resumed"
+    if run.finished:  # and killed before it had dropped its parts
+        shutil.rmtree(run.path / "parts", ignore_errors=True)
     return run
 
 

@@ -192,9 +192,8 @@ def from_dict(values: Mapping[str, Any]) -> RunSpec:
         SpecError: an unknown key, a missing one, or a value that cannot be.
     """
     flat = dict(values)
-    if isinstance(table := flat.get("attack"), Mapping):
-        flat.pop("attack")
-        flat |= {"attack" if key == "name" else key: value for key, value in table.items()}
+    if isinstance(flat.get("attack"), Mapping):
+        flat = _dissolved(flat)
     for key in flat:
         if key not in KEYS:
             raise SpecError(unknown("setting", key, KEYS, where="a run has"))
@@ -204,6 +203,20 @@ def from_dict(values: Mapping[str, Any]) -> RunSpec:
                 f"--{key} is missing; `flatlens {key}s`.".replace("datas", "datasets")[:-1] + " lists what there is"
             )
     return RunSpec(**{key: coerce(key, value) for key, value in flat.items()})
+
+
+def _dissolved(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with the attack's table dissolved.
+
+    What lets code run is no setting of an attack: whoever looks for it in a file looks beside it, and not in there.
+    """
+    rest, table = dict(values), values["attack"]
+    del rest["attack"]
+    for key, value in table.items():
+        if key in TRUST or isinstance(value, Mapping):
+            raise SpecError(f"attack.{key} = {value!r}: is no setting of an attack")
+        rest["attack" if key == "name" else key] = value
+    return rest
 
 
 def read_toml(file: str | Path) -> dict[str, Any]:
@@ -218,6 +231,8 @@ def read_toml(file: str | Path) -> dict[str, Any]:
         raise SpecError(f"cannot read '{file}': {error.strerror}; name a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"'{file}' is not TOML: {error}") from error
+    except RecursionError as error:
+        raise SpecError(f"'{file}' has tables or lists within each other beyond what can be read") from error
 
 
 def without_trust(values: Mapping[str, Any], flags: Mapping[str, Any], file: str | Path) -> dict[str, Any]:

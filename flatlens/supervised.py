@@ -42,16 +42,18 @@ def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] 
         folder.mkdir(parents=True, exist_ok=True)
     sweep = Sweep(path, {})
     lock = FileLock(folder / f"{name}.supervisor", timeout=1)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RunError(sweep.locks.busy(name)) from None
+    with disk(path):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(sweep.locks.busy(name)) from None
     try:
         # Shards of another cut have cells in common with this one.
         for other in folder.glob("*.supervisor"):
             if other.stem.partition("-of-")[2] != str(shard[1]) and is_held(other):
                 raise RunError(sweep.locks.busy(other.stem))
         with disk(path):
+            (path / "work").mkdir(exist_ok=True)
             about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "shard": name}
             write(folder / f"{name}.json", about)
             sweep.plan = _amended(path, cells, text)
@@ -62,7 +64,7 @@ def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] 
 
 def _is_ours(entry: Path) -> bool:
     # What is there before there is a plan: a supervisor was killed while it began.
-    return entry.name in ("locks", "sweep.toml") or entry.name.endswith(".tmp")
+    return entry.name in ("locks", "work", "sweep.toml") or entry.name.endswith(".tmp")
 
 
 def _amended(path: Path, cells: list[Cell], text: str) -> dict[str, dict[str, Any]]:
@@ -73,8 +75,10 @@ def _amended(path: Path, cells: list[Cell], text: str) -> dict[str, dict[str, An
         for key in stored.plan:
             if key not in plan and stored.is_done(key):
                 plan[key] = stored.plan[key]
-    if stored is None or list(stored.plan.items()) != list(plan.items()):
-        with replacing(path / "sweep.toml") as file:
+    given = path / "sweep.toml"
+    if not given.exists() or given.read_bytes() != text.encode():
+        with replacing(given) as file:
             file.write(text.encode())
+    if stored is None or list(stored.plan.items()) != list(plan.items()):
         write(path / PLAN, {"schema_version": VERSION, "cells": plan})
     return plan

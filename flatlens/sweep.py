@@ -206,6 +206,7 @@ class Sweep:
         with disk(self.path):
             lock = self.locks.acquired(f"{key}{part}")
         try:
+            self._alive()
             yield
         finally:
             lock.release()
@@ -217,6 +218,8 @@ class Sweep:
             place = self.cell(key)
             place.parent.mkdir(exist_ok=True)
             if not place.exists():
+                for left in self.work(key).glob(".*.tmp"):  # of a worker that was killed while it wrote
+                    left.unlink()
                 self.work(key).rename(place)
                 _sync(place.parent)
             shutil.rmtree(self.work(key), ignore_errors=True)
@@ -257,6 +260,12 @@ class Sweep:
     def _alive(self) -> None:
         """Make no folder anew that somebody has removed."""
         if not (self.path / PLAN).exists():
+            with contextlib.suppress(OSError):
+                # A lock makes the folders that it is to lie in, if they were removed just now.
+                for lock in self.locks.folder.glob("*.cell"):
+                    lock.unlink()
+                self.locks.folder.rmdir()
+                self.path.rmdir()
             raise DiskError(f"the results folder '{self.path}' is gone, and what was in it; begin again in a new one")
 
 
@@ -275,7 +284,7 @@ def load(path: str | Path) -> Sweep:
     except FileNotFoundError:
         what = "does not exist" if not path.exists() else f"holds no {PLAN}"
         raise RunError(f"'{path}' is no sweep: it {what}; name the --out folder of a `flatlens sweep`") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"'{path / PLAN}' is damaged; the sweep's command writes it again once it is removed") from error
     if version > VERSION:
         raise RunError(f"the sweep in '{path}' has schema {version}; this flatlens reads {VERSION}: upgrade it")
@@ -295,7 +304,7 @@ def _is_name(key: str) -> bool:
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Put plain data on the disk."""
     with replacing(path) as file:
-        file.write(json.dumps(content, ensure_ascii=False).encode())
+        file.write(json.dumps(content).encode())
 
 
 def _sync(folder: Path) -> None:

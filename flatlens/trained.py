@@ -25,7 +25,7 @@ from torch import nn
 
 from flatlens import __version__, datasets, models
 from flatlens.datasets import Dataset
-from flatlens.errors import ResourceError, RunError
+from flatlens.errors import DiskError, RunError
 from flatlens.models import checkpoints
 from flatlens.models.loaders import Loaded, sha256
 from flatlens.progress import Progress, Report
@@ -86,7 +86,7 @@ def train(
 
     Raises:
         RunError: the file holds a model of another recipe, or is no safetensors file's name.
-        ResourceError: it cannot be written.
+        DiskError: it cannot be written.
     """
     if file.suffix != ".safetensors":
         raise RunError(f"--out '{file}' is no name of weights; name a file that ends in .safetensors")
@@ -167,7 +167,7 @@ def _train(work: _Work, file: Path, *, force: bool, progress: Report | None) -> 
         with FileLock(file.with_name(f".{file.name}.lock")):
             return _trained(work, file, force=force, progress=progress)
     except OSError as error:
-        raise ResourceError(f"cannot write '{file}': {error.strerror or error}; choose another place") from error
+        raise DiskError(f"cannot write '{file}': {error.strerror or error}; choose another place") from error
 
 
 def _trained(work: _Work, file: Path, *, force: bool, progress: Report | None) -> Trained:

@@ -15,8 +15,8 @@ if not torch.cuda.is_available() and not hasattr(torch.ops.torchvision, "nms"):
 
 
 @pytest.fixture(scope="session")
-def swept(tmp_path_factory):
+def small_sweep(tmp_path_factory):
     """The folder of a small real sweep, which no test changes."""
-    from tests import swept as making
+    from tests import small_sweep as making
 
-    return making.make(tmp_path_factory.mktemp("swept"))
+    return making.make(tmp_path_factory.mktemp("small-sweep"))

@@ -1,48 +1,171 @@
-"""A small real sweep, for tests of what is read from one."""
+"""Sweeps for tests: a model of a file that counts and slows down, the command as a process, faults put into workers."""
 
 from __future__ import annotations
 
-import json
-import shutil
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import flatlens as fl
-from flatlens.engines.supervisor import run_sweep
-from flatlens.sweep import Sweep
+import psutil
+import pyarrow.parquet as pq
 
-CNN, ROBUST = "flatlens:digits-cnn", "flatlens:digits-cnn-robust"
-FILE = f"""
-[run]
-data = "flatlens:digits"
-eps = 0.3
-steps = 4
-limit = 8
-batch_size = 4
-control = ["line-to-other-class"]
-[[zip]]
-model = ["{CNN}", "{CNN}", "{ROBUST}", "{ROBUST}", "{CNN}"]
-seed = [0, 1, 0, 1, 0]
-layer = [["head"], ["head"], ["head"], ["head"], ["head", "last:2"]]
+COMMAND = [sys.executable, "-m", "flatlens"]
+PATIENCE = 120.0
+"""Seconds after which something that has not happened is taken never to happen."""
+
+MODEL = """
+import os, time
+from pathlib import Path
+import torch
+from torch import nn
+
+HERE = Path(__file__).parent
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.fc = nn.Linear(64, classes)
+        self.pause = float(os.environ.get("PAUSE", 0))
+
+    def forward(self, x):
+        time.sleep(self.pause)
+        return self.fc(x.flatten(1))
+
+def net(classes):
+    with open(HERE / "begun.log", "a") as log:
+        log.write(f"{os.getpid()}\\n")
+    time.sleep(float(os.environ.get("LOADING", 0)))
+    return Net(classes)
+"""
+HOOK = """
+import os, signal
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+def once(name):
+    try:
+        os.close(os.open(HERE / name, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
 """
 
 
-def make(folder: Path) -> Path:
-    """Five cells, of which one has two layers."""
-    file = folder / "sweep.toml"
-    file.write_text(FILE)
-    done = run_sweep(file, folder / "out", workers=1)
-    assert (done.done, done.failed) == (5, 0), done.notes
-    return folder / "out"
+class Place:
+    """A folder with the model's file and a sweep file, whose cells differ in their seeds."""
+
+    def __init__(self, folder: Path, seeds: int = 6, more: str = "") -> None:
+        self.folder, self.file, self.out = folder, folder / "sweep.toml", folder / "out"
+        folder.mkdir(exist_ok=True)
+        self.model = folder / "model.py"
+        self.model.write_text(MODEL)
+        self.environment: dict[str, str] = {"COLUMNS": "200"}
+        self.write(seeds, more)
+
+    def write(self, seeds: int, more: str = "") -> None:
+        self.file.write_text(
+            f'[run]\nmodel = "{self.model}:net"\ndata = "flatlens:digits"\neps = 0.3\nsteps = 3\nrandom_start = true\n'
+            f"limit = 6\nbatch_size = 2\n{more}\n[grid]\nseed = {list(range(seeds))}\n"
+        )
+
+    def hook(self, code: str) -> None:
+        """Let every Python process of the sweep run this before anything else."""
+        hooks = self.folder / "hooks"
+        hooks.mkdir(exist_ok=True)
+        (hooks / "sitecustomize.py").write_text(HOOK + code)
+        self.environment["PYTHONPATH"] = os.pathsep.join([str(hooks), os.environ.get("PYTHONPATH", "")]).rstrip(":")
+
+    def begun(self) -> int:
+        """How often the model was made."""
+        log = self.folder / "begun.log"
+        return len(log.read_text().splitlines()) if log.exists() else 0
+
+    def start(self, *words: object, command: str = "sweep", **environment: str) -> subprocess.Popen[str]:
+        """The command, as a process; ``flatlens sweep`` of the file, into the folder ``out``, with two workers."""
+        sweep = [str(self.file), "--out", str(self.out), "--trust-code", "--workers", "2"]
+        return subprocess.Popen(
+            [*COMMAND, command, *(sweep if command == "sweep" else []), *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | self.environment | environment,
+        )
+
+    def run(self, *words: object, command: str = "sweep", **environment: str) -> subprocess.CompletedProcess[str]:
+        """The command, run to its end."""
+        process = self.start(*words, command=command, **environment)
+        printed, complained = process.communicate(timeout=PATIENCE)
+        return subprocess.CompletedProcess(process.args, process.returncode, printed, complained)
+
+    def done(self) -> set[str]:
+        """The keys of the finished cells."""
+        return names(self.out / "cells")
+
+    def stamps(self) -> dict[str, int]:
+        """When the tables of each finished cell were written."""
+        return {key: (self.out / "cells" / key / "steps.parquet").stat().st_mtime_ns for key in self.done()}
 
 
-def copied(out: Path, to: Path, count: int, *, of: int = 0, change=lambda i, spec: spec) -> Sweep:
-    """A sweep with one cell of another ``count`` times, under other keys."""
-    plan = json.loads((out / "plan.json").read_text())
-    key, spec = list(plan["cells"].items())[of]
-    to.mkdir()
-    keys = [f"{i:016x}" for i in range(count)]
-    for new in keys:
-        shutil.copytree(out / "cells" / key, to / "cells" / new, ignore=shutil.ignore_patterns("*.html"))
-    cells = {new: change(i, dict(spec)) for i, new in enumerate(keys)}
-    (to / "plan.json").write_text(json.dumps(plan | {"cells": cells}))
-    return fl.open(to)
+def names(folder: Path) -> set[str]:
+    """What lies in a folder; nothing, where it is not there."""
+    return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+
+
+def same(one: Place, other: Place, cells: int) -> None:
+    """So many cells of one are finished, with the tables that they have in the other, and nothing is left over."""
+    assert one.done() <= other.done() and len(one.done()) == cells
+    assert not names(one.out / "work")
+    for key in one.done():
+        mine, theirs = one.out / "cells" / key, other.out / "cells" / key
+        for name in ("steps", "layers"):
+            assert pq.read_table(mine / f"{name}.parquet").equals(pq.read_table(theirs / f"{name}.parquet")), key
+        assert names(mine) == names(theirs), key
+
+
+def until(happened: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+    """Wait for something, while a process runs."""
+    began = time.monotonic()
+    while not happened():
+        assert process is None or process.poll() is None, f"ended too early: {process.communicate()}"
+        assert time.monotonic() - began < PATIENCE, "never happened"
+        time.sleep(0.005)
+
+
+def workers(process: subprocess.Popen[str] | psutil.Process) -> list[psutil.Process]:
+    """The processes that work for a supervisor, ready or not yet."""
+    with contextlib.suppress(psutil.Error):
+        return [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    return []
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """All processes that were started for a command."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    """Whether they have all ended."""
+    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes if _there(p))
+
+
+def _there(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.status())
+    return False
+
+
+@contextlib.contextmanager
+def killed_afterwards(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """Leave no process behind, whatever a test does."""
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.communicate()

@@ -23,23 +23,23 @@ import flatlens as fl
 from flatlens import arrays, exporting, formats, results
 from flatlens.errors import DiskError, RunError, SpecError
 from flatlens.trajectory import LAYERS, STEPS
-from tests.swept import CNN, copied
+from tests.small_sweep import CNN, copied
 
 FRONT = ["cell", "model", "layers", "seed"]
 KEY = ["path", "restart", "sample", "step", "kind"]
 
 
 @pytest.fixture
-def own(swept, tmp_path):
+def own(small_sweep, tmp_path):
     """A copy that a test may change."""
-    shutil.copytree(swept, tmp_path / "own")
+    shutil.copytree(small_sweep, tmp_path / "own")
     return fl.open(tmp_path / "own")
 
 
 @pytest.fixture
-def cell(swept):
+def cell(small_sweep):
     """A run's folder: that of the cell with two layers."""
-    whole = fl.open(swept)
+    whole = fl.open(small_sweep)
     return next(whole.cell(key) for key, spec in whole.plan.items() if len(spec["layer"]) == 2)
 
 
@@ -285,11 +285,11 @@ def test_damaged_images_are_named(own):
 HOSTILE = ["=cmd|' /C calc'!A0", "+1", "-2+3", "@SUM(A1)", '"quoted", and\nbroken', "\tx", "plain", "é漢"]
 
 
-def test_hostile_text_runs_in_no_spreadsheet_and_is_kept_elsewhere(swept, tmp_path):
+def test_hostile_text_runs_in_no_spreadsheet_and_is_kept_elsewhere(small_sweep, tmp_path):
     def change(i, spec):
         return spec | {"model": HOSTILE[i]}
 
-    whole = copied(swept, tmp_path / "many", len(HOSTILE), change=change)
+    whole = copied(small_sweep, tmp_path / "many", len(HOSTILE), change=change)
     exporting.export(whole.path)
     with (whole.path / "export.csv").open(newline="") as file:
         rows = list(csv.reader(file))
@@ -386,10 +386,10 @@ print(done.runs, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
-def test_the_peak_of_memory_does_not_grow_with_the_number_of_cells(swept, tmp_path):
+def test_the_peak_of_memory_does_not_grow_with_the_number_of_cells(small_sweep, tmp_path):
     """Tables of several cells are gathered to 65,536 rows; cells are blown up, so that a few reach that."""
     peaks = []
-    blown = copied(swept, tmp_path / "one", 1)
+    blown = copied(small_sweep, tmp_path / "one", 1)
     cell = blown.cell("0000000000000000")
     for name in ("steps", "layers"):
         table = pq.read_table(cell / f"{name}.parquet")

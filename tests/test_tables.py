@@ -22,20 +22,20 @@ from flatlens.errors import RunError, SpecError
 from flatlens.report import sweep_page
 from flatlens.report.sweep_payload import Cell
 from flatlens.spec import KEYS
-from tests.swept import CNN, ROBUST, copied
+from tests.small_sweep import CNN, ROBUST, copied
 
 README = Path(__file__).parent.parent / "README.md"
 
 
 @pytest.fixture
-def whole(swept):
-    return fl.open(swept)
+def whole(small_sweep):
+    return fl.open(small_sweep)
 
 
 @pytest.fixture
-def own(swept, tmp_path):
+def own(small_sweep, tmp_path):
     """A copy that a test may change."""
-    shutil.copytree(swept, tmp_path / "own")
+    shutil.copytree(small_sweep, tmp_path / "own")
     return fl.open(tmp_path / "own")
 
 
@@ -89,19 +89,19 @@ def test_infinities_are_numbers_and_nothing_known_is_null(own):
     assert (row["depth"], row["depth_low"], row["depth_high"], row["rise"]) == (np.inf, 1.0, np.inf, None)
 
 
-def test_ten_thousand_cells_take_seconds(swept, tmp_path):
+def test_ten_thousand_cells_take_seconds(small_sweep, tmp_path):
     """Printed, not asserted: run with -s."""
     count = 10_000
-    plan = json.loads((swept / "plan.json").read_text())
+    plan = json.loads((small_sweep / "plan.json").read_text())
     key, spec = next(iter(plan["cells"].items()))
     keys = [f"{i:016x}" for i in range(count)]
     (tmp_path / "plan.json").write_text(
         json.dumps(plan | {"cells": {k: spec | {"seed": i} for i, k in enumerate(keys)}})
     )
-    digest = json.loads((swept / "cells" / key / "digest.json").read_text())
+    digest = json.loads((small_sweep / "cells" / key / "digest.json").read_text())
     # As many bytes as one of 40 steps and a few paths has.
     digest["curves"] = [{"median": [1.234567] * 41, "low": [0.1] * 41, "high": [9.9] * 41, "n": [8] * 41}] * 4
-    manifest = (swept / "cells" / key / "manifest.json").read_text()
+    manifest = (small_sweep / "cells" / key / "manifest.json").read_text()
     for k in keys:
         cell = tmp_path / "cells" / k
         cell.mkdir(parents=True)
@@ -154,8 +154,8 @@ def test_a_trace_by_the_first_digits_of_its_key(whole):
         whole.trace("zz")
 
 
-def test_digits_that_several_cells_have_are_refused(swept, tmp_path):
-    many = copied(swept, tmp_path / "many", 3)
+def test_digits_that_several_cells_have_are_refused(small_sweep, tmp_path):
+    many = copied(small_sweep, tmp_path / "many", 3)
     with pytest.raises(RunError, match="'000' begins the keys of 3 cells, 0000000000000000 and .* among them"):
         many.trace("000")
     assert many.trace("0000000000000001").steps.num_rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -75,7 +77,7 @@ def sweep(
     if out is None:
         raise UsageError(f"--out is missing; name a folder for the results, for example --out runs/{file.stem}")
     try:
-        with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
+        with _terminable(), terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
             from flatlens.engines.supervisor import run_sweep
 
             result = run_sweep(
@@ -137,6 +139,16 @@ def status(
 
 
 COMMANDS = (sweep, status)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Take what a cluster sends before it kills for what it is: an interruption."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import threading
 import time
 import traceback
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,23 @@ if TYPE_CHECKING:
 PLOTLY = "../../plotly.min.js"
 """Where a cell's page finds plotly: beside the sweep's page, and not 5 MB in each."""
 
+BEGUN = "begun"
+"""What a worker says before it begins a task: from then on its time counts."""
+LONGEST = 1000
+"""Characters of an error that are kept."""
+
+
+def serve(pipe: Connection, slot: int, threads: int) -> None:
+    """A worker's life: tasks come through the pipe, and what came of them goes back."""
+    start(slot, threads)
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(BEGUN)
+        pipe.send(do(task))
+
 
 def start(slot: int, threads: int) -> None:
     """Prepare a process for tasks: import torch, keep to its own cores and accelerator.
@@ -31,7 +50,7 @@ def start(slot: int, threads: int) -> None:
         threads: how many it may use.
     """
     os.dup2(2, 1)  # stdout belongs to whoever started the sweep
-    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
 
@@ -55,10 +74,23 @@ def do(task: Task) -> Outcome:
     except DiskError as error:
         return Trouble(str(error), DISK)
     except FlatlensError as error:
-        return Trouble(" ".join(str(error).split()), type(error).__name__)
-    except (Exception, SystemExit) as error:  # a model's own code may do anything
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        return Trouble(f"internal: {said}", type(error).__name__, traceback.format_exc())
+        return Trouble(_line(error), type(error).__name__)
+    except BaseException as error:  # a model's own code may do anything
+        kind = type(error).__name__
+        return Trouble(f"internal: {kind}: {_line(error)}", kind, _plain(traceback.format_exc()))
+
+
+def _line(error: BaseException) -> str:
+    """What an error says, in one line that any terminal can show; it may be anybody's."""
+    try:
+        said = " ".join(str(error).split())
+    except Exception as worse:
+        said = f"an error that cannot be told ({type(worse).__name__})"
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in said[:LONGEST])
+
+
+def _plain(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def _train(spec: RunSpec) -> Done:
@@ -104,11 +136,11 @@ def _begin(task: Task, folder: Path) -> Begun:
         return kept
     spec = from_dict(task.spec)
     try:
-        return execute.begin(spec, folder)
+        return execute.begin(spec, folder, parents=False)
     except RunError:
         # It was begun with other weights or data than there are now.
-        shutil.rmtree(folder)
-        return execute.begin(spec, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        return execute.begin(spec, folder, parents=False)
 
 
 def _finish(begun: Begun) -> None:
@@ -116,14 +148,21 @@ def _finish(begun: Begun) -> None:
     from flatlens.report import page
     from flatlens.runs import disk, replacing
 
-    trace = execute.finish(begun)
-    with disk(begun.run.path), replacing(begun.run.path / "digest.json") as file:
-        file.write(json.dumps(digest.digest(trace), allow_nan=False).encode())
-    page.write([trace], begun.run.path / "report.html", plotly=PLOTLY)
+    # It may have been killed after it was finished, and before it was declared so to the sweep.
+    trace = begun.run.trace() if begun.run.finished else execute.finish(begun)
+    texts = {
+        "digest.json": json.dumps(digest.digest(trace), allow_nan=False),
+        "report.html": page.document([trace], plotly=PLOTLY),
+    }
+    with disk(begun.run.path):
+        for name, text in texts.items():
+            with replacing(begun.run.path / name) as file:
+                file.write(text.encode())
 
 
-def _die_with_parent(parent: int) -> None:
-    # A worker whose supervisor was killed would go on beside the next one's.
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+def _die_with_parent() -> None:
+    # A worker whose supervisor was killed would go on beside the next one's. What it waits for is a pipe that the
+    # supervisor holds, and not a process number, which would be the wrong one if the supervisor was killed before this.
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)

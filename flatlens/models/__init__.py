@@ -42,8 +42,8 @@ BUILT_IN: dict[str, str] = {
 def runs_code(uri: str) -> bool:
     """Whether loading a model runs code that its name points to: a factory, or a plug-in."""
     parsed = parse(uri, ModelError)
-    if parsed.scheme == "ckpt":
-        return runs_code(parsed.options.get("arch", "flatlens:"))
+    while parsed.scheme == "ckpt":
+        parsed = parse(parsed.options.get("arch", "flatlens:"), ModelError)
     return parsed.scheme not in (set(SCHEMES) - set(CODE))
 
 

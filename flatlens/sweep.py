@@ -37,6 +37,8 @@ VERSION = 1
 DONE, FAILED, RUNNING, WAITING = "done", "failed", "running", "waiting"
 STATES = (DONE, RUNNING, FAILED, WAITING)
 PLAN = "plan.json"
+LOOKING = 0.5
+"""Seconds within which whoever only looks whether a lock is held has let go of it."""
 
 
 class Failure(NamedTuple):
@@ -247,7 +249,8 @@ def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] 
     """
     if path.exists() and not path.is_dir():
         raise RunError(f"--out '{path}' is a file; name a folder")
-    if path.exists() and not is_sweep(path) and not all(_is_ours(entry) for entry in path.iterdir()):
+    # In this order: a shard that begins now writes its plan before anything that is not told from others' files.
+    if path.exists() and not all(_is_ours(entry) for entry in path.iterdir()) and not is_sweep(path):
         raise RunError(f"--out '{path}' holds other files and no sweep; name a new or an empty folder")
     name = "{}-of-{}".format(*shard)
     folder = path / "locks"
@@ -262,7 +265,7 @@ def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] 
     try:
         # Shards of another cut have cells in common with this one.
         for other in folder.glob("*.supervisor"):
-            if other.stem.partition("-of-")[2] != str(shard[1]) and _is_held(other):
+            if other.stem.partition("-of-")[2] != str(shard[1]) and _is_held(other, LOOKING):
                 raise RunError(sweep._busy(other.stem))
         with disk(path):
             about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "shard": name}
@@ -318,11 +321,11 @@ def is_sweep(path: str | Path) -> bool:
     return (Path(path) / PLAN).is_file()
 
 
-def _is_held(lock: Path) -> bool:
-    """Whether a lock is held by somebody who is alive."""
+def _is_held(lock: Path, patience: float = 0.0) -> bool:
+    """Whether a lock is held by somebody who is alive, and not for a moment by somebody else who asks the same."""
     if not lock.exists():
         return False
-    probe = FileLock(lock, timeout=0)
+    probe = FileLock(lock, timeout=patience)
     try:
         probe.acquire()
     except Timeout:

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 
 from pebble import ProcessExpired, ProcessPool
 
-from flatlens.engines import DIED, TIMEOUT, Outcome, Task, Trouble, work
+from flatlens.engines import DIED, Outcome, Task, Trouble, overdue, work
 
 
 class Local:
@@ -48,7 +48,7 @@ class Local:
         try:
             return task, future.result()
         except TimeoutError:
-            return task, Trouble(f"took longer than the {self._limits[slot]:g} s that a cell may take", TIMEOUT)
+            return task, overdue(self._limits[slot] or 0.0)
         except ProcessExpired as error:
             return task, Trouble(f"its process ended: {_how(error.exitcode)}", DIED)
         except Exception as error:  # the pool broke: its process died between two tasks

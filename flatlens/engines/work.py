@@ -23,22 +23,25 @@ PLOTLY = "../../plotly.min.js"
 """Where a cell's page finds plotly: beside the sweep's page, and not 5 MB in each."""
 
 
-def start(slot: int, threads: int) -> None:
+def start(slot: int | None, threads: int, *, watch: bool = True) -> None:
     """Prepare a process for tasks: import torch, keep to its own cores and accelerator.
 
     Args:
-        slot: the worker's number, from 0; it takes the accelerator of that number, and the first ones again.
+        slot: the worker's number, from 0; it takes the accelerator of that number, and the first ones again. None
+            where it sees no accelerators but its own.
         threads: how many it may use.
+        watch: end with the parent, which is whoever started the sweep.
     """
     os.dup2(2, 1)  # stdout belongs to whoever started the sweep
-    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
+    if watch:
+        threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
 
     from flatlens import execute  # noqa: F401  (here, once, and not with the first cell)
 
     torch.set_num_threads(threads)
-    if torch.cuda.is_available():
+    if slot is not None and torch.cuda.is_available():
         torch.cuda.set_device(slot % torch.cuda.device_count())
 
 

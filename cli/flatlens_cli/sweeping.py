@@ -35,9 +35,7 @@ def sweep(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            "--workers", help="Cells at the same time (default: one for each GPU, else core).", metavar="N"
-        ),
+        typer.Option("--workers", help="Cells at the same time (default: one for each GPU, else core).", metavar="N"),
     ] = None,
     engine: Annotated[str, typer.Option("--engine", help="local or ray.", metavar="NAME")] = "local",
     address: Annotated[str | None, typer.Option("--address", help="Of a Ray cluster.", metavar="A")] = None,

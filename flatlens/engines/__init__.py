@@ -76,8 +76,9 @@ Outcome = Done | More | Trouble
 class Engine(Protocol):
     """Runs tasks in processes that may be killed without harm to anything else."""
 
-    slots: int
-    """How many tasks run at the same time."""
+    @property
+    def slots(self) -> int:
+        """How many tasks run at the same time."""
 
     def submit(self, task: Task, timeout: float | None) -> None:
         """Run a task, and kill it after ``timeout`` seconds."""

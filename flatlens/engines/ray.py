@@ -106,6 +106,8 @@ class Cluster:
             num_cpus=self._threads,
             num_gpus=self._gpus,
             scheduling_strategy="SPREAD",
+            # Its first word has arrived before it goes on: who dies with it is known.
+            _generator_backpressure_num_objects=1,
         )(_do)
 
     @property
@@ -306,8 +308,8 @@ def _quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _only_here() -> Iterator[None]:
-    """Let a cluster listen to this machine alone: asked for 127.0.0.1, Ray takes the outer address, except where it
-    keeps from clusters, as on macOS."""
+    """Let a cluster listen to this machine alone."""
+    # Asked for 127.0.0.1, Ray takes the outer address, except where it keeps from clusters, as on macOS.
     from ray._private import ray_constants
 
     before = ray_constants.ENABLE_RAY_CLUSTER

@@ -18,8 +18,8 @@ from flatlens.sweep import Failure, Sweep, supervised
 PIECE = 60.0
 """Seconds after which a cell hands over the batches that it has not begun, for other workers to help."""
 TRIES = {DIED: 2, LOST: 10}
-"""How often a cell is begun whose process dies: a second death is taken for its own fault; or whose machine is lost: that
-is none, but a cell might be what breaks them."""
+"""How often a part of a cell is begun: a second death of its process is taken for its own fault. The loss of a machine
+is not, but a cell might be what breaks them."""
 
 
 class Result(NamedTuple):

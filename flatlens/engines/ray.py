@@ -11,27 +11,19 @@ import contextlib
 import math
 import os
 import shutil
-import signal
 import socket
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flatlens.engines import DIED, LOST, Outcome, Task, Trouble, overdue, work
+from flatlens.engines import DIED, LOST, Outcome, Task, Trouble, joining, overdue, work
 from flatlens.engines.local import gpus as own_gpus
 from flatlens.engines.local import shares
 from flatlens.errors import SpecError
 from flatlens.extras import need
 from flatlens.places import cache
 
-REACH = 5.0
-"""Seconds in which a cluster must answer; Ray itself would try for two minutes, and end the process."""
-STORE = 80 << 20
-"""Bytes of shared memory for a cluster of this machine: Ray's least, for nothing is kept there."""
-LONGEST = 60
-"""Characters of a temporary folder's name: a socket in it, of a name as long as this, may have 107 in all."""
 SETTLE = 1.0
 """Seconds after which a process's end may turn out to have been its node's."""
 
@@ -85,12 +77,12 @@ class Cluster:
         self._workers, self._threads = workers, 1
         self._ours = not self._ray.is_initialized()
         try:
-            if address is not None or not self._ours:
-                self._join(address)
-            else:
+            if address is not None:
+                joining.join(self._ray, address)
+            elif self._ours:
                 local = workers or (int(own_gpus() / gpus) or None if gpus else None)
                 local, self._threads = shares(local, accelerated=accelerated and gpus != 0)
-                self._start(local * self._threads)
+                self._temporary = joining.start(self._ray, local * self._threads)
             there = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
             any_gpus = any(node.get("GPU") for node in there)
             self._gpus = gpus if gpus is not None else float(accelerated and any_gpus)
@@ -205,45 +197,6 @@ class Cluster:
 
     # ---- the cluster ----------------------------------------------------------------------------
 
-    def _join(self, address: str | None) -> None:
-        from ray._private import services
-
-        if address is None:
-            return
-        where = f"the Ray cluster at '{address}'"
-        hint = "on a node of it, give the HOST:PORT that `ray start --head` printed, or auto"
-        if address.startswith("ray://"):
-            raise SpecError(f"--address {address}: is Ray Client's; {hint}")
-        try:
-            found = services.canonicalize_bootstrap_address_or_die(address)
-            host, port = services.extract_ip_port(found)
-            if not self._ours:
-                if found != self._ray.get_runtime_context().gcs_address:
-                    raise SpecError(f"--address {address}: this process is connected to another Ray cluster")
-                return
-            socket.create_connection((host, port), timeout=REACH).close()
-            with _quietly():
-                self._ray.init(address=found, log_to_driver=False, logging_level="error")
-        except (OSError, ValueError, RuntimeError, self._ray.exceptions.RayError) as error:
-            if isinstance(error, SpecError):
-                raise
-            raise SpecError(f"cannot reach {where}: {_line(error)}; {hint}") from error
-
-    def _start(self, cpus: int) -> None:
-        base = tempfile.gettempdir()
-        self._temporary = Path(tempfile.mkdtemp(prefix="ray-", dir=base if len(base) < LONGEST - 12 else "/tmp"))
-        with _quietly(), _only_here():
-            self._ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="error",
-                object_store_memory=STORE,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(self._temporary),
-            )
-
     def _check(self, nodes: list[Mapping[str, float]], address: str | None) -> None:
         """That any node could run a task; a cluster that has none yet may get them."""
         if self._gpus and not room(nodes, self._threads, self._gpus):
@@ -285,55 +238,3 @@ def _do(setting: Setting, task: Task) -> Iterator[Begun | Outcome]:
         _as = setting
     yield Begun(ray.get_runtime_context().get_node_id(), socket.gethostname(), os.getpid())
     yield work.do(task)
-
-
-# ---- Ray's manners --------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Let Ray report nothing to anybody, print nothing, and leave the signals as they are."""
-    from ray._private import worker
-
-    # What becomes of nodes and processes would be printed to stdout, whatever log_to_driver says.
-    worker._worker_logs_enabled = False
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with _environment(RAY_USAGE_STATS_ENABLED="0"):
-            yield
-    finally:
-        with contextlib.suppress(ValueError, TypeError):  # not in the main thread, or set by another language
-            signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _only_here() -> Iterator[None]:
-    """Let a cluster listen to this machine alone."""
-    # Asked for 127.0.0.1, Ray takes the outer address, except where it keeps from clusters, as on macOS.
-    from ray._private import ray_constants
-
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        with _environment(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0"):
-            yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

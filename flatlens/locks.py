@@ -8,6 +8,9 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+LOOKING = 0.5
+"""Seconds within which whoever only looks whether a lock is held has let go of it."""
+
 
 class Locks:
     """The folder of a sweep's locks.
@@ -55,11 +58,11 @@ class Locks:
         return found if isinstance(found, dict) else {}
 
 
-def is_held(lock: Path) -> bool:
-    """Whether a lock is held by somebody who is alive."""
+def is_held(lock: Path, patience: float = 0.0) -> bool:
+    """Whether a lock is held by somebody who is alive, and not for a moment by somebody else who asks the same."""
     if not lock.exists():
         return False
-    probe = FileLock(lock, timeout=0)
+    probe = FileLock(lock, timeout=patience)
     try:
         probe.acquire()
     except Timeout:

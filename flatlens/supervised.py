@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from flatlens.errors import RunError
 from flatlens.grid import Cell
-from flatlens.locks import is_held
+from flatlens.locks import LOOKING, is_held
 from flatlens.runs import disk, replacing
 from flatlens.sweep import PLAN, VERSION, Sweep, is_sweep, load, write
 
@@ -34,7 +34,8 @@ def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] 
     """
     if path.exists() and not path.is_dir():
         raise RunError(f"--out '{path}' is a file; name a folder")
-    if path.exists() and not is_sweep(path) and not all(_is_ours(entry) for entry in path.iterdir()):
+    # In this order: a shard that begins now writes its plan before anything that is not told from others' files.
+    if path.exists() and not all(_is_ours(entry) for entry in path.iterdir()) and not is_sweep(path):
         raise RunError(f"--out '{path}' holds other files and no sweep; name a new or an empty folder")
     name = "{}-of-{}".format(*shard)
     folder = path / "locks"
@@ -50,7 +51,7 @@ def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] 
     try:
         # Shards of another cut have cells in common with this one.
         for other in folder.glob("*.supervisor"):
-            if other.stem.partition("-of-")[2] != str(shard[1]) and is_held(other):
+            if other.stem.partition("-of-")[2] != str(shard[1]) and is_held(other, LOOKING):
                 raise RunError(sweep.locks.busy(other.stem))
         with disk(path):
             (path / "work").mkdir(exist_ok=True)

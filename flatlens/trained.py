@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,6 +27,7 @@ from flatlens.datasets import Dataset
 from flatlens.errors import DiskError, RunError
 from flatlens.models import checkpoints
 from flatlens.models.loaders import Loaded, sha256
+from flatlens.places import cache
 from flatlens.progress import Progress, Report
 from flatlens.runs import replacing
 from flatlens.spec import TrainSpec
@@ -96,8 +96,7 @@ def train(
 def find(model: str, recipe: TrainSpec, *, progress: Report | None = None, **trust: bool) -> Loaded:
     """The model of a recipe, from the cache, or trained now and kept there.
 
-    The cache is ``$FLATLENS_CACHE``, or ``flatlens/models`` in the user's cache folder; a name in it is the hash of
-    the recipe, the data and the initial weights.
+    The cache is `flatlens.places.cache`; a name in it is the hash of the recipe, the data and the initial weights.
     """
     work = _Work(model, recipe, trust)
     file = _place(work)
@@ -135,13 +134,6 @@ def recipe_sha256(model: str, recipe: TrainSpec, **trust: bool) -> str:
 
 def _place(work: _Work) -> Path:
     return cache() / f"{work.hash[:32]}.safetensors"
-
-
-def cache() -> Path:
-    """The folder in which models trained by recipe are kept."""
-    own = os.environ.get("FLATLENS_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(own) if own else (Path(base) if base else Path.home() / ".cache") / "flatlens" / "models"
 
 
 class _Work:

@@ -52,7 +52,8 @@ class Trouble(NamedTuple):
 
     Attributes:
         error: one line that says why.
-        kind: the error's name; one of `DISK`, `DIED`, `TIMEOUT` where it is no error of the cell's own.
+        kind: the error's name; one of `DISK`, `DIED`, `LOST`, `TIMEOUT` where it is no error that the cell has raised:
+            its process died, or the machine that it was on was lost.
         details: a traceback, or nothing.
     """
 
@@ -61,7 +62,13 @@ class Trouble(NamedTuple):
     details: str = ""
 
 
-DISK, DIED, TIMEOUT = "disk", "died", "timeout"
+DISK, DIED, LOST, TIMEOUT = "disk", "died", "lost", "timeout"
+
+
+def overdue(limit: float) -> Trouble:
+    """What is said of a cell that took longer than ``limit`` seconds."""
+    return Trouble(f"took longer than the {limit:g} s that a cell may take", TIMEOUT)
+
 
 Outcome = Done | More | Trouble
 
@@ -69,8 +76,9 @@ Outcome = Done | More | Trouble
 class Engine(Protocol):
     """Runs tasks in processes that may be killed without harm to anything else."""
 
-    slots: int
-    """How many tasks run at the same time."""
+    @property
+    def slots(self) -> int:
+        """How many tasks run at the same time."""
 
     def submit(self, task: Task, timeout: float | None) -> None:
         """Run a task, and kill it after ``timeout`` seconds."""

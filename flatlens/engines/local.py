@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from pebble import ProcessExpired, ProcessPool
 
-from flatlens.engines import DIED, TIMEOUT, Outcome, Task, Trouble, work
+from flatlens.engines import DIED, Outcome, Task, Trouble, overdue, work
 from flatlens.errors import ResourceError
 
 LOOK = 1.0
@@ -81,8 +81,7 @@ class Local:
             try:
                 outcome = future.result()
             except TimeoutError:
-                limit = self._busy[future].timeout
-                return self._ended(future, Trouble(f"took longer than the {limit:g} s that a cell may take", TIMEOUT))
+                return self._ended(future, overdue(self._busy[future].timeout or 0.0))
             except ProcessExpired as error:
                 return self._ended(future, Trouble(f"its process ended: {_how(error.exitcode)}", DIED))
             except Exception as error:  # the pool broke: its process ended before it took the task

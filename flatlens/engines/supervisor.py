@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flatlens import grid
-from flatlens.engines import CELL, CHECK, DIED, DISK, ENGINES, TRAIN, Done, Engine, More, Task, Trouble
+from flatlens.engines import CELL, CHECK, DIED, DISK, ENGINES, LOST, TRAIN, Done, Engine, More, Task, Trouble
 from flatlens.errors import DiskError, SpecError, unknown
 from flatlens.progress import Progress, Report
 from flatlens.supervised import supervised
@@ -18,8 +18,9 @@ from flatlens.sweep import Failure, Sweep
 
 PIECE = 60.0
 """Seconds after which a cell hands over the batches that it has not begun, for other workers to help."""
-TRIES = 2
-"""How often a cell is begun whose process dies; a second death is taken for its own fault."""
+TRIES = {DIED: 2, LOST: 10}
+"""How often a part of a cell is begun: a second death of its process is taken for its own fault. The loss of a machine
+is not, but a cell might be what breaks them."""
 
 
 class Result(NamedTuple):
@@ -46,6 +47,7 @@ def run_sweep(
     retry: bool = False,
     timeout: float | None = None,
     piece: float = PIECE,
+    gpus: float | None = None,
     progress: Report | None = None,
     **trust: bool,
 ) -> Result:
@@ -61,6 +63,7 @@ def run_sweep(
         retry: begin again what has failed.
         timeout: seconds after which a cell is given up.
         piece: seconds after which a cell's remaining batches are shared out among the workers.
+        gpus: of a cell, on a Ray cluster; 0.5 for two cells on each. 1 when left out, where there are any.
         progress: called after each cell.
         trust: ``trust_pickle``, ``trust_remote_code``, ``trust_code``: what the sweep file may let run.
 
@@ -84,12 +87,12 @@ def run_sweep(
     with supervised(out, found.cells, file.read_text(encoding="utf-8"), shard) as sweep:
         _dress(sweep)
         accelerated = any(cell.spec.device != "cpu" for cell in mine)
-        made = _engine(engine, workers, address, accelerated)
-        work = _Supervisor(sweep, mine, made, retry, timeout, piece, progress)
+        made = _engine(engine, workers, address, gpus, accelerated)
         try:
+            work = _Supervisor(sweep, mine, made, retry, timeout, piece, progress)
             work.run()
         finally:
-            work.engine.stop()
+            made.stop()
         states = [sweep.is_done(cell.key) for cell in mine]
         result = Result(sweep, sum(states), len(states) - sum(states), work.new, found.notes + work.notes)
     return result
@@ -101,13 +104,14 @@ def _dress(sweep: Sweep) -> None:
     page.save_plotly(sweep.path)
 
 
-def _engine(name: str, workers: int | None, address: str | None, accelerated: bool) -> Engine:
+def _engine(name: str, workers: int | None, address: str | None, gpus: float | None, accelerated: bool) -> Engine:
     if name == "ray":
         from flatlens.engines.ray import Cluster
 
-        return Cluster(workers, address)
-    if address is not None:
-        raise SpecError(f"--address {address}: is of --engine ray")
+        return Cluster(workers, address, gpus=gpus, accelerated=accelerated)
+    for flag, value in (("--address", address), ("--gpus", gpus)):
+        if value is not None:
+            raise SpecError(f"{flag} {value}: is of --engine ray")
     from flatlens.engines.local import Local, shares
 
     return Local(*shares(workers, accelerated=accelerated))
@@ -132,7 +136,7 @@ class _Supervisor:
         self.ready: deque[Task] = deque()
         self.waiting: dict[str, list[str]] = {}  # recipe -> cells that need its model
         self.parts: Counter[str] = Counter()  # cell -> parts of it that are not over
-        self.tries: Counter[str] = Counter()
+        self.tries: Counter[tuple[Any, ...]] = Counter()
         self.given_up: set[str] = set()
         self.left = 0
         done, failed = sweep.keys("cells"), sweep.keys("failed")
@@ -191,11 +195,11 @@ class _Supervisor:
             self.parts[key] = len(parts)
             self.ready.extendleft(self._task(key, batches=part) for part in reversed(parts))
         elif isinstance(outcome, Trouble):
-            if outcome.kind == DIED and self._again(task):
+            if self._again(task, outcome):
                 return
             self.ready = deque(other for other in self.ready if other.key != key or other.kind != CELL)
             if key not in self.given_up:
-                self._fail([key], outcome)
+                self._fail([key], outcome, task)
         elif task.batches is not None:
             self.parts[key] -= 1
             if self.parts[key] == 0 and key not in self.given_up:
@@ -204,17 +208,21 @@ class _Supervisor:
             self.new += 1
             self.left -= 1
 
-    def _again(self, task: Task) -> bool:
-        """Once more, if it died for the first time."""
-        self.tries[task.key] += 1
-        if self.tries[task.key] >= TRIES or task.key in self.given_up:
+    def _again(self, task: Task, trouble: Trouble) -> bool:
+        """Once more, if that may help: its process died for the first time, or its machine was lost."""
+        if trouble.kind not in TRIES:
+            return False
+        # Of a part of a cell: a large one may well lose several workers, one after the other.
+        tried = (task.kind, task.key, task.batches, trouble.kind)
+        self.tries[tried] += 1
+        if self.tries[tried] >= TRIES[trouble.kind] or task.key in self.given_up:
             return False
         self.ready.appendleft(task)
         return True
 
-    def _fail(self, keys: Iterable[str], trouble: Trouble) -> None:
+    def _fail(self, keys: Iterable[str], trouble: Trouble, task: Task) -> None:
+        tries = max(1, sum(self.tries[task.kind, task.key, task.batches, kind] for kind in TRIES))
         for key in keys:
-            tries = max(1, self.tries[key])
             self.sweep.fail(key, Failure(trouble.error, trouble.kind, trouble.details, time.time(), tries))
             self.given_up.add(key)
             self.left -= 1
@@ -222,14 +230,13 @@ class _Supervisor:
     # ---- the models that recipes name -----------------------------------------------------------
 
     def _after_train(self, task: Task, outcome: Done | More | Trouble) -> None:
-        if isinstance(outcome, Trouble) and outcome.kind == DIED and self._again(task):
+        if isinstance(outcome, Trouble) and self._again(task, outcome):
             return
         spec = self.specs[task.key]
         keys = self.waiting.pop(json.dumps([spec["model"], spec["train"]], sort_keys=True))
         if isinstance(outcome, Trouble):
-            self._fail(keys, outcome._replace(error=f"training: {outcome.error}"))
+            self._fail(keys, outcome._replace(error=f"training: {outcome.error}"), task)
         else:
-            self.tries[task.key] = 0
             self.ready.extend(self._task(key) for key in keys)
 
     # ---- whether what is finished is still of today's models and data ---------------------------
@@ -246,6 +253,8 @@ class _Supervisor:
             self.ready.append(self._task(found[0], CHECK))
 
     def _after_check(self, task: Task, outcome: Done | More | Trouble) -> None:
+        if isinstance(outcome, Trouble) and self._again(task, outcome):
+            return
         keys = self.alike.pop(task.key)
         if not isinstance(outcome, Done) or outcome.found is None:
             said = outcome.error if isinstance(outcome, Trouble) else "nothing was found"

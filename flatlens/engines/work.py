@@ -36,11 +36,12 @@ def born(births: Synchronized[int], slot: int, threads: int) -> None:
     start(slot, threads)
 
 
-def start(slot: int, threads: int) -> None:
+def start(slot: int | None, threads: int) -> None:
     """Prepare a process for tasks: import torch, keep to its own cores and accelerator.
 
     Args:
-        slot: the worker's number, from 0; it takes the accelerator of that number, and the first ones again.
+        slot: the worker's number, from 0; it takes the accelerator of that number, and the first ones again. None
+            where it sees no accelerators but its own.
         threads: how many it may use.
     """
     os.dup2(2, 1)  # stdout belongs to whoever started the sweep
@@ -51,7 +52,7 @@ def start(slot: int, threads: int) -> None:
     from flatlens import execute  # noqa: F401  (here, once, and not with the first cell)
 
     torch.set_num_threads(threads)
-    if torch.cuda.is_available():
+    if slot is not None and torch.cuda.is_available():
         torch.cuda.set_device(slot % torch.cuda.device_count())
 
 

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from flatlens import attacks as attacks
     from flatlens.errors import FlatlensError as FlatlensError
     from flatlens.execute import run as run
+    from flatlens.folders import open_folder as open
     from flatlens.measure import curvature as curvature
     from flatlens.measure import trace as trace
     from flatlens.runs import Run as Run
-    from flatlens.runs import open_run as open
     from flatlens.spec import RunSpec as RunSpec
     from flatlens.spec import TrainSpec as TrainSpec
+    from flatlens.sweep import Sweep as Sweep
     from flatlens.trajectory import Trace as Trace
 
 __version__ = "0.1.0"
@@ -32,17 +33,19 @@ _PUBLIC = {
     "Run": ("flatlens.runs", "Run"),
     "RunSpec": ("flatlens.spec", "RunSpec"),
     "TrainSpec": ("flatlens.spec", "TrainSpec"),
+    "Sweep": ("flatlens.sweep", "Sweep"),
     "Trace": ("flatlens.trajectory", "Trace"),
     "attacks": ("flatlens.attacks", None),
     "curvature": ("flatlens.measure", "curvature"),
     "run": ("flatlens.execute", "run"),
-    "open": ("flatlens.runs", "open_run"),
+    "open": ("flatlens.folders", "open_folder"),
     "trace": ("flatlens.measure", "trace"),
 }
 __all__ = [
     "FlatlensError",
     "Run",
     "RunSpec",
+    "Sweep",
     "Trace",
     "TrainSpec",
     "__version__",

@@ -123,12 +123,7 @@ class Run:
         Raises:
             RunError: the run is not finished, or a file of it is missing or damaged.
         """
-        if not self.finished:
-            batches = self.manifest["batches"]
-            done = f"{batches - len(self.missing())} of {batches} batches"
-            raise RunError(
-                f"the run in '{self.path}' is not finished ({done}); the command that began it goes on with it"
-            )
+        self.demand_finished()
         try:
             tables = {name: pq.read_table(self.path / f"{name}.parquet") for name in _TABLES}
             stored = self.path / "images.safetensors"
@@ -151,6 +146,15 @@ class Run:
             spectrum=spectrum,
         )
 
+    def demand_finished(self) -> None:
+        """Refuse a run that is not finished."""
+        if not self.finished:
+            batches = self.manifest["batches"]
+            done = f"{batches - len(self.missing())} of {batches} batches"
+            raise RunError(
+                f"the run in '{self.path}' is not finished ({done}); the command that began it goes on with it"
+            )
+
     def _part(self, index: int, ending: str) -> Path:
         return self.path / "parts" / f"{index:05d}.{ending}"
 
@@ -165,11 +169,6 @@ def create(path: Path, spec: RunSpec, manifest: dict[str, Any], *, parents: bool
         _write(path / "spec.toml", spec.to_toml().encode())
         run.write_manifest()
     return run
-
-
-def open_run(path: str | Path) -> Trace:
-    """The trace of a finished run's folder (`fl.open`)."""
-    return load(path).trace()
 
 
 def load(path: str | Path) -> Run:

@@ -20,18 +20,23 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from filelock import FileLock, Timeout
-
-from flatlens.errors import DiskError, RunError
-from flatlens.grid import Cell, label, varying
+from flatlens.errors import DiskError, RunError, SpecError, unknown
+from flatlens.grid import label, varying
+from flatlens.locks import Locks
 from flatlens.runs import disk, replacing
 from flatlens.spec import RunSpec, from_dict
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+    from flatlens.trajectory import Trace
 
 VERSION = 1
 DONE, FAILED, RUNNING, WAITING = "done", "failed", "running", "waiting"
@@ -69,15 +74,72 @@ class State(NamedTuple):
 
 
 class Sweep:
-    """The folder of a sweep.
+    """The folder of a sweep, and the tables over all its finished cells, as they are when they are first asked for.
 
     Attributes:
         path: the folder.
         plan: the resolved specs of the cells by key, as plain data, in order.
+        locks: who is at work.
     """
 
     def __init__(self, path: Path, plan: dict[str, dict[str, Any]]) -> None:
-        self.path, self.plan = path, plan
+        self.path, self.plan, self.locks = path, plan, Locks(path / "locks")
+
+    # ---- what was measured ----------------------------------------------------------------------
+
+    @cached_property
+    def cells(self) -> pa.Table:
+        """A row per finished cell, path and layer: its settings, and what became of its samples."""
+        from flatlens import tables
+
+        return tables.cells(self)
+
+    @cached_property
+    def steps(self) -> pa.Table:
+        """The tables ``steps`` of all finished cells, with their keys in the column ``cell``."""
+        from flatlens import tables
+
+        return tables.joined(self, "steps")
+
+    @cached_property
+    def layers(self) -> pa.Table:
+        """The tables ``layers`` of all finished cells, with their keys in the column ``cell``."""
+        from flatlens import tables
+
+        return tables.joined(self, "layers")
+
+    def to_pandas(self, table: str = "cells") -> pd.DataFrame:
+        """``"cells"``, ``"steps"`` or ``"layers"`` as a pandas DataFrame (needs pandas)."""
+        if table not in (known := ("cells", "steps", "layers")):
+            raise SpecError(unknown("table", table, known, where="a sweep has"))
+        try:
+            return getattr(self, table).to_pandas()
+        except ModuleNotFoundError as error:
+            raise RunError("to_pandas needs pandas: pip install 'flatlens[pandas]'") from error
+
+    def trace(self, key: str) -> Trace:
+        """The trace of a finished cell; the first digits of its key will do where no other has them.
+
+        Raises:
+            RunError: no cell has the key, several have, or it is not finished or damaged.
+        """
+        from flatlens import results
+
+        return results.trace(self, key)
+
+    def report(self, file: str | Path | None = None) -> Path:
+        """Draw the sweep, finished or not, on one page and return where it is.
+
+        Without a file it is the ``report.html`` of the sweep's folder, and ``cells.parquet`` is brought up to date
+        beside it.
+        """
+        from flatlens import results, tables
+
+        if file is not None:
+            return results.draw(self, Path(file))
+        page = results.draw(self, self.path / "report.html")
+        tables.save(self)
+        return page
 
     # ---- where a cell is ------------------------------------------------------------------------
 
@@ -111,10 +173,6 @@ class Sweep:
         except FileNotFoundError:
             return 0
 
-    def report(self) -> Path:
-        """To come."""
-        return self.path / "report.html"
-
     def labels(self) -> dict[str, str]:
         """What tells each cell from the others, in words."""
         keys = varying(list(self.plan.values()))
@@ -123,12 +181,12 @@ class Sweep:
     def state(self) -> State:
         """How far the sweep is, from three listings of folders and the locks that are held."""
         done, failed = self.keys("cells"), self.keys("failed")
-        running = {key for key in self.keys("work") - done if self._held(key)}
+        running = {key for key in self.keys("work") - done if self.locks.held(key)}
         found: dict[str, list[str]] = {state: [] for state in STATES}
         for key in self.plan:
             state = DONE if key in done else RUNNING if key in running else FAILED if key in failed else WAITING
             found[state].append(key)
-        return State(**found, supervisors=self.supervisors())
+        return State(**found, supervisors=self.locks.supervisors())
 
     def progress(self, key: str) -> tuple[int, int] | None:
         """Batches done and in all of a cell under way; None where that is not known yet."""
@@ -146,8 +204,7 @@ class Sweep:
         """Be the only one who begins or ends a cell, or works on a part of it; whoever else does is waited for."""
         self._alive()
         with disk(self.path):
-            lock = FileLock(self._locks / f"{key}{part}.cell")
-            lock.acquire()
+            lock = self.locks.acquired(f"{key}{part}")
         try:
             self._alive()
             yield
@@ -168,8 +225,7 @@ class Sweep:
             shutil.rmtree(self.work(key), ignore_errors=True)
             (self.path / "failed" / f"{key}.json").unlink(missing_ok=True)
             # Whoever waits for one of these finds the cell finished.
-            for lock in self._locks.glob(f"{key}*.cell"):
-                lock.unlink(missing_ok=True)
+            self.locks.forget(key)
 
     def set_aside(self, key: str) -> None:
         """Keep the results of a finished cell, of other weights or data than today's, outside the sweep."""
@@ -184,7 +240,7 @@ class Sweep:
         with disk(self.path):
             folder = self.path / "failed"
             folder.mkdir(exist_ok=True)
-            _write(folder / f"{key}.json", failure._asdict())
+            write(folder / f"{key}.json", failure._asdict())
 
     def failure(self, key: str) -> Failure | None:
         """What went wrong with a cell, or None."""
@@ -201,109 +257,16 @@ class Sweep:
         with disk(self.path):
             (self.path / "failed" / f"{key}.json").unlink(missing_ok=True)
 
-    # ---- who is at work -------------------------------------------------------------------------
-
-    def supervisors(self) -> list[dict[str, Any]]:
-        """Who is at work: ``pid``, ``host``, ``since`` in seconds since 1970, and ``shard`` (i-of-n)."""
-        return [self._who(lock.stem) for lock in sorted(self._locks.glob("*.supervisor")) if _is_held(lock)]
-
-    def _busy(self, name: str) -> str:
-        who = self._who(name)
-        which = "" if name == "1-of-1" else f" (shard {name.replace('-of-', '/')})"
-        return (
-            f"process {who.get('pid', '?')} on {who.get('host', '?')} is at work on '{self.path}'{which}; wait for it, "
-            "or stop it: nothing that it finished is lost"
-        )
-
-    def _who(self, name: str) -> dict[str, Any]:
-        try:
-            found = json.loads((self._locks / f"{name}.json").read_text())
-        except (OSError, ValueError):
-            found = {}
-        return found if isinstance(found, dict) else {}
-
-    @property
-    def _locks(self) -> Path:
-        return self.path / "locks"
-
-    def _held(self, key: str) -> bool:
-        return any(_is_held(lock) for lock in self._locks.glob(f"{key}*.cell"))
-
     def _alive(self) -> None:
         """Make no folder anew that somebody has removed."""
         if not (self.path / PLAN).exists():
             with contextlib.suppress(OSError):
                 # A lock makes the folders that it is to lie in, if they were removed just now.
-                for lock in self._locks.glob("*.cell"):
+                for lock in self.locks.folder.glob("*.cell"):
                     lock.unlink()
-                self._locks.rmdir()
+                self.locks.folder.rmdir()
                 self.path.rmdir()
             raise DiskError(f"the results folder '{self.path}' is gone, and what was in it; begin again in a new one")
-
-
-@contextlib.contextmanager
-def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] = (1, 1)) -> Iterator[Sweep]:
-    """The sweep in a folder, made or amended, with its one supervisor: its cells are these, and all finished ones.
-
-    Args:
-        path: the folder; a new or an empty one, or that of a sweep.
-        cells: what the sweep file amounts to.
-        text: the sweep file's own.
-        shard: i of n, where several supervisors share the cells.
-
-    Raises:
-        RunError: the folder holds other things, or another supervisor is at work on these cells.
-    """
-    if path.exists() and not path.is_dir():
-        raise RunError(f"--out '{path}' is a file; name a folder")
-    if path.exists() and not is_sweep(path) and not all(_is_ours(entry) for entry in path.iterdir()):
-        raise RunError(f"--out '{path}' holds other files and no sweep; name a new or an empty folder")
-    name = "{}-of-{}".format(*shard)
-    folder = path / "locks"
-    with disk(path):
-        folder.mkdir(parents=True, exist_ok=True)
-    sweep = Sweep(path, {})
-    lock = FileLock(folder / f"{name}.supervisor", timeout=1)
-    with disk(path):
-        try:
-            lock.acquire()
-        except Timeout:
-            raise RunError(sweep._busy(name)) from None
-    try:
-        # Shards of another cut have cells in common with this one.
-        for other in folder.glob("*.supervisor"):
-            if other.stem.partition("-of-")[2] != str(shard[1]) and _is_held(other):
-                raise RunError(sweep._busy(other.stem))
-        with disk(path):
-            (path / "work").mkdir(exist_ok=True)
-            about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "shard": name}
-            _write(folder / f"{name}.json", about)
-            sweep.plan = _amended(path, cells, text)
-        yield sweep
-    finally:
-        lock.release()
-
-
-def _is_ours(entry: Path) -> bool:
-    # What is there before there is a plan: a supervisor was killed while it began.
-    return entry.name in ("locks", "work", "sweep.toml") or entry.name.endswith(".tmp")
-
-
-def _amended(path: Path, cells: list[Cell], text: str) -> dict[str, dict[str, Any]]:
-    """The plan, on the disk: these cells, and all that are finished already."""
-    plan = {cell.key: cell.spec.to_dict() for cell in cells}
-    stored = load(path) if is_sweep(path) else None
-    if stored is not None:
-        for key in stored.plan:
-            if key not in plan and stored.is_done(key):
-                plan[key] = stored.plan[key]
-    given = path / "sweep.toml"
-    if not given.exists() or given.read_bytes() != text.encode():
-        with replacing(given) as file:
-            file.write(text.encode())
-    if stored is None or list(stored.plan.items()) != list(plan.items()):
-        _write(path / PLAN, {"schema_version": VERSION, "cells": plan})
-    return plan
 
 
 def load(path: str | Path) -> Sweep:
@@ -315,7 +278,9 @@ def load(path: str | Path) -> Sweep:
     path = Path(path)
     try:
         found = json.loads((path / PLAN).read_text(encoding="utf-8"))
-        version, cells = found["schema_version"], {key: dict(spec) for key, spec in found["cells"].items()}
+        version, cells = found["schema_version"], dict(found["cells"])
+        if not all(_is_name(key) and isinstance(spec, dict) for key, spec in cells.items()):
+            raise ValueError
     except FileNotFoundError:
         what = "does not exist" if not path.exists() else f"holds no {PLAN}"
         raise RunError(f"'{path}' is no sweep: it {what}; name the --out folder of a `flatlens sweep`") from None
@@ -331,22 +296,13 @@ def is_sweep(path: str | Path) -> bool:
     return (Path(path) / PLAN).is_file()
 
 
-def _is_held(lock: Path) -> bool:
-    """Whether a lock is held by somebody who is alive."""
-    if not lock.exists():
-        return False
-    probe = FileLock(lock, timeout=0)
-    try:
-        probe.acquire()
-    except Timeout:
-        return True
-    except OSError:
-        return False
-    probe.release()
-    return False
+def _is_name(key: str) -> bool:
+    """Whether a key is the name of a folder, and no path that leads elsewhere: a sweep may come from somebody else."""
+    return key.isalnum() and key.isascii()
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Put plain data on the disk."""
     with replacing(path) as file:
         file.write(json.dumps(content).encode())
 

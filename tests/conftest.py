@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 # torchvision's wheel is a CUDA build; beside a CPU's torch its import needs these operators to have a name, and timm
@@ -11,3 +12,11 @@ if not torch.cuda.is_available() and not hasattr(torch.ops.torchvision, "nms"):
     _operators = torch.library.Library("torchvision", "DEF")
     _operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+@pytest.fixture(scope="session")
+def small_sweep(tmp_path_factory):
+    """The folder of a small real sweep, which no test changes."""
+    from tests import small_sweep as making
+
+    return making.make(tmp_path_factory.mktemp("small-sweep"))

@@ -68,7 +68,7 @@ def planned(monkeypatch):
         (["trace", "--config", "nowhere.toml", *NEEDED], "cannot read 'nowhere.toml'"),
         (["layers"], "--model is missing; `flatlens models` lists what there is"),
         (["report"], "missing argument 'RUN…'; `flatlens report --help`"),
-        (["report", "nowhere"], "'nowhere' is no run: it does not exist"),
+        (["report", "nowhere"], "'nowhere' is neither a run nor a sweep: it does not exist"),
         (["attacks", "pgd"], "unexpected extra argument"),
     ],
 )

@@ -175,9 +175,9 @@ def test_damage_is_said(whole: runs.Run, tmp_path: Path) -> None:
     (run.path / "manifest.json").write_text('{"schema_version": 99}')
     with pytest.raises(RunError, match="has schema 99; this flatlens reads 1: upgrade it"):
         fl.open(run.path)
-    with pytest.raises(RunError, match="is no run: it does not exist"):
+    with pytest.raises(RunError, match="is neither a run nor a sweep: it does not exist"):
         fl.open(tmp_path / "nothing")
-    with pytest.raises(RunError, match=r"is no run: it holds no manifest.json"):
+    with pytest.raises(RunError, match=r"a sweep: it holds no manifest.json"):
         fl.open(tmp_path)
 
 

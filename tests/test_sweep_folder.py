@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from safetensors.torch import save_file
 
 from flatlens import datasets, runs, sweep, trained
@@ -18,6 +19,7 @@ from flatlens.errors import DiskError, RunError
 from flatlens.grid import cells_of
 from flatlens.models import zoo
 from flatlens.spec import TrainSpec
+from flatlens.supervised import supervised
 from tests.swept import Place, killed_afterwards, names, same, until
 
 CELLS = 4
@@ -106,13 +108,13 @@ def test_a_folder_that_is_removed_stays_removed(place: Place, loading: str) -> N
 
 
 def test_a_folder_that_is_removed_between_two_looks(finished: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    acquire = sweep.FileLock.acquire
+    acquire = FileLock.acquire
 
-    def late(lock: sweep.FileLock, *words: object, **more: object) -> object:
+    def late(lock: FileLock, *words: object, **more: object) -> object:
         finished.out.rename(finished.folder / "elsewhere")
         return acquire(lock, *words, **more)
 
-    monkeypatch.setattr(sweep.FileLock, "acquire", late)
+    monkeypatch.setattr(FileLock, "acquire", late)
     with pytest.raises(DiskError, match="is gone, and what was in it"), sweep.load(finished.out).claim("a"):
         pass
     assert not finished.out.exists()
@@ -261,6 +263,6 @@ def test_a_supervisor_that_was_killed_while_it_began(whole: Place, place: Place)
     (place.out / "work").mkdir()
     (place.out / ".plan.json.1-a.tmp").write_text("half")
     (place.out / "sweep.toml").write_text("half")
-    with sweep.supervised(place.out, cells, "text") as found:
+    with supervised(place.out, cells, "text") as found:
         assert list(found.plan) == [cells[0].key]
     assert (place.out / "sweep.toml").read_text() == "text"

@@ -216,6 +216,9 @@ def test_a_stranger_s_results_are_looked_at(trap: Path, capsys: pytest.CaptureFi
     plan = {f"{i:016x}": spec for i, spec in enumerate(specs)} | {"../../evil": specs[0], "odd": {"x": [[{}]]}}
     (trap / "out" / "plan.json").write_text(json.dumps({"schema_version": 1, "cells": plan}))
     found.fail("../../evil", sweep.Failure("x", "y", "z", 0.0, 1))
+    assert app.run(["status", str(trap / "out")]) == 2  # a key that leads out of the folder
+    del plan["../../evil"]
+    (trap / "out" / "plan.json").write_text(json.dumps({"schema_version": 1, "cells": plan}))
     for words in ([], ["--json"], ["--watch"]):
         assert app.run(["status", str(trap / "out"), *words]) == 0
     (trap / "out" / "plan.json").write_text('{"schema_version": 1, "cells": {"a": 3}}')

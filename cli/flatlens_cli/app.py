@@ -15,7 +15,7 @@ import typer
 
 import flatlens
 from flatlens.errors import FlatlensError, UsageError
-from flatlens_cli import doctor, listing, reporting, sweeping, terminal, tracing, training, verifying
+from flatlens_cli import doctor, exporting, listing, reporting, sweeping, terminal, tracing, training, verifying
 from flatlens_cli.options import FAILED, INTERRUPTED, USAGE
 
 _HELP = "Exact, per-sample loss-landscape flatness at every step of an adversarial attack."
@@ -29,7 +29,7 @@ app = typer.Typer(
     # What an error looks like is decided here, and not by whether rich can draw a box around it.
     pretty_exceptions_enable=False,
 )
-for _module in (tracing, reporting, sweeping, listing, verifying, training, doctor):
+for _module in (tracing, reporting, sweeping, exporting, listing, verifying, training, doctor):
     for _command in _module.COMMANDS:
         app.command(_command.__name__)(_command)
 

@@ -1,4 +1,4 @@
-"""`flatlens report`: draw runs again, on one page."""
+"""`flatlens report`: draw runs, or a sweep, again."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from typing import Annotated
 
 import typer
 
+from flatlens.errors import UsageError
 from flatlens_cli import options, terminal
 
 
 def report(
-    run: Annotated[list[Path], typer.Argument(help="Folders of finished runs.", metavar="RUN…", show_default=False)],
+    run: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of finished runs, or of one sweep.", metavar="RUN…", show_default=False),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -21,16 +25,27 @@ def report(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Draw a run's report again, or several runs on one page."""
-    from flatlens import runs
-    from flatlens.report import page
+    """Draw a run's report again, several runs on one page, or a sweep, finished or not."""
+    from flatlens import folders, sweep
 
-    traces = [runs.load(path).trace() for path in run]
-    file = page.write(traces, out or (run[0] / "report.html" if len(run) == 1 else Path("report.html")))
+    for path in run:
+        folders.demand(path)
+    sweeps = [path for path in run if sweep.is_sweep(path)]
+    if sweeps and len(run) > 1:
+        raise UsageError(f"'{sweeps[0]}' is a sweep, which is drawn on a page of its own; name it alone")
+    file = sweep.load(sweeps[0]).report(out) if sweeps else _runs(run, out)
     if json:
         terminal.emit({"report": file, "runs": run})
     elif not quiet:
         terminal.say(f"report   {file}")
+
+
+def _runs(run: list[Path], out: Path | None) -> Path:
+    from flatlens import runs
+    from flatlens.report import page
+
+    traces = [runs.load(path).trace() for path in run]
+    return page.write(traces, out or (run[0] / "report.html" if len(run) == 1 else Path("report.html")))
 
 
 COMMANDS = (report,)

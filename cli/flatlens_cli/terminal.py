@@ -84,6 +84,14 @@ def emit(result: object) -> None:
     say(json.dumps(plain(result), ensure_ascii=False, allow_nan=False))
 
 
+@contextlib.contextmanager
+def stdout_bytes() -> Iterator[IO[bytes]]:
+    """Stdout for what is no text of ours, such as a table."""
+    with _whether_read_or_not(sys.stdout):
+        yield sys.stdout.buffer
+        sys.stdout.flush()
+
+
 def flush() -> None:
     """Write out what is left, so that a closed pipe is not complained of at the interpreter's end."""
     for stream in (sys.stdout, sys.stderr):

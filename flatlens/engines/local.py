@@ -3,134 +3,162 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
-from multiprocessing import connection
-from multiprocessing.context import SpawnProcess
-from typing import NamedTuple
+from concurrent.futures import Future
+from multiprocessing.context import SpawnContext, SpawnProcess
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+
+from pebble import ProcessExpired, ProcessPool
 
 from flatlens.engines import DIED, TIMEOUT, Outcome, Task, Trouble, work
+from flatlens.errors import ResourceError
 
 LOOK = 1.0
-"""Seconds between two looks at whether the workers live: what a worker has forked holds its pipe open after its end."""
+"""Seconds between two looks at whether a process has left its task without a word."""
 SAFE = "PYTHONSAFEPATH"
-
-
-class _Worker(NamedTuple):
-    process: SpawnProcess
-    pipe: connection.Connection
+HOW_TO_START = (
+    "no worker could be started; a program that calls run_sweep must be a file, and call it under "
+    "if __name__ == '__main__':"
+)
 
 
 class _Busy(NamedTuple):
     slot: int
     task: Task
     timeout: float | None
-    deadline: float
+    births: int
+    """How many processes its worker will have had by the time that it begins."""
     again: bool
-    """Whether another process is to do it if this one is found dead: it was idle, and has not said that it begins."""
+    """Whether another worker was given it before, which was killed while it was idle."""
 
 
 class Local:
     """``workers`` processes with ``threads`` each.
 
-    A process has a number, and with it an accelerator, which it hands on to the process that replaces it. It is sent
-    a task, says that it begins, and then what came of it; no lock is shared with it that its death could leave closed.
+    Every worker is a pool of its own, so that it keeps its number, and with it its accelerator, when its process is
+    replaced.
     """
 
     def __init__(self, workers: int, threads: int) -> None:
         self.slots, self._threads = workers, threads
         self._free = list(reversed(range(workers)))
-        self._workers: dict[int, _Worker] = {}
-        self._busy: dict[connection.Connection, _Busy] = {}
+        self._pools: dict[int, ProcessPool] = {}
+        self._births: dict[int, Any] = {}  # of each pool, a counter that its processes share
+        self._busy: dict[Future[Outcome], _Busy] = {}
+        self._over: SimpleQueue[Future[Outcome]] = SimpleQueue()
 
     def submit(self, task: Task, timeout: float | None) -> None:
         """Run a task on a free worker, and kill it after ``timeout`` seconds."""
         self._give(self._free.pop(), task, timeout)
 
+    def _give(self, slot: int, task: Task, timeout: float | None, *, again: bool = False) -> None:
+        with _sheltered():
+            pool = self._pools.get(slot)
+            if pool is None or not pool.active:
+                # A pool whose idle process was killed is broken, and says so only now.
+                self._drop(slot)
+                pool = self._pool(slot)
+            future = pool.schedule(work.do, args=(task,), timeout=timeout)
+        self._busy[future] = _Busy(slot, task, timeout, max(1, self._births[slot].value), again)
+        future.add_done_callback(self._over.put)
+
     def next(self) -> tuple[Task, Outcome]:
         """Wait until a task is over."""
         while True:
-            limit = min(busy.deadline for busy in self._busy.values()) - time.monotonic()
-            for pipe in connection.wait(list(self._busy), min(max(0.0, limit), LOOK)):
-                assert isinstance(pipe, connection.Connection)
-                try:
-                    said = pipe.recv()
-                except (EOFError, OSError):
-                    if self._given_again(pipe):
-                        continue
-                    return self._over(pipe)
-                if said != work.BEGUN:
-                    return self._over(pipe, said)
-                busy = self._busy[pipe]
-                deadline = float("inf") if busy.timeout is None else time.monotonic() + busy.timeout
-                self._busy[pipe] = busy._replace(deadline=deadline, again=False)
-            for pipe, busy in list(self._busy.items()):
-                if time.monotonic() > busy.deadline:
-                    said = f"took longer than the {busy.timeout:g} s that a cell may take"
-                    self._workers[busy.slot].process.kill()
-                    self._ended(busy.slot)
-                    return self._over(pipe, Trouble(said, TIMEOUT))
-                alive = self._workers[busy.slot].process.is_alive() or pipe.poll()
-                if not alive and not self._given_again(pipe):
-                    return self._over(pipe)
+            try:
+                future = self._over.get(timeout=LOOK)
+            except Empty:
+                if (left := self._left()) is not None:
+                    return self._ended(left, Trouble("its process ended: exit code 0", DIED))
+                continue
+            if future not in self._busy:
+                continue
+            try:
+                outcome = future.result()
+            except TimeoutError:
+                limit = self._busy[future].timeout
+                return self._ended(future, Trouble(f"took longer than the {limit:g} s that a cell may take", TIMEOUT))
+            except ProcessExpired as error:
+                return self._ended(future, Trouble(f"its process ended: {_how(error.exitcode)}", DIED))
+            except Exception as error:  # the pool broke: its process ended before it took the task
+                busy = self._busy[future]
+                if not self._births[busy.slot].value:
+                    raise ResourceError(HOW_TO_START) from error
+                if busy.again:
+                    return self._ended(future, Trouble(f"its process ended: {error}", DIED))
+                del self._busy[future]
+                self._drop(busy.slot)
+                self._give(busy.slot, busy.task, busy.timeout, again=True)
+                continue
+            busy = self._busy.pop(future)
+            self._free.append(busy.slot)
+            return busy.task, outcome
 
     def stop(self) -> None:
         """Kill what is running: nothing that is finished can be lost by it."""
-        for worker in self._workers.values():
-            worker.process.kill()
-        for slot in list(self._workers):
-            self._ended(slot)
+        for slot in list(self._pools):
+            self._drop(slot)
         self._busy.clear()
 
-    def _give(self, slot: int, task: Task, timeout: float | None) -> None:
-        worker = self._workers.get(slot)
-        idle = worker is not None and worker.process.is_alive()
-        if worker is None or not idle:
-            worker = self._replaced(slot)
-        with contextlib.suppress(OSError):  # if it is dead by now, its pipe says so
-            worker.pipe.send(task)
-        self._busy[worker.pipe] = _Busy(slot, task, timeout, float("inf"), again=idle)
+    def _pool(self, slot: int) -> ProcessPool:
+        context = _Context()
+        births = self._births[slot] = context.Value("i", 0)
+        how = (births, slot, self._threads)
+        self._pools[slot] = ProcessPool(1, initializer=work.born, initargs=how, context=context)
+        return self._pools[slot]
 
-    def _given_again(self, pipe: connection.Connection) -> bool:
-        busy = self._busy[pipe]
-        if busy.again:
-            del self._busy[pipe]
-            self._ended(busy.slot)
-            self._give(busy.slot, busy.task, busy.timeout)
-        return busy.again
-
-    def _over(self, pipe: connection.Connection, outcome: Outcome | None = None) -> tuple[Task, Outcome]:
-        busy = self._busy.pop(pipe)
+    def _ended(self, future: Future[Outcome], trouble: Trouble) -> tuple[Task, Outcome]:
+        busy = self._busy.pop(future)
+        self._drop(busy.slot)
         self._free.append(busy.slot)
-        if outcome is None:
-            outcome = Trouble(f"its process ended: {_how(self._ended(busy.slot))}", DIED)
-        return busy.task, outcome
+        return busy.task, trouble
 
-    def _replaced(self, slot: int) -> _Worker:
-        self._ended(slot)
-        context = multiprocessing.get_context("spawn")
-        pipe, far = context.Pipe()
-        process = context.Process(target=work.serve, args=(far, slot, self._threads), name=f"flatlens worker {slot}")
+    def _left(self) -> Future[Outcome] | None:
+        """A task whose process has ended with exit code 0, which the pool takes for a good end, and was replaced."""
+        for future, busy in self._busy.items():
+            if not future.done() and self._births[busy.slot].value > busy.births:
+                return future
+        return None
+
+    def _drop(self, slot: int) -> None:
+        if (pool := self._pools.pop(slot, None)) is not None:
+            pool.stop()
+            pool.join()
+
+
+class _Process(SpawnProcess):
+    def start(self) -> None:
+        """Start it so that it inherits two things.
+
+        Ctrl-C is not for it: its supervisor decides what an interruption means. And it imports nothing from the working
+        folder, where a stranger's sweep may have brought a ``pickle.py`` along: Python looks there first for a program
+        that is given by ``-c``, as processes are that are spawned.
+        """
         with _sheltered():
-            process.start()
-        far.close()  # so that the worker's end is the only one, and closes with it
-        self._workers[slot] = _Worker(process, pipe)
-        return self._workers[slot]
+            super().start()
 
-    def _ended(self, slot: int) -> int | None:
-        """Make sure that a worker has ended, and how it did."""
-        if (worker := self._workers.pop(slot, None)) is None:
-            return None
-        worker.process.join(0.5)  # its pipe closes shortly before it ends by itself
-        worker.process.kill()
-        worker.process.join()
-        worker.pipe.close()
-        return worker.process.exitcode
+
+class _Context(SpawnContext):
+    Process = _Process
+
+
+@contextlib.contextmanager
+def _sheltered() -> Iterator[None]:
+    blocked, safe = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}), os.environ.get(SAFE)
+    os.environ[SAFE] = "1"
+    try:
+        yield
+    finally:
+        if safe is None:
+            os.environ.pop(SAFE, None)
+        else:
+            os.environ[SAFE] = safe
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def shares(workers: int | None, *, accelerated: bool = True) -> tuple[int, int]:
@@ -154,26 +182,6 @@ def gpus() -> int:
         return 0
     listed = subprocess.run([program, "-L"], capture_output=True, text=True, check=False).stdout
     return sum(line.startswith("GPU ") for line in listed.splitlines())
-
-
-@contextlib.contextmanager
-def _sheltered() -> Iterator[None]:
-    """What is started here inherits two things.
-
-    Ctrl-C is not for it: its supervisor decides what an interruption means. And it imports nothing from the working
-    folder, where a stranger's sweep may have brought a ``pickle.py`` along: Python looks there first for a program
-    that is given by ``-c``, as processes are that are spawned.
-    """
-    blocked, safe = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}), os.environ.get(SAFE)
-    os.environ[SAFE] = "1"
-    try:
-        yield
-    finally:
-        if safe is None:
-            del os.environ[SAFE]
-        else:
-            os.environ[SAFE] = safe
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _how(code: int | None) -> str:

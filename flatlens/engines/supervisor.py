@@ -13,7 +13,8 @@ from flatlens import grid
 from flatlens.engines import CELL, CHECK, DIED, DISK, ENGINES, TRAIN, Done, Engine, More, Task, Trouble
 from flatlens.errors import DiskError, SpecError, unknown
 from flatlens.progress import Progress, Report
-from flatlens.sweep import Failure, Sweep, supervised
+from flatlens.supervised import supervised
+from flatlens.sweep import Failure, Sweep
 
 PIECE = 60.0
 """Seconds after which a cell hands over the batches that it has not begun, for other workers to help."""

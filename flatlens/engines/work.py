@@ -9,7 +9,6 @@ import shutil
 import threading
 import time
 import traceback
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,27 +18,22 @@ from flatlens.spec import TRUST, RunSpec, from_dict
 from flatlens.sweep import Sweep
 
 if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
+
     from flatlens.execute import Begun
 
 PLOTLY = "../../plotly.min.js"
 """Where a cell's page finds plotly: beside the sweep's page, and not 5 MB in each."""
 
-BEGUN = "begun"
-"""What a worker says before it begins a task: from then on its time counts."""
 LONGEST = 1000
 """Characters of an error that are kept."""
 
 
-def serve(pipe: Connection, slot: int, threads: int) -> None:
-    """A worker's life: tasks come through the pipe, and what came of them goes back."""
+def born(births: Synchronized[int], slot: int, threads: int) -> None:
+    """A worker's first act: count itself among the processes of its pool, and get ready."""
+    with births.get_lock():
+        births.value += 1
     start(slot, threads)
-    while True:
-        try:
-            task = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(BEGUN)
-        pipe.send(do(task))
 
 
 def start(slot: int, threads: int) -> None:

@@ -1,0 +1,109 @@
+"""What the finished cells of a sweep hold, each by itself: manifest, digest, trace; and the page of them all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from flatlens import runs
+from flatlens.errors import RunError, unknown
+from flatlens.folders import damaged
+from flatlens.sweep import DONE, STATES, Sweep
+from flatlens.trajectory import Trace
+
+if TYPE_CHECKING:
+    from flatlens.report.sweep_payload import Cell
+
+
+def done(sweep: Sweep) -> list[str]:
+    """The keys of the finished cells, in the order of the plan."""
+    there = sweep.keys("cells")
+    return [key for key in sweep.plan if key in there]
+
+
+def manifest(sweep: Sweep, key: str) -> dict[str, Any]:
+    """The manifest of a finished cell."""
+    return _read(sweep, key, "manifest.json")
+
+
+def digest(sweep: Sweep, key: str) -> dict[str, Any]:
+    """The digest of a finished cell."""
+    return _read(sweep, key, "digest.json")
+
+
+def trace(sweep: Sweep, key: str) -> Trace:
+    """The trace of a finished cell, by its key or the first digits of it."""
+    key = find(sweep, key)
+    if not sweep.is_done(key):
+        failure = sweep.failure(key)
+        why = "" if failure is None else f": {failure.error}"
+        raise RunError(f"cell {key} of the sweep in '{sweep.path}' is not finished{why}; `flatlens status` says more")
+    try:
+        return runs.load(sweep.cell(key)).trace()
+    except RunError as error:
+        raise damaged(sweep.cell(key), error.__cause__ or error) from error
+
+
+def find(sweep: Sweep, text: str) -> str:
+    """The key that is meant by its first digits."""
+    if text in sweep.plan:
+        return text
+    found = [key for key in sweep.plan if text and key.startswith(text)]
+    if not found:
+        raise RunError(unknown("cell", text, sweep.plan, where="the sweep has"))
+    if len(found) > 1:
+        raise RunError(
+            f"'{text}' begins the keys of {len(found)} cells, {found[0]} and {found[1]} among them; add digits"
+        )
+    return found[0]
+
+
+def draw(sweep: Sweep, file: Path) -> Path:
+    """Draw the sweep, finished or not, on one page. A cell whose digest cannot be read is drawn without figures."""
+    from flatlens.report import sweep_page
+
+    return sweep_page.write(_cells(sweep, file.parent), file, name=sweep.path.resolve().name)
+
+
+def _cells(sweep: Sweep, folder: Path) -> list[Cell]:
+    from flatlens.report.sweep_payload import Cell
+
+    state = sweep.state()
+    states = {key: name for name in STATES for key in getattr(state, name)}
+    cells = []
+    for key, spec in sweep.plan.items():
+        if states[key] == DONE:
+            error = None
+            try:
+                figures, seconds = digest(sweep, key), manifest(sweep, key).get("seconds")
+            except RunError as damage:
+                figures, seconds, error = None, None, str(damage)
+            cells.append(Cell(key, spec, figures, _link(sweep.cell(key) / "report.html", folder), DONE, error, seconds))
+        else:
+            failure = sweep.failure(key)
+            error = None if failure is None else failure.error
+            cells.append(Cell(key, spec, None, None, states[key], error))
+    return cells
+
+
+def _link(page: Path, folder: Path) -> str | None:
+    """A page's address for a link in a page that lies in ``folder``."""
+    if not page.is_file():
+        return None
+    return quote(Path(os.path.relpath(page, folder)).as_posix())
+
+
+def _read(sweep: Sweep, key: str, name: str) -> dict[str, Any]:
+    file = sweep.cell(key) / name
+    try:
+        found = json.loads(file.read_bytes())
+    except OSError as error:
+        raise damaged(sweep.cell(key), f"{name}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise damaged(sweep.cell(key), f"{name}: {error}") from error
+    if not isinstance(found, dict):
+        raise damaged(sweep.cell(key), f"{name} holds no object")
+    return found

@@ -1,0 +1,84 @@
+"""Who may work on a sweep's folder, and what its cells then are; no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from flatlens.errors import RunError
+from flatlens.grid import Cell
+from flatlens.locks import is_held
+from flatlens.runs import disk, replacing
+from flatlens.sweep import PLAN, VERSION, Sweep, is_sweep, load, write
+
+
+@contextlib.contextmanager
+def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] = (1, 1)) -> Iterator[Sweep]:
+    """The sweep in a folder, made or amended, with its one supervisor: its cells are these, and all finished ones.
+
+    Args:
+        path: the folder; a new or an empty one, or that of a sweep.
+        cells: what the sweep file amounts to.
+        text: the sweep file's own.
+        shard: i of n, where several supervisors share the cells.
+
+    Raises:
+        RunError: the folder holds other things, or another supervisor is at work on these cells.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunError(f"--out '{path}' is a file; name a folder")
+    if path.exists() and not is_sweep(path) and not all(_is_ours(entry) for entry in path.iterdir()):
+        raise RunError(f"--out '{path}' holds other files and no sweep; name a new or an empty folder")
+    name = "{}-of-{}".format(*shard)
+    folder = path / "locks"
+    with disk(path):
+        folder.mkdir(parents=True, exist_ok=True)
+    sweep = Sweep(path, {})
+    lock = FileLock(folder / f"{name}.supervisor", timeout=1)
+    with disk(path):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(sweep.locks.busy(name)) from None
+    try:
+        # Shards of another cut have cells in common with this one.
+        for other in folder.glob("*.supervisor"):
+            if other.stem.partition("-of-")[2] != str(shard[1]) and is_held(other):
+                raise RunError(sweep.locks.busy(other.stem))
+        with disk(path):
+            (path / "work").mkdir(exist_ok=True)
+            about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "shard": name}
+            write(folder / f"{name}.json", about)
+            sweep.plan = _amended(path, cells, text)
+        yield sweep
+    finally:
+        lock.release()
+
+
+def _is_ours(entry: Path) -> bool:
+    # What is there before there is a plan: a supervisor was killed while it began.
+    return entry.name in ("locks", "work", "sweep.toml") or entry.name.endswith(".tmp")
+
+
+def _amended(path: Path, cells: list[Cell], text: str) -> dict[str, dict[str, Any]]:
+    """The plan, on the disk: these cells, and all that are finished already."""
+    plan = {cell.key: cell.spec.to_dict() for cell in cells}
+    stored = load(path) if is_sweep(path) else None
+    if stored is not None:
+        for key in stored.plan:
+            if key not in plan and stored.is_done(key):
+                plan[key] = stored.plan[key]
+    given = path / "sweep.toml"
+    if not given.exists() or given.read_bytes() != text.encode():
+        with replacing(given) as file:
+            file.write(text.encode())
+    if stored is None or list(stored.plan.items()) != list(plan.items()):
+        write(path / PLAN, {"schema_version": VERSION, "cells": plan})
+    return plan

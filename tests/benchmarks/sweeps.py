@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks.timing import Row, subprocess_json
+from tests.benchmarks.timing import Row
 
 CELLS = 1000
 TINY = 'model = "flatlens:mlp?width=4"\nsteps = 1\nlimit = 2\nimages = "none"\nbatch_size = 2\n'
-LARGE = 'model = "flatlens:resnet18?width=16"\nsteps = 20\nlimit = 32\nimages = "none"\nbatch_size = 16\n'
+LARGE = 'model = "flatlens:resnet18?width=16"\nsteps = 40\nlimit = 128\nimages = "none"\nbatch_size = 16\n'
 
 
 def rows() -> Iterator[Row]:
@@ -28,7 +28,10 @@ def rows() -> Iterator[Row]:
 
 SWEEP = """
 import json, sys, time, psutil
+from flatlens.engines import local
 from flatlens.engines.supervisor import run_sweep
+
+local.shares = lambda *_, **__: ({workers}, 1)  # one thread each
 
 def main():
     ends, held = [], {{}}
@@ -39,7 +42,7 @@ def main():
             held[len(ends)] = psutil.Process().memory_info().rss
 
     began = time.perf_counter()
-    result = run_sweep({file!r}, {out!r}, workers={workers}, progress=tick)
+    result = run_sweep({file!r}, {out!r}, progress=tick)
     assert result.failed == 0
     print(json.dumps({{"all": time.perf_counter() - began, "first": ends[0] - began, "warm": ends[-1] - ends[0],
                       "few": held.get(100, 0), "many": held.get({last}, 0)}}))
@@ -47,38 +50,54 @@ def main():
 if __name__ == "__main__":
     main()
 """
-ALONE = """
-import json, shutil, time, torch
+PAIRED = """
+import json, statistics, time, torch
 from pathlib import Path
 from flatlens import execute, grid
-torch.set_num_threads(1)
-out = Path({out!r})
-seconds = []
-for cell in grid.read({file!r}).cells:
-    began = time.perf_counter()
-    execute.run(cell.spec, out / cell.key)
-    seconds.append(time.perf_counter() - began)
-print(json.dumps({{"warm": sum(seconds[1:])}}))
+from flatlens.engines import local
+from flatlens.engines.supervisor import run_sweep
+
+local.shares = lambda *_, **__: ({workers}, 1)  # one thread each
+
+def main():
+    torch.set_num_threads(1)
+    cells = iter(grid.read({file!r}).cells)
+    swept, alone = [], []
+
+    def tick(progress):
+        # The worker waits: the next cell is its supervisor's to give.
+        swept.append(time.perf_counter() - tick.began)
+        began, cell = time.perf_counter(), next(cells)
+        execute.run(cell.spec, Path({out!r} + "-alone") / cell.key)
+        alone.append(time.perf_counter() - began)
+        tick.began = time.perf_counter()
+
+    tick.began = time.perf_counter()
+    assert run_sweep({file!r}, {out!r}, progress=tick).failed == 0
+    print(json.dumps({{"swept": statistics.fmean(swept[1:]), "alone": statistics.fmean(alone[1:])}}))
+
+if __name__ == "__main__":
+    main()
 """
 
 
-def overhead() -> Iterator[Row]:
-    """Of tiny cells with one worker, once it is warm, beyond the same runs in one process; and the supervisor."""
+def overhead(cells: int = CELLS) -> Iterator[Row]:
+    """Of tiny cells with one worker, once it is warm, beyond the same runs, in turn, in one process; the memory."""
     with tempfile.TemporaryDirectory() as folder:
-        file = write(Path(folder), TINY, CELLS)
-        swept = sweep(file, Path(folder) / "swept", 1, CELLS)
-        alone = subprocess_json(ALONE.format(file=str(file), out=str(Path(folder) / "alone")))
-    each = [found["warm"] / (CELLS - 1) * 1000 for found in (swept, alone)]
+        file = write(Path(folder), TINY, cells)
+        each = sweep(file, PAIRED, workers=1)
+        held = sweep(file, SWEEP, workers=1, last=cells)
     yield Row(
-        f"a cell of a sweep of {CELLS:,}, beyond its work",
-        each[0] - each[1],
+        f"a cell of a sweep of {cells:,}, beyond its work",
+        1000 * (each["swept"] - each["alone"]),
         "ms",
         "< 50",
-        f"{each[0]:.1f} ms in the sweep with its page and digest, {each[1]:.1f} ms as runs in one process",
+        f"{1000 * each['swept']:.1f} ms with its page and digest, {1000 * each['alone']:.1f} ms as a run, in turn",
     )
-    detail = f"{swept['few'] / 2**20:.1f} MiB, {swept['many'] / 2**20:.1f} MiB"
-    yield Row(f"the supervisor's memory after {CELLS:,} cells, against 100", swept["many"] / swept["few"], "×",
-              "≤ 1.1", detail)  # fmt: skip
+    detail = f"{held['many'] / 2**20:.1f} MiB, {held['few'] / 2**20:.1f} MiB"
+    yield Row(
+        f"the supervisor's memory after {cells:,} cells, against 100", held["many"] / held["few"], "×", "≤ 1.1", detail
+    )
 
 
 def workers(cells: int = 8, runs: int = 3) -> Iterator[Row]:
@@ -86,9 +105,9 @@ def workers(cells: int = 8, runs: int = 3) -> Iterator[Row]:
     seconds: dict[int, list[dict[str, float]]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
         file = write(Path(folder), LARGE, cells)
-        for run in range(runs):
+        for _ in range(runs):
             for n in seconds:
-                seconds[n].append(sweep(file, Path(folder) / f"{run}-{n}", n, cells))
+                seconds[n].append(sweep(file, SWEEP, workers=n, last=cells))
     for name, key, goal in (("steady", "warm", "≥ 1.6"), ("with start-up", "all", "–")):
         # From the first cell's end on, one worker does the others, and two do them and what the second has begun.
         counted = {
@@ -137,11 +156,11 @@ def write(folder: Path, settings: str, cells: int) -> Path:
     return file
 
 
-def sweep(file: Path, out: Path, workers: int, cells: int) -> dict[str, float]:
-    """A sweep in a process of its own: seconds in all, until the first cell's end, from there to the last's; bytes."""
-    program = file.with_suffix(".py")
-    program.write_text(SWEEP.format(file=str(file), out=str(out), workers=workers, last=cells))
-    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=True)
+def sweep(file: Path, program: str, **values: int) -> dict[str, float]:
+    """What a program that runs a sweep in a process of its own has found."""
+    script, out = file.with_suffix(".py"), file.with_name("out")
+    script.write_text(program.format(file=str(file), out=str(out), **values))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     shutil.rmtree(out)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found

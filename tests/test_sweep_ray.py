@@ -25,6 +25,7 @@ from flatlens import sweep as sweeps
 from flatlens.engines.ray import Cluster, room
 from flatlens.engines.supervisor import run_sweep
 from flatlens.errors import RunError, SpecError
+from flatlens.supervised import supervised
 from tests import assets
 
 ray = assets.package("ray", "pip install 'flatlens[ray]'")
@@ -437,11 +438,11 @@ def test_values_that_cannot_be(work, cluster):
 def test_supervisors_that_would_meet(work):
     file, out = work.sweep(GRID), work.path / "out"
     cells = grid.read(file).cells
-    with sweeps.supervised(out, cells, "", (1, 3)):
+    with supervised(out, cells, "", (1, 3)):
         for shard in ((1, 3), (1, 2), (1, 1)):
             with pytest.raises(
                 RunError, match=rf"process {os.getpid()} on .* is at work on .* \(shard 1/3\); wait for it"
             ):
                 run_sweep(file, out, workers=1, shard=shard)
-        with sweeps.supervised(out, cells, "", (2, 3)):
+        with supervised(out, cells, "", (2, 3)):
             pass

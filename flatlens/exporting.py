@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 from flatlens import arrays, formats, results, runs, sweep, tables
 from flatlens.errors import ResourceError, RunError, SpecError, unknown
 from flatlens.folders import damaged, demand
-from flatlens.grid import flat, varying
+from flatlens.grid import TRAIN
 from flatlens.progress import Progress, Report
 from flatlens.runs import disk, replacing
+from flatlens.settings import TRAIN_KEYS, flat, varying
 from flatlens.sweep import Sweep
 from flatlens.trajectory import LAYERS, STEPS
 
@@ -114,7 +115,9 @@ def _run(path: Path) -> Source:
 
 
 def _cells(whole: Sweep) -> Iterator[Source]:
-    columns = {key: tables.column(key) for key in varying(list(whole.plan.values()))}
+    # Where some models are trained and others are not, each setting of the training is a column.
+    keys = [k for key in varying(list(whole.plan.values())) for k in (TRAIN_KEYS if key == TRAIN else (key,))]
+    columns = {key: tables.column(key) for key in keys}
     for key in results.done(whole):
         point = flat(whole.plan[key])
         front = {field.name: (tables.setting(point, name), _short(field)) for name, field in columns.items()}

@@ -20,13 +20,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flatlens import models
 from flatlens.errors import SpecError, unknown
+from flatlens.settings import shown
 from flatlens.spec import KEYS, TRUST, RunSpec, TrainSpec, coerce, from_dict, read_toml, without_trust
 from flatlens.trajectory import MEASUREMENT_VERSION
 
@@ -35,7 +36,6 @@ MOST = 100_000
 """Cells of a sweep."""
 TRUST_CODE = "trust_code"
 TRAIN = "train"
-_STEP = ("attack", "eps", "steps")
 
 
 class Cell(NamedTuple):
@@ -116,40 +116,6 @@ def cells_of(tables: Mapping[str, Any], *, name: str = "sweep", **trust: bool) -
 def key_of(spec: RunSpec) -> str:
     """The name of a cell: its resolved spec and the measurement version, hashed."""
     return hashlib.sha256(f"{spec.hash()} {MEASUREMENT_VERSION}".encode()).hexdigest()[:16]
-
-
-def flat(spec: Mapping[str, Any]) -> Point:
-    """A spec's plain data with the recipe's settings as ``train.epochs`` and so on."""
-    train = spec.get(TRAIN) or {}
-    return {k: v for k, v in spec.items() if k != TRAIN} | {f"{TRAIN}.{k}": v for k, v in train.items()}
-
-
-def varying(specs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The settings, by flat key, in which these specs differ, in the order of the specs' fields.
-
-    A step size that only follows from the attack's eps and steps is none.
-    """
-    points = [flat(spec) for spec in specs]
-    order = [key for key in KEYS if key != TRAIN] + [f"{TRAIN}.{key}" for key in TrainSpec.__dataclass_fields__]
-    found = [key for key in order if len({_hashable(point.get(key)) for point in points}) > 1]
-    if "step_size" in found:
-        sizes = {tuple(_hashable(point.get(key)) for key in (*_STEP, "step_size")) for point in points}
-        if len(sizes) == len({size[:-1] for size in sizes}):
-            found.remove("step_size")
-    return found
-
-
-def label(spec: Mapping[str, Any], keys: Iterable[str]) -> str:
-    """A cell in words: ``model flatlens:cnn, train.adversarial none, seed 3``."""
-    point = flat(spec)
-    return ", ".join(f"{key} {shown(point.get(key))}" for key in keys) or "the one cell"
-
-
-def shown(value: Any) -> str:
-    """A setting's value as one would type it."""
-    if isinstance(value, (list, tuple)):
-        return " ".join(map(shown, value))
-    return "none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _cell(point: Point, varied: Point, trust: Mapping[str, bool]) -> Cell:
@@ -261,10 +227,6 @@ def _plain(key: str, value: Any) -> Any:
 def _default(key: str) -> Any:
     table, _, name = key.rpartition(".")
     return getattr(TrainSpec if table else RunSpec, name, None)
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _check_code(specs: Iterable[RunSpec], name: str, trust: Mapping[str, bool]) -> None:

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flatlens.errors import DiskError, RunError, SpecError, unknown
-from flatlens.grid import label, varying
 from flatlens.locks import Locks
 from flatlens.runs import disk, replacing
+from flatlens.settings import label, varying
 from flatlens.spec import RunSpec, from_dict
 
 if TYPE_CHECKING:

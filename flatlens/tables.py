@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 
 from flatlens import results
 from flatlens.folders import damaged
-from flatlens.grid import TRAIN, flat, shown
+from flatlens.grid import TRAIN
 from flatlens.runs import disk, replacing
+from flatlens.settings import flat, shown
 from flatlens.spec import RunSpec, TrainSpec
 from flatlens.sweep import Sweep
 from flatlens.trajectory import LAYERS, STEPS

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flatlens.errors import SpecError
-from flatlens.grid import cells_of, flat, key_of, label, read, shown, varying
+from flatlens.grid import cells_of, key_of, read
+from flatlens.settings import flat, label, shown, varying
 from flatlens.spec import from_dict
 
 BASE = {"model": "flatlens:mlp", "data": "flatlens:digits"}
@@ -176,7 +177,7 @@ def test_labels_name_what_varies() -> None:
     assert varying(specs) == ["eps"]  # the step size follows from it
     assert [label(spec, varying(specs)) for spec in specs] == ["eps 0.1", "eps 0.2"]
     assert label(specs[0], []) == "the one cell"
-    assert (shown(None), shown(["a", "b"]), shown(1 / 3)) == ("none", "a b", "0.333333")
+    assert (shown(None), shown(["a", "b"]), shown(1 / 3)) == ("None", "a b", "0.333333")
     assert flat({"train": {"epochs": 3}, "seed": 1}) == {"seed": 1, "train.epochs": 3}
 
 

@@ -15,7 +15,8 @@ import flatlens
 ROOT = Path(__file__).resolve().parent.parent
 RECORD_SIDE = ("flatlens.errors", "flatlens.spec", "flatlens.trajectory", "flatlens.valley", "flatlens.runs",
                "flatlens.cautions", "flatlens.digest", "flatlens.matrices", "flatlens.datasets", "flatlens.attacks",
-               "flatlens.models", "flatlens.progress", "flatlens.grid", "flatlens.sweep", "flatlens.supervised",
+               "flatlens.models", "flatlens.progress", "flatlens.grid", "flatlens.settings", "flatlens.sweep",
+               "flatlens.supervised",
                "flatlens.folders", "flatlens.results", "flatlens.tables", "flatlens.exporting",
                "flatlens.engines.supervisor", "flatlens.engines.local", "flatlens.engines.work")  # fmt: skip
 

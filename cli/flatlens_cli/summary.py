@@ -95,7 +95,8 @@ def _native(spec: Mapping[str, Any]) -> list[str]:
 def _radius(value: float) -> str:
     """8/255 where it is that, as it was typed; a decimal otherwise."""
     levels = value * 255
-    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-9 and 0 < levels <= 255 else f"{value:.3g}"
+    whole = abs(levels - round(levels)) < 1e-9 and 0 < levels < 255 and round(value, 3) != value
+    return f"{round(levels)}/255" if whole else f"{value:.3g}"
 
 
 def _summaries(trace: Trace) -> dict[str, Summary]:

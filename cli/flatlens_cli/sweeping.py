@@ -306,16 +306,16 @@ def _show_plan(found: Grid, rows: list[dict[str, Any]], workers: int) -> None:
 def _planned(found: Grid, threads: int) -> Iterator[dict[str, Any]]:
     import torch
 
-    from flatlens import execute, grid
+    from flatlens import execute, settings
 
     torch.set_num_threads(threads)  # as many as a worker would have
-    keys = grid.varying([cell.spec.to_dict() for cell in found.cells])
+    keys = settings.varying([cell.spec.to_dict() for cell in found.cells])
     alike: dict[str, execute.Plan] = {}
     recipes: set[str] = set()
     for cell in found.cells:
         train = None if cell.spec.train is None else replace(cell.spec.train, seed=0)
         like = replace(cell.spec, seed=0, train=train)
-        which = {"cell": cell.key, "label": grid.label(cell.spec.to_dict(), keys)}
+        which = {"cell": cell.key, "label": settings.label(cell.spec.to_dict(), keys)}
         try:
             plan = alike.get(like.hash()) or execute.plan(like)
         except FlatlensError as error:

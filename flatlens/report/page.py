@@ -9,6 +9,7 @@ from typing import Any
 from flatlens.errors import RunError
 from flatlens.report import parts, payload
 from flatlens.report.parts import save_plotly as save_plotly
+from flatlens.settings import shown
 from flatlens.trajectory import Trace
 
 SCRIPTS = ("data.js", "look.js", "path.js", "compare.js", "inspector.js", "header.js", "page.js")
@@ -55,5 +56,5 @@ def document(traces: Sequence[Trace], *, plotly: str | None = None) -> str:
 
 def title(spec: Mapping[str, Any]) -> str:
     """What the browser's tab says."""
-    named = [parts.plain_text(spec[key]) for key in ("attack", "model") if spec.get(key)]
+    named = [shown(spec[key]) for key in ("attack", "model") if spec.get(key)]
     return " · ".join([*named, "flatlens"])

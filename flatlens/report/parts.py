@@ -9,7 +9,6 @@ from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from plotly.offline import get_plotlyjs
 
@@ -89,12 +88,3 @@ def save_plotly(folder: Path) -> Path:
     """
     file = Path(folder) / PLOTLY
     return file if file.exists() else save(get_plotlyjs(), file)
-
-
-def plain_text(value: Any) -> str:
-    """A specification's value as one would type it."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list | tuple):
-        return " ".join(plain_text(v) for v in value)
-    return str(value)

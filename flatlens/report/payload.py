@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from flatlens.digest import record as record
 from flatlens.report import series
 from flatlens.report.density import density
-from flatlens.report.parts import plain_text
+from flatlens.settings import shown
 from flatlens.trajectory import ATTACK, MEASURES, Trace
 from flatlens.valley import Band, Floats, Ints
 
@@ -66,7 +66,7 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
     ids = label.sample[chosen]
     return {
         "name": name,
-        "spec": [[str(k), plain_text(v)] for k, v in trace.spec.items() if v not in (None, [], ())],
+        "spec": [[str(k), shown(v)] for k, v in trace.spec.items() if v not in (None, [], ())],
         "cautions": [[c.code, c.message] for c in trace.cautions],
         "n": len(label.sample),
         "steps": length - 1,
@@ -173,8 +173,8 @@ def images(trace: Trace, ids: Ints, budget: int) -> Plain | None:
 def run_names(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A short name for each run: what differs between them, else a number."""
     keys = dict.fromkeys(key for spec in specs for key in spec)
-    differ = [k for k in keys if len({plain_text(s.get(k)) for s in specs}) > 1]
-    names = [", ".join(f"{k} {plain_text(s.get(k))}" for k in differ[:4]) for s in specs]
+    differ = [k for k in keys if len({shown(s.get(k)) for s in specs}) > 1]
+    names = [", ".join(f"{k} {shown(s.get(k))}" for k in differ[:4]) for s in specs]
     if len(set(names)) < len(names) or not all(names):
         names = [f"run {i + 1}" + (f": {name}" if name else "") for i, name in enumerate(names)]
     return names

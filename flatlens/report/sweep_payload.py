@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flatlens.report import settings
+from flatlens import settings
 from flatlens.report.pairs import pairs
 from flatlens.report.payload import Plain, encode, pack
-from flatlens.report.settings import varying as varying
+from flatlens.settings import varying as varying
 from flatlens.trajectory import ATTACK, MEASURES
 
 CURVE_BYTES = 16_000_000
@@ -46,7 +46,7 @@ def page(cells: Sequence[Cell], name: str) -> Plain:
     """What the page draws."""
     specs = [cell.spec for cell in cells]
     keys = varying(specs)
-    flat = [settings.flattened(spec) for spec in specs]
+    flat = [settings.flat(spec) for spec in specs]
     layers = list(dict.fromkeys(row["layer"] for cell in cells for row in _all(cell, "rows")))
     # The attack first, then controls as they come.
     paths = list(dict.fromkeys([ATTACK, *(row["path"] for cell in cells for row in _all(cell, "rows"))]))

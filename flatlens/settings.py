@@ -1,4 +1,4 @@
-"""What a sweep varies: the settings that differ among its cells, and how they are written for people."""
+"""What a sweep varies: the settings that differ among its cells, and how they are written for people (no torch)."""
 
 from __future__ import annotations
 
@@ -6,27 +6,31 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from flatlens.report.parts import plain_text
 from flatlens.spec import KEYS, TrainSpec
 
 ABSENT = "–"
 TRAIN_KEYS = tuple(f"train.{name}" for name in TrainSpec.__dataclass_fields__)
+_STEP = ("attack", "eps", "steps")
 
 
 def varying(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The flattened keys (``model``, ``train.adversarial``, …) whose value differs, in the order of a specification.
 
     Where some models are trained and others are not, that alone counts as a difference of ``train``; the settings of a
-    training are compared among the trained.
+    training are compared among the trained. A step size that only follows from the attack's eps and steps is none.
     """
-    flat = [flattened(spec) for spec in specs]
-    known = {key for values in flat for key in values}
-    trained = [values for values, spec in zip(flat, specs, strict=True) if spec.get("train")]
+    points = [flat(spec) for spec in specs]
+    known = {key for values in points for key in values}
+    trained = [values for values, spec in zip(points, specs, strict=True) if spec.get("train")]
     found = []
     for key in ordered(known):
-        among = trained if key.startswith("train.") else flat
+        among = trained if key.startswith("train.") else points
         if len({text(key, values.get(key)) for values in among}) > 1:
             found.append(key)
+    if "step_size" in found:
+        sizes = {tuple(text(key, values.get(key)) for key in (*_STEP, "step_size")) for values in points}
+        if len(sizes) == len({size[:-1] for size in sizes}):
+            found.remove("step_size")
     mixed = 0 < len(trained) < len(specs)
     if mixed and not any(key.startswith("train.") for key in found):
         found.append("train")
@@ -34,7 +38,19 @@ def varying(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     return found
 
 
-def flattened(spec: Mapping[str, Any]) -> dict[str, Any]:
+def label(spec: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """A cell in words: ``model flatlens:cnn, seed 3, train.adversarial standard``."""
+    return ", ".join(f"{key} {value_of(spec, key)}" for key in keys) or "the one cell"
+
+
+def shown(value: Any) -> str:
+    """A setting's value as one would type it."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return " ".join(map(shown, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def flat(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A specification without tables: ``train`` as ``train.epochs``, …."""
     own = {key: value for key, value in spec.items() if key != "train" and value is not None}
     return own | {f"train.{key}": value for key, value in (spec.get("train") or {}).items() if value is not None}
@@ -49,18 +65,18 @@ def value_of(spec: Mapping[str, Any], key: str) -> str:
         return "standard"
     if key in ("train.eps", "train.steps") and train and not train.get("adversarial"):
         return ABSENT  # of an attack that was not trained against
-    return text(key, flattened(spec).get(key))
+    return text(key, flat(spec).get(key))
 
 
 def text(key: str, value: Any) -> str:
-    """A setting's value for people; radii as they were typed, 8/255."""
+    """A setting's value for people; radii as they were typed, 8/255 or 0.2."""
     if value is None:
         return ABSENT
     if key.split(".")[-1] in ("eps", "step_size") and isinstance(value, float):
         levels = value * 255
-        if abs(levels - round(levels)) < 1e-9 and 0 < levels < 255:
+        if abs(levels - round(levels)) < 1e-9 and 0 < levels < 255 and round(value, 3) != value:
             return f"{round(levels)}/255"
-    return plain_text(value)
+    return shown(value)
 
 
 def _training(train: Mapping[str, Any], epochs: bool = True) -> str:
@@ -70,7 +86,7 @@ def _training(train: Mapping[str, Any], epochs: bool = True) -> str:
 
 def model_of(spec: Mapping[str, Any], *, epochs: bool = True) -> str:
     """The row of the heat map: the model, and how it was trained (for how long, where that differs)."""
-    model = plain_text(spec.get("model", "?"))
+    model = shown(spec.get("model", "?"))
     return f"{model} · {_training(train, epochs)}" if (train := spec.get("train")) else model
 
 
@@ -81,10 +97,10 @@ def ordered(keys: Iterable[str]) -> list[str]:
     return sorted(keys, key=lambda key: (place.get(key, len(order)), key))
 
 
-def shared(flat: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[tuple[str, Any]]:
+def shared(points: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[tuple[str, Any]]:
     """What all cells have in common, apart from ``keys``; a training's settings only where all are trained."""
-    everywhere = set.intersection(*(set(values) for values in flat)) if flat else set()
-    return [(key, flat[0][key]) for key in ordered(everywhere - set(keys))]
+    everywhere = set.intersection(*(set(values) for values in points)) if points else set()
+    return [(key, points[0][key]) for key in ordered(everywhere - set(keys))]
 
 
 def column(key: str, specs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -92,7 +108,7 @@ def column(key: str, specs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     said = [value_of(spec, key) for spec in specs]
     raw: dict[str, Any] = {}
     for spec, word in zip(specs, said, strict=True):
-        raw.setdefault(word, flattened(spec).get(key))
+        raw.setdefault(word, flat(spec).get(key))
     there = [value for value in raw.values() if value is not None]
     numbers = bool(there) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in there)
     if numbers:

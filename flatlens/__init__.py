@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flatlens import attacks as attacks
     from flatlens.errors import FlatlensError as FlatlensError
+    from flatlens.engines.supervisor import run_sweep as run_sweep
     from flatlens.execute import run as run
     from flatlens.folders import open_folder as open
     from flatlens.measure import curvature as curvature
@@ -38,6 +39,7 @@ _PUBLIC = {
     "attacks": ("flatlens.attacks", None),
     "curvature": ("flatlens.measure", "curvature"),
     "run": ("flatlens.execute", "run"),
+    "run_sweep": ("flatlens.engines.supervisor", "run_sweep"),
     "open": ("flatlens.folders", "open_folder"),
     "trace": ("flatlens.measure", "trace"),
 }
@@ -53,6 +55,7 @@ __all__ = [
     "curvature",
     "open",
     "run",
+    "run_sweep",
     "trace",
 ]
 

@@ -41,6 +41,10 @@ def sweep(
     ] = None,
     engine: Annotated[str, typer.Option("--engine", help="local or ray.", metavar="NAME")] = "local",
     address: Annotated[str | None, typer.Option("--address", help="Of a Ray cluster.", metavar="A")] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option("--gpus", help="GPUs of a cell, on a Ray cluster; 0.5: two cells on each.", metavar="NUMBER"),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option("--shard", help="Every n-th cell from the i-th: for several machines, one folder.", metavar="i/n"),
@@ -86,6 +90,7 @@ def sweep(
                 workers=workers,
                 engine=engine,
                 address=address,
+                gpus=gpus,
                 shard=(1, 1) if shard is None else _shard(shard),
                 retry=retry,
                 timeout=timeout,

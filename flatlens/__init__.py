@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flatlens import attacks as attacks
-    from flatlens.errors import FlatlensError as FlatlensError
     from flatlens.engines.supervisor import run_sweep as run_sweep
+    from flatlens.errors import FlatlensError as FlatlensError
     from flatlens.execute import run as run
     from flatlens.folders import open_folder as open
     from flatlens.measure import curvature as curvature

@@ -57,15 +57,15 @@ def nested(settings_: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def is_recipe(key: str) -> bool:
-    return "." in key
+def together(grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """The recipe's keys last and side by side, as they are wherever they have a table of their own."""
+    return dict(sorted(grid.items(), key=lambda item: "." in item[0]))
 
 
 grids = st.lists(st.sampled_from(list(VALUES)), min_size=1, max_size=4, unique=True).flatmap(
     lambda keys: st.fixed_dictionaries(
-        # The recipe's keys come last and together, as they do wherever they have a table of their own.
-        {key: st.lists(st.sampled_from(VALUES[key]), min_size=1, max_size=3) for key in sorted(keys, key=is_recipe)}
-    )
+        {key: st.lists(st.sampled_from(VALUES[key]), min_size=1, max_size=3) for key in keys}
+    ).map(together)
 )
 
 

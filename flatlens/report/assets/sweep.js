@@ -4,7 +4,8 @@ function drawHeader() {
   const many = count(CELLS), keys = DATA.varying.map((c) => [c.key, c.values.filter((v) => v !== "–").length]).filter(([, n]) => n > 1);
   $("kicker").textContent = "Loss landscapes along attacks · a sweep";
   $("headline").textContent = DATA.name;
-  $("swept").textContent = keys.length ? `${many} runs over ${keys.map(([key, n]) => `${key.replaceAll("_", " ")} (${count(n)})`).join(" × ")}` : `${many} run${CELLS === 1 ? "" : "s"}`;
+  const whole = keys.reduce((product, [, n]) => product * n, 1) === CELLS;  // not where settings move together, or cells are left out
+  $("swept").textContent = keys.length ? `${many} runs over ${keys.map(([key, n]) => `${key.replaceAll("_", " ")} (${count(n)})`).join(whole ? " × " : ", ")}` : `${many} run${CELLS === 1 ? "" : "s"}`;
   const CHIPS = ["model", "data", "attack", "norm", "eps", "step_size", "steps", "targeted", "control", "layer", "limit", "seed", "train.adversarial", "train.epochs", "dtype", "device"];
   const chips = DATA.shared.filter(([k, v]) => CHIPS.includes(k) && v !== "");
   $("chips").replaceChildren(...chips.map(([k, v]) => make("li", { title: v }, make("span", {}, k.replaceAll("_", " ")), " ", brief(v, 120))));
@@ -25,7 +26,7 @@ function drawComparisons() {
   const things = [[whole, "shares of valleys, each with a 95 % interval"], [against, "pairs of an attack and a control"], [pairs, "pairs of robust and standard training"]];
   $("comparisons").replaceChildren(make("h2", {}, "How many comparisons this page makes"),
     make("ul", { class: "things" }, ...things.map(([n, what]) => make("li", {}, make("b", {}, count(n)), ` ${what}`))),
-    make("p", {}, `${count(runs)} run${runs === 1 ? "" : "s"}${layers} on up to ${count(PATHS)} path${PATHS === 1 ? "" : "s"} each${empty ? `; on ${count(empty)} of these paths nothing flipped, so that they have no share` : ""}. Of ${count(whole)} intervals at 95 %, ${about} would miss the true value by chance alone, and nobody can say which.`),
+    make("p", {}, `${count(runs)} run${runs === 1 ? "" : "s"}${layers} on up to ${count(PATHS)} path${PATHS === 1 ? "" : "s"} each${empty ? `; on ${count(empty)} of these paths nothing flipped, which leaves no share` : ""}. Of ${count(whole)} intervals at 95 %, ${about} would miss the true value by chance alone, and nobody can say which.`),
     make("p", { class: "muted" }, "Nothing here is corrected for that number, and nothing is called significant: among many differences the largest is partly luck. Take it as a question for other seeds and other samples."));
 }
 

@@ -214,7 +214,8 @@ def test_it_opens_without_errors_or_requests_and_fits(browser, file, scheme, wid
 @pytest.mark.browser
 def test_it_says_what_was_swept_and_how_many_comparisons_it_makes(browser, file):
     with view(browser, file) as it:
-        assert "model (4) × train.adversarial (2)" in it.page.inner_text("#swept")
+        # Six of the eight that the product would be, so no × stands between them.
+        assert "6 runs over model (4), train.adversarial (2)" in it.page.inner_text("#swept")
         assert "4 of 6 done" in it.page.inner_text("#states") and "1 failed" in it.page.inner_text("#states")
         said = it.page.inner_text("#comparisons")
         # Noise flips nothing in these traces.

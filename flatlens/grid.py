@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from flatlens import models
 from flatlens.errors import SpecError, unknown
 from flatlens.settings import shown
-from flatlens.spec import KEYS, TRUST, RunSpec, TrainSpec, coerce, from_dict, read_toml, without_trust
+from flatlens.spec import KEYS, TRUST, RunSpec, TrainSpec, coerce, from_dict, parse_toml, read_text, without_trust
 from flatlens.trajectory import MEASUREMENT_VERSION
 
 TABLES = ("run", "grid", "zip", "exclude")
@@ -51,10 +51,11 @@ class Cell(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """The cells of a sweep file in its order, and what a reader of it should know."""
+    """The cells of a sweep file in its order, what a reader of it should know, and the file's own text."""
 
     cells: list[Cell]
     notes: list[str]
+    text: str = ""
 
 
 Point = dict[str, Any]
@@ -71,7 +72,8 @@ def read(file: str | Path, **trust: bool) -> Grid:
     Raises:
         SpecError: the file is no sweep, a cell of it cannot be, or it asks for code to run without leave.
     """
-    return cells_of(read_toml(file), name=str(file), **trust)
+    text = read_text(file)
+    return cells_of(parse_toml(text, file), name=str(file), **trust)._replace(text=text)
 
 
 def cells_of(tables: Mapping[str, Any], *, name: str = "sweep", **trust: bool) -> Grid:

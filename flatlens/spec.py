@@ -225,11 +225,32 @@ def read_toml(file: str | Path) -> dict[str, Any]:
     Raises:
         SpecError: the file is missing or is not TOML.
     """
+    return parse_toml(read_text(file), file)
+
+
+def read_text(file: str | Path) -> str:
+    """The text of a TOML file, which may be a pipe, that can be read but once.
+
+    Raises:
+        SpecError: the file is missing or is not text.
+    """
     try:
-        return tomllib.loads(Path(file).read_text(encoding="utf-8"))
+        return Path(file).read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except OSError as error:
         raise SpecError(f"cannot read '{file}': {error.strerror}; name a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise SpecError(f"'{file}' is not TOML: {error}; save it as UTF-8") from error
+
+
+def parse_toml(text: str, file: str | Path) -> dict[str, Any]:
+    """The settings in the text of a TOML file.
+
+    Raises:
+        SpecError: it is not TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise SpecError(f"'{file}' is not TOML: {error}") from error
     except RecursionError as error:
         raise SpecError(f"'{file}' has tables or lists within each other beyond what can be read") from error

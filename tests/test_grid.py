@@ -256,7 +256,7 @@ def test_whatever_is_in_the_tables_is_cells_or_one_error(tables: dict[str, Any])
     [
         (b"a = " + b"[" * 50_000, "is not TOML|within each other"),
         (b"a" + b".a" * 2_000 + b" = 1", "no table|is not TOML|within each other"),
-        (b"[run]\nseed = \xff", "is not TOML"),
+        (b"[run]\nseed = \xff", "is not TOML: .*; save it as UTF-8"),
         (b"[run]\nseed = 1\nseed = 2", "is not TOML"),
         (b"\x00", "is not TOML"),
         (b"", "--model is missing"),
@@ -269,3 +269,10 @@ def test_what_is_no_toml(tmp_path: Path, content: bytes, message: str) -> None:
     for file in (tmp_path, tmp_path / "nothing.toml"):
         with pytest.raises(SpecError, match="cannot read"):
             read(file)
+
+
+def test_a_mark_at_the_beginning_is_none_of_the_file(tmp_path: Path) -> None:
+    text = tomli_w.dumps({"run": BASE})
+    (tmp_path / "s.toml").write_text(text, encoding="utf-8-sig")
+    found = read(tmp_path / "s.toml")
+    assert len(found.cells) == 1 and found.text == text

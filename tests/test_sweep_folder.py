@@ -203,6 +203,16 @@ def test_the_record_of_a_failure(finished: Place) -> None:
     assert found.failure("a") is None
 
 
+def test_a_file_that_can_be_read_but_once(finished: Place) -> None:
+    text = finished.file.read_text()
+    finished.file.unlink()
+    os.mkfifo(finished.file)
+    with killed_afterwards(finished.start("--quiet")) as process:
+        finished.file.write_text(text)
+        assert process.wait(120) == 0
+    assert (finished.out / "sweep.toml").read_text() == text
+
+
 # ---- amended --------------------------------------------------------------------------------------
 
 

@@ -84,7 +84,7 @@ def run_sweep(
         raise SpecError(unknown("engine", engine, ENGINES, where="there are"))
     found = grid.read(file, **trust)
     mine = found.cells[index - 1 :: count]
-    with supervised(out, found.cells, file.read_text(encoding="utf-8"), shard) as sweep:
+    with supervised(out, found.cells, found.text, shard) as sweep:
         _dress(sweep)
         accelerated = any(cell.spec.device != "cpu" for cell in mine)
         made = _engine(engine, workers, address, gpus, accelerated)

@@ -26,7 +26,8 @@ def open_folder(path: str | Path) -> Trace | Sweep:
 def demand(path: Path) -> None:
     """Refuse a folder that holds neither a run nor a sweep."""
     if not is_sweep(path) and not (path / "manifest.json").is_file():
-        what = "does not exist" if not path.exists() else f"holds no manifest.json and no {PLAN}"
+        nothing = f"holds no manifest.json and no {PLAN}" if path.is_dir() else "is a file"
+        what = nothing if path.exists() else "does not exist"
         raise RunError(
             f"'{path}' is neither a run nor a sweep: it {what}; name the --out folder of a `flatlens trace` or "
             "`flatlens sweep`"

@@ -35,7 +35,7 @@ def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] 
     if path.exists() and not path.is_dir():
         raise RunError(f"--out '{path}' is a file; name a folder")
     # In this order: a shard that begins now writes its plan before anything that is not told from others' files.
-    if path.exists() and not all(_is_ours(entry) for entry in path.iterdir()) and not is_sweep(path):
+    if path.exists() and not all(_is_ours(entry) for entry in path.iterdir()) and not _was_sweep(path):
         raise RunError(f"--out '{path}' holds other files and no sweep; name a new or an empty folder")
     name = "{}-of-{}".format(*shard)
     folder = path / "locks"
@@ -61,6 +61,11 @@ def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] 
         yield sweep
     finally:
         lock.release()
+
+
+def _was_sweep(path: Path) -> bool:
+    # A plan that was damaged may have been removed: it is written again, and what is finished is found.
+    return is_sweep(path) or any((path / "locks").glob("*.supervisor"))
 
 
 def _is_ours(entry: Path) -> bool:

@@ -281,10 +281,12 @@ def load(path: str | Path) -> Sweep:
         version, cells = found["schema_version"], dict(found["cells"])
         if not all(_is_name(key) and isinstance(spec, dict) for key, spec in cells.items()):
             raise ValueError
-    except FileNotFoundError:
-        what = "does not exist" if not path.exists() else f"holds no {PLAN}"
+    except (FileNotFoundError, NotADirectoryError):
+        what = "does not exist" if not path.exists() else f"holds no {PLAN}" if path.is_dir() else "is a file"
         raise RunError(f"'{path}' is no sweep: it {what}; name the --out folder of a `flatlens sweep`") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise RunError(f"cannot read '{path / PLAN}': {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"'{path / PLAN}' is damaged; the sweep's command writes it again once it is removed") from error
     if version > VERSION:
         raise RunError(f"the sweep in '{path}' has schema {version}; this flatlens reads {VERSION}: upgrade it")

@@ -180,7 +180,11 @@ def test_shards_share_the_cells(whole: Place, place: Place) -> None:
 
 
 def test_a_sweep_that_is_none(tmp_path: Path) -> None:
-    for folder, why in ((tmp_path, "holds no plan.json"), (tmp_path / "nothing", "does not exist")):
+    for folder, why in (
+        (tmp_path, "holds no plan.json"),
+        (tmp_path / "nothing", "does not exist"),
+        (Path(__file__), "is a file"),
+    ):
         with pytest.raises(RunError, match=f"is no sweep: it {why}"):
             sweep.load(folder)
     for text in ("{", "[]", '{"schema_version": 1}', '{"schema_version": 1, "cells": 3}', '"', "\udc80"):
@@ -190,6 +194,18 @@ def test_a_sweep_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"schema_version": 99, "cells": {}}')
     with pytest.raises(RunError, match="has schema 99; this flatlens reads 1: upgrade it"):
         sweep.load(tmp_path)
+
+
+def test_a_plan_that_is_damaged_is_written_again_once_it_is_removed(finished: Place) -> None:
+    before, plan = finished.stamps(), finished.out / "plan.json"
+    was = plan.read_bytes()
+    plan.write_text("{")
+    with pytest.raises(RunError, match="damaged; the sweep's command writes it again once it is removed"):
+        run_sweep(finished.file, finished.out, workers=1, trust_code=True)
+    plan.unlink()
+    again = run_sweep(finished.file, finished.out, workers=1, trust_code=True)
+    assert (again.done, again.failed, again.new) == (CELLS, 0, 0)
+    assert finished.stamps() == before and plan.read_bytes() == was
 
 
 def test_the_record_of_a_failure(finished: Place) -> None:

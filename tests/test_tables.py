@@ -206,7 +206,9 @@ def test_a_plan_that_leads_elsewhere_is_refused(own):
 
 
 def test_a_folder_of_neither_kind_is_refused_with_what_would_work(tmp_path, whole):
-    for path, what in ((tmp_path / "no", "does not exist"), (tmp_path, "holds no manifest.json and no plan.json")):
+    (file := tmp_path / "s.toml").touch()
+    kinds = {tmp_path / "no": "does not exist", tmp_path: "holds no manifest.json and no plan.json", file: "is a file"}
+    for path, what in kinds.items():
         with pytest.raises(RunError, match=f"is neither a run nor a sweep: it {what}; name the --out folder of a"):
             fl.open(path)
     assert isinstance(fl.open(whole.cell(next(iter(whole.plan)))), fl.Trace)

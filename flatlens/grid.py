@@ -27,8 +27,20 @@ from typing import Any, NamedTuple
 
 from flatlens import models
 from flatlens.errors import SpecError, unknown
-from flatlens.settings import shown
-from flatlens.spec import KEYS, TRUST, RunSpec, TrainSpec, coerce, from_dict, parse_toml, read_text, without_trust
+from flatlens.settings import ABSENT, shown
+from flatlens.spec import (
+    KEYS,
+    NEEDED,
+    TRUST,
+    RunSpec,
+    TrainSpec,
+    coerce,
+    from_dict,
+    missing,
+    parse_toml,
+    read_text,
+    without_trust,
+)
 from flatlens.trajectory import MEASUREMENT_VERSION
 
 TABLES = ("run", "grid", "zip", "exclude")
@@ -88,6 +100,9 @@ def cells_of(tables: Mapping[str, Any], *, name: str = "sweep", **trust: bool) -
         if key in once:
             raise SpecError(f"'{key}' varies twice in '{name}'; name it in [grid] or in one [[zip]]")
         once.add(key)
+    for key in NEEDED:
+        if key not in shared and key not in once:
+            raise SpecError(f"{missing(key)}; '{name}' needs it in [run], or a list of them in [grid]")
     for settings in [shared, *(part for axis in axes for part in axis)]:
         without_trust(settings, trust, name)
     count = math.prod(len(axis) for axis in axes)
@@ -129,7 +144,7 @@ def _cell(point: Point, varied: Point, trust: Mapping[str, bool]) -> Cell:
     try:
         spec = replace(from_dict(values), **leave).resolved()
     except SpecError as error:
-        which = ", ".join(f"{key} {shown(value)}" for key, value in varied.items())
+        which = ", ".join(f"{key} {shown(value) or ABSENT}" for key, value in varied.items())
         raise SpecError(f"{error} (in the cell {which})" if which else str(error)) from error
     return Cell(key_of(spec), spec)
 
@@ -183,7 +198,9 @@ def _lists(table: Mapping[str, Any], where: str) -> Iterator[tuple[str, list[Any
         nested = values.items() if key == TRAIN and isinstance(values, Mapping) else None
         for name, items in [(key, values)] if nested is None else [(f"{TRAIN}.{k}", v) for k, v in nested]:
             _known(name)
-            if not isinstance(items, list) or not items:
+            if items == []:
+                raise SpecError(f"{where} {name} = []: needs a list of values, at least one; or leave {name} out")
+            if not isinstance(items, list):
                 raise SpecError(f"{where} {name} = {items!r}: needs a list of values, for example {name} = [{items!r}]")
             yield name, items
 
@@ -206,10 +223,10 @@ class _Exclude:
 
     def __init__(self, table: Mapping[str, Any]) -> None:
         self.wanted = {
-            key: [_plain(key, item) for item in (value if isinstance(value, list) else [value])]
+            key: [_plain(key, item) for item in (value if isinstance(value, list) and value else [value])]
             for key, value in _flat(table).items()
         }
-        self.text = ", ".join(f"{key} {shown(values)}" for key, values in self.wanted.items())
+        self.text = ", ".join(f"{key} {shown(values) or ABSENT}" for key, values in self.wanted.items())
         self.used = False
         if not self.wanted:
             raise SpecError("an [[exclude]] without keys would leave out every cell; name what it is to leave out")

@@ -76,7 +76,7 @@ def text(key: str, value: Any) -> str:
         levels = value * 255
         if abs(levels - round(levels)) < 1e-9 and 0 < levels < 255 and round(value, 3) != value:
             return f"{round(levels)}/255"
-    return shown(value)
+    return shown(value) or ABSENT
 
 
 def _training(train: Mapping[str, Any], epochs: bool = True) -> str:

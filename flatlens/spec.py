@@ -24,11 +24,14 @@ from flatlens.errors import SpecError, unknown
 from flatlens.uris import parse
 
 DEFAULT_LINF_EPS = 8 / 255
+NEEDED = ("model", "data")
 IMAGES = ("none", "key", "all")
 DTYPES = ("float32", "float64")
 TARGETS = ("next", "random", "least-likely")
 ALL_CONTROLS = "all"
 LEAST_PROBES = 8
+BEYOND = 2**63
+"""The first whole number that neither TOML nor a table is sure to hold."""
 NO_EPS = ("ddn",)
 ADVERSARIAL = ("pgd",)
 """Ways of adversarial training."""
@@ -197,12 +200,15 @@ def from_dict(values: Mapping[str, Any]) -> RunSpec:
     for key in flat:
         if key not in KEYS:
             raise SpecError(unknown("setting", key, KEYS, where="a run has"))
-    for key in ("model", "data"):
+    for key in NEEDED:
         if key not in flat:
-            raise SpecError(
-                f"--{key} is missing; `flatlens {key}s`.".replace("datas", "datasets")[:-1] + " lists what there is"
-            )
+            raise SpecError(missing(key))
     return RunSpec(**{key: coerce(key, value) for key, value in flat.items()})
+
+
+def missing(key: str) -> str:
+    """One line for one of `NEEDED` that is not given."""
+    return f"{flag(key)} is missing; `flatlens {'datasets' if key == 'data' else f'{key}s'}` lists what there is"
 
 
 def _dissolved(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -363,6 +369,8 @@ def _typed(key: str, value: Any, kinds: Any, to: type) -> Any:
     if not isinstance(value, kinds) or (isinstance(value, bool) and to is not bool):
         words = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
         raise SpecError(f"{flag(key)} {value!r}: needs {words[to]}")
+    if to is int and value >= BEYOND:
+        raise SpecError(f"{flag(key)} {value}: needs a whole number below 2^63 = {BEYOND}")
     return to(value)
 
 

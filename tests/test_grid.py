@@ -172,6 +172,8 @@ def test_an_exclude_that_fits_nothing_is_told_and_defaults_count() -> None:
     assert len(found.cells) == 2 and found.notes == ["[[exclude]] seed 7 leaves out no cell"]
     found = cells_of(tables | {"exclude": [{"seed": [1, 7], "norm": "linf"}]})
     assert [cell.spec.seed for cell in found.cells] == [0] and found.notes == []
+    found = cells_of({"run": BASE, "grid": {"control": [[], ["all"]]}, "exclude": [{"control": []}]})
+    assert [bool(cell.spec.control) for cell in found.cells] == [True] and found.notes == []
 
 
 def test_labels_name_what_varies() -> None:
@@ -179,6 +181,7 @@ def test_labels_name_what_varies() -> None:
     assert varying(specs) == ["eps"]  # the step size follows from it
     assert [label(spec, varying(specs)) for spec in specs] == ["eps 0.1", "eps 0.2"]
     assert label(specs[0], []) == "the one cell"
+    assert label({"control": []}, ["control"]) == "control –"
     assert (shown(None), shown(["a", "b"]), shown(1 / 3)) == ("None", "a b", "0.333333")
     assert flat({"train": {"epochs": 3}, "seed": 1}) == {"seed": 1, "train.epochs": 3}
 
@@ -196,7 +199,9 @@ def test_labels_name_what_varies() -> None:
         ({"exclude": [{"sed": 1}]}, "no setting 'sed'.*Did you mean 'seed'"),
         ({"exclude": [{"seed": "x"}]}, "--seed 'x': needs a whole number"),
         ({"grid": {"seed": 3}}, r"\[grid\] seed = 3: needs a list of values, for example seed = \[3\]"),
-        ({"grid": {"seed": []}}, "needs a list of values"),
+        ({"grid": {"seed": []}}, r"\[grid\] seed = \[\]: needs a list of values, at least one; or leave seed out"),
+        ({"exclude": [{"seed": []}]}, r"--seed \[\]: needs a whole number"),
+        ({"grid": {"control": [[]], "seed": [-1]}}, r"at least 0 \(in the cell control –, seed -1\)"),
         ({"grid": {"train": {"epochs": 3}}}, r"\[grid\] train.epochs = 3: needs a list"),
         ({"grid": {"train": {"epoch": [3]}}}, r"no setting 'epoch'; \[train\] has"),
         ({"grid": {"foo.epochs": [3]}}, "no setting 'foo.epochs'"),
@@ -219,7 +224,8 @@ def test_labels_name_what_varies() -> None:
         ({"grid": {"norm": ["l2"]}}, r"--eps must be given for l2.*\(in the cell norm l2\)"),
         ({"grid": {"train": [3]}}, "train = 3: needs a table"),
         ({"run": BASE | {"train": 3}}, "train = 3: needs a table"),
-        ({"run": {"data": "flatlens:digits"}}, "--model is missing"),
+        ({"run": {"data": "flatlens:digits"}},
+         r"--model is missing; `flatlens models` lists .*; 'sweep' needs it in \[run\], or a list of them in \[grid\]"),
         ({"grid": {"seed": list(range(1000)), "limit": list(range(1, 1001)), "steps": list(range(1, 1001))}},
          "has 1,000,000,000 cells; a sweep has at most 100,000: split the file"),
     ],

@@ -124,6 +124,8 @@ def test_difference_names_both_values() -> None:
         ({"samples": [3, -1]}, "--samples 3,-1: needs indices of at least 0"),
         ({"samples": [3, 3]}, "--samples 3,3: names a sample twice"),
         ({"seed": -1}, "--seed -1"),
+        ({"seed": 2**63}, "--seed 9223372036854775808: needs a whole number below 2^63 = 9223372036854775808"),
+        ({"train": {"seed": 2**64}}, "--seed 18446744073709551616: needs a whole number below 2^63"),
         ({"control": ["nois"]}, "no control 'nois'"),
         ({"targeted": "previous"}, "no target 'previous'"),
         ({"images": "some"}, "no images 'some'; there are: none, key, all"),

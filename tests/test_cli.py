@@ -10,6 +10,7 @@ import pytest
 from flatlens_cli import app, options, tracing
 
 from flatlens import execute, spec
+from flatlens.errors import ModelError
 
 NEEDED = ["--model", "flatlens:digits-cnn", "--data", "flatlens:digits"]
 
@@ -146,6 +147,24 @@ def test_the_demo_walks_all_controls_and_keeps_all_images():
     assert (demo.eps, demo.steps, demo.step_size, demo.images) == (0.3, 25, 0.03, "all")
     assert len(demo.control) > 1
     assert demo.layer == ("conv2",)
+
+
+def test_a_dry_run_of_a_sweep_counts_what_can_be_run(planned, flatlens, tmp_path, monkeypatch):
+    file = tmp_path / "s.toml"
+    file.write_text('[run]\nmodel = "flatlens:cnn"\ndata = "flatlens:digits"\n')
+    answer = flatlens("sweep", file, "--dry-run", "--workers", "1")
+    assert answer.code == 0
+    assert answer.out.endswith("\n1 cell, 162 passes of a batch, about 75 s of measuring: about 75 s on 1 worker\n")
+    for workers in ("0", "-1"):
+        answer = flatlens("sweep", file, "--dry-run", "--workers", workers)
+        assert answer == (2, "", f"error: --workers {workers}: needs a whole number of at least 1\n")
+
+    def plan(of):
+        raise ModelError("no model")
+
+    monkeypatch.setattr(execute, "plan", plan)
+    answer = flatlens("sweep", file, "--dry-run")
+    assert answer == (2, "", "the one cell: no model\nerror: 1 of 1 cells cannot be run; mend or exclude them\n")
 
 
 def test_a_dry_run_says_what_it_would_take(planned, flatlens):

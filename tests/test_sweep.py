@@ -268,6 +268,7 @@ def test_models_that_misbehave_fail_alone_and_retry_mends_them(whole: Place, tmp
     status = place.run(place.out, command="status")
     assert status.returncode == 0
     assert "1 of 12 cells" in status.stdout and "took longer than the 5 s" in status.stdout
+    assert status.stdout.endswith("\nThe sweep's command with --retry begins again what has failed.\n")
     again = place.run()
     assert again.returncode == 1, "what has failed is not begun again"
     assert "1 of 12 are finished, 0 of them now" in again.stdout

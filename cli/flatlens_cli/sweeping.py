@@ -212,9 +212,13 @@ def _told(found: Sweep, state: State) -> RenderableType:
     for block in (running, list(_failures(found, state.failed, labels))):
         if block:
             parts += ["", terminal.columns(block)]
-    if state.failed or (not state.supervisors and (state.waiting or state.running)):
-        again = "with --retry, what has failed too" if state.failed else "the sweep's command goes on with them"
-        parts += ["", terminal.note(f"Begun again {again}." if state.failed else f"Nobody is at work: {again}.")]
+    notes = []
+    if not state.supervisors and (state.waiting or state.running):
+        notes.append("Nobody is at work: the sweep's command goes on.")
+    if state.failed:
+        notes.append("The sweep's command with --retry begins again what has failed.")
+    if notes:
+        parts += ["", terminal.note(" ".join(notes))]
     return Group(*parts)
 
 
@@ -242,6 +246,10 @@ def _left(found: Sweep, state: State) -> str:
     return f", about {terminal.duration(left * (time.time() - began) / new)} left" if new else ""
 
 
+def _several(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
 def _clock(since: Any) -> str:
     return time.strftime("%H:%M", time.localtime(float(since or 0)))
 
@@ -267,8 +275,10 @@ def _facts(found: Sweep, state: State) -> dict[str, Any]:
 def _plan(file: Path, trust: dict[str, bool], workers: int | None, *, json: bool) -> None:
     """What a sweep would take; cells that differ in their seeds alone take the same."""
     from flatlens import grid
+    from flatlens.engines import check_workers
     from flatlens.engines.local import shares
 
+    check_workers(workers)
     found = grid.read(file, **trust)
     workers, threads = shares(workers, accelerated=any(cell.spec.device != "cpu" for cell in found.cells))
     with terminal.stdout_kept_clean(json):
@@ -277,7 +287,8 @@ def _plan(file: Path, trust: dict[str, bool], workers: int | None, *, json: bool
     if json:
         terminal.emit({"cells": rows, "notes": found.notes, "workers": workers})
     else:
-        _show_plan(found, [row for row in rows if "error" not in row], workers)
+        if len(bad) < len(rows):
+            _show_plan(found, [row for row in rows if "error" not in row], workers)
         for row in bad[:SHOWN]:
             terminal.complain(f"{row['label']}: {row['error']}")
     if bad:
@@ -301,10 +312,11 @@ def _show_plan(found: Grid, rows: list[dict[str, Any]], workers: int) -> None:
     table.insert(0, ("cell", "forward", "backward", "memory", "time", "training"))
     measuring, training = (sum(row[name] for row in rows) for name in ("seconds", "training_seconds"))
     passes = sum(row["forward_passes"] + row["backward_passes"] + 2 * row["training_passes"] for row in rows)
-    total = f"{len(rows):,} cells, {passes:,} passes of a batch, about {terminal.duration(measuring)} of measuring"
+    total = f"{_several(len(rows), 'cell')}, {passes:,} passes of a batch"
+    total += f", about {terminal.duration(measuring)} of measuring"
     if training:
         total += f" and {terminal.duration(training)} of training"
-    total += f": about {terminal.duration((measuring + training) / workers)} on {workers} workers"
+    total += f": about {terminal.duration((measuring + training) / workers)} on {_several(workers, 'worker')}"
     terminal.show(Group(terminal.columns(table, header=True), "", total, *(terminal.note(n) for n in found.notes)))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+from flatlens.errors import SpecError
+
 ENGINES: dict[str, str] = {
     "local": "processes of this machine",
     "ray": "a Ray cluster, --address, or one of this machine; pip install 'flatlens[ray]'",
@@ -63,6 +65,12 @@ class Trouble(NamedTuple):
 
 
 DISK, DIED, LOST, TIMEOUT = "disk", "died", "lost", "timeout"
+
+
+def check_workers(workers: int | None) -> None:
+    """Refuse a number of workers that cannot be."""
+    if workers is not None and workers < 1:
+        raise SpecError(f"--workers {workers}: needs a whole number of at least 1")
 
 
 def overdue(limit: float) -> Trouble:

@@ -10,7 +10,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flatlens import grid
-from flatlens.engines import CELL, CHECK, DIED, DISK, ENGINES, LOST, TRAIN, Done, Engine, More, Task, Trouble
+from flatlens.engines import (
+    CELL,
+    CHECK,
+    DIED,
+    DISK,
+    ENGINES,
+    LOST,
+    TRAIN,
+    Done,
+    Engine,
+    More,
+    Task,
+    Trouble,
+    check_workers,
+)
 from flatlens.errors import DiskError, SpecError, unknown
 from flatlens.progress import Progress, Report
 from flatlens.supervised import supervised
@@ -76,8 +90,7 @@ def run_sweep(
     index, count = shard
     if not 1 <= index <= count:
         raise SpecError(f"--shard {index}/{count}: needs i/n with i from 1 to n, for example 1/3")
-    if workers is not None and workers < 1:
-        raise SpecError(f"--workers {workers}: needs a whole number of at least 1")
+    check_workers(workers)
     if timeout is not None and not timeout > 0:
         raise SpecError(f"--timeout {timeout:g}: needs a number of seconds above 0")
     if engine not in ENGINES:
@@ -258,7 +271,8 @@ class _Supervisor:
         keys = self.alike.pop(task.key)
         if not isinstance(outcome, Done) or outcome.found is None:
             said = outcome.error if isinstance(outcome, Trouble) else "nothing was found"
-            self.notes.append(f"{len(keys)} finished cells are kept, and could not be checked: {said}")
+            cells = "finished cell is" if len(keys) == 1 else "finished cells are"
+            self.notes.append(f"{len(keys)} {cells} kept, and could not be checked: {said}")
             return
         for key in keys:
             if _differs(self.sweep.cell(key), outcome.found):

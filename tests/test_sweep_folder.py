@@ -141,6 +141,12 @@ def test_folders_that_are_none_of_ours(tmp_path: Path, place: Place) -> None:
     assert sorted(names(tmp_path)) == ["place", "thesis.tex"]
 
 
+def test_what_is_misspelt_is_refused_before_anything_is_begun(place: Place) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'worker'"):
+        run_sweep(place.file, place.out, worker=1, trust_code=True)  # type: ignore[call-arg]
+    assert not place.out.exists()
+
+
 # ---- two at once, and who is at work --------------------------------------------------------------
 
 

@@ -63,7 +63,9 @@ def run_sweep(
     piece: float = PIECE,
     gpus: float | None = None,
     progress: Report | None = None,
-    **trust: bool,
+    trust_pickle: bool = False,
+    trust_remote_code: bool = False,
+    trust_code: bool = False,
 ) -> Result:
     """Do what is missing of a sweep.
 
@@ -79,7 +81,9 @@ def run_sweep(
         piece: seconds after which a cell's remaining batches are shared out among the workers.
         gpus: of a cell, on a Ray cluster; 0.5 for two cells on each. 1 when left out, where there are any.
         progress: called after each cell.
-        trust: ``trust_pickle``, ``trust_remote_code``, ``trust_code``: what the sweep file may let run.
+        trust_pickle: the sweep file may let pickled weights and exported programs run code.
+        trust_remote_code: so may it Python files beside an ``hf:`` model.
+        trust_code: so may it models that are code.
 
     Raises:
         SpecError: the file is no sweep, or a value cannot be.
@@ -95,6 +99,7 @@ def run_sweep(
         raise SpecError(f"--timeout {timeout:g}: needs a number of seconds above 0")
     if engine not in ENGINES:
         raise SpecError(unknown("engine", engine, ENGINES, where="there are"))
+    trust = {"trust_pickle": trust_pickle, "trust_remote_code": trust_remote_code, "trust_code": trust_code}
     found = grid.read(file, **trust)
     mine = found.cells[index - 1 :: count]
     with supervised(out, found.cells, found.text, shard) as sweep:

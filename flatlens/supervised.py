@@ -35,7 +35,8 @@ def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] 
     if path.exists() and not path.is_dir():
         raise RunError(f"--out '{path}' is a file; name a folder")
     # In this order: a shard that begins now writes its plan before anything that is not told from others' files.
-    if path.exists() and not all(_is_ours(entry) for entry in path.iterdir()) and not is_sweep(path):
+    ours = not path.exists() or all(_is_ours(entry) for entry in path.iterdir()) or is_sweep(path) or _was_sweep(path)
+    if not ours:
         raise RunError(f"--out '{path}' holds other files and no sweep; name a new or an empty folder")
     name = "{}-of-{}".format(*shard)
     folder = path / "locks"
@@ -66,6 +67,11 @@ def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] 
 def _is_ours(entry: Path) -> bool:
     # What is there before there is a plan: a supervisor was killed while it began.
     return entry.name in ("locks", "work", "sweep.toml") or entry.name.endswith(".tmp")
+
+
+def _was_sweep(path: Path) -> bool:
+    # Its plan was damaged, and was removed, as `load` says, to be written again.
+    return (path / "locks").is_dir() and (path / "sweep.toml").is_file()
 
 
 def _amended(path: Path, cells: list[Cell], text: str) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ from filelock import FileLock
 from safetensors.torch import save_file
 
 from flatlens import datasets, runs, sweep, trained
+from flatlens.engines import CHECK, DIED, LOST, Done, Outcome, Task, Trouble, supervisor
 from flatlens.engines.supervisor import run_sweep
 from flatlens.errors import DiskError, RunError
 from flatlens.grid import cells_of
@@ -203,6 +204,31 @@ def test_the_record_of_a_failure(finished: Place) -> None:
     assert found.failure("a") is None
 
 
+def test_a_failure_counts_all_that_was_tried(finished: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Scripted:
+        slots = 1
+
+        def __init__(self) -> None:
+            self.outcomes = [Trouble("gone", LOST), Trouble("killed", DIED), Trouble("no such weights", "ModelError")]
+
+        def submit(self, task: Task, timeout: float | None) -> None:
+            self.task = task
+
+        def next(self) -> tuple[Task, Outcome]:
+            return self.task, Done() if self.task.kind == CHECK else self.outcomes.pop(0)
+
+        def stop(self) -> None:
+            pass
+
+    monkeypatch.setattr(supervisor, "_engine", lambda *_: Scripted())
+    finished.write(CELLS + 1)
+    result = run_sweep(finished.file, finished.out, trust_code=True)
+    assert (result.done, result.failed) == (CELLS, 1)
+    (key,) = result.sweep.state().failed
+    failure = result.sweep.failure(key)
+    assert failure is not None and (failure.kind, failure.attempts) == ("ModelError", 3)
+
+
 # ---- amended --------------------------------------------------------------------------------------
 
 
@@ -266,3 +292,15 @@ def test_a_supervisor_that_was_killed_while_it_began(whole: Place, place: Place)
     with supervised(place.out, cells, "text") as found:
         assert list(found.plan) == [cells[0].key]
     assert (place.out / "sweep.toml").read_text() == "text"
+
+
+def test_a_damaged_plan_is_written_again_once_it_is_removed(finished: Place) -> None:
+    before, plan = finished.stamps(), finished.out / "plan.json"
+    whole = plan.read_bytes()
+    plan.write_bytes(whole[:-9])
+    with pytest.raises(RunError, match="is damaged; the sweep's command writes it again once it is removed"):
+        run_sweep(finished.file, finished.out, trust_code=True)
+    plan.unlink()
+    result = run_sweep(finished.file, finished.out, workers=1, trust_code=True)
+    assert (result.done, result.new) == (CELLS, 0)
+    assert plan.read_bytes() == whole and finished.stamps() == before

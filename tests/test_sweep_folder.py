@@ -146,13 +146,21 @@ def test_folders_that_are_none_of_ours(tmp_path: Path, place: Place) -> None:
 
 
 def test_who_is_at_work_is_told_and_a_second_supervisor_refused(whole: Place, place: Place) -> None:
-    with killed_afterwards(place.start("--quiet", PAUSE="0.1")) as process:
-        until(lambda: (place.out / "work").is_dir() and names(place.out / "work"), process)
+    def saved() -> list[int]:
+        return [len(list(cell.glob("parts/*.steps.parquet"))) for cell in (place.out / "work").glob("*")]
+
+    # While the gate is there no cell goes on, however long it takes to look.
+    gate = place.folder / "gate"
+    gate.touch()
+    with killed_afterwards(place.start("--quiet", PAUSE="0.1", GATE=str(gate))) as process:
+        until(lambda: list((place.out / "locks").glob("*.cell")), process)
         second = place.run()
+        gate.unlink()
         assert second.returncode == 2
         assert second.stderr.startswith(f"error: process {process.pid} on ")
         assert second.stderr.endswith("wait for it, or stop it: nothing that it finished is lost\n")
-        until(lambda: place.done(), process)
+        until(lambda: place.done() and 1 in saved(), process)
+        gate.touch()
         live = json.loads(place.run(place.out, "--json", command="status").stdout)
         assert live.keys() == {"sweep", "cells", "done", "running", "failed", "waiting", "supervisors"}
         assert [who["pid"] for who in live["supervisors"]] == [process.pid]
@@ -162,6 +170,7 @@ def test_who_is_at_work_is_told_and_a_second_supervisor_refused(whole: Place, pl
         assert f"at work  process {process.pid} on " in told
         assert "of 4 cells, about " in told and " left\n" in told
         assert "of 3 batches" in told
+        gate.unlink()
         watched = place.run(place.out, "--watch", command="status")
         assert watched.returncode == 0 and f"done   {CELLS} of {CELLS} cells" in watched.stdout
         printed, complained = process.communicate()

@@ -21,7 +21,7 @@ from flatlens.trajectory import ATTACK, MEASURES, Trace
 from flatlens.valley import Bools, Floats, Fraction, Ints
 
 DIGEST_VERSION = 1
-"""Raised when the digest's fields change; one of another version is made anew from the run."""
+"""Raised when the digest's fields change; it is written into each, for whoever reads them."""
 
 
 class Accuracy(NamedTuple):

@@ -27,13 +27,16 @@ def write(parts: Iterator[pa.Table], stream: IO[bytes], format: str) -> int:
     """Write all tables, which have the same columns, and return how many rows they have."""
     writer: _Writer | None = None
     rows = 0
-    for part in _gathered(parts):
-        if writer is None:
-            writer = _WRITERS[format](stream, part.schema)
-        writer.write(part)
-        rows += part.num_rows
-    if writer is not None:
-        writer.close()
+    try:
+        for part in _gathered(parts):
+            if writer is None:
+                writer = _WRITERS[format](stream, part.schema)
+            writer.write(part)
+            rows += part.num_rows
+    finally:
+        # Also after an error: a Parquet file that is left open would complain on stderr when it is collected.
+        if writer is not None:
+            writer.close()
     return rows
 
 

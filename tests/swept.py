@@ -34,6 +34,8 @@ class Net(nn.Module):
 
     def forward(self, x):
         time.sleep(self.pause)
+        while os.path.exists(os.environ.get("GATE", "")):
+            time.sleep(0.01)
         return self.fc(x.flatten(1))
 
 def net(classes):

@@ -1,10 +1,11 @@
 """How a machine is shared out among workers."""
 
 import os
+import threading
 
 import pytest
 
-from flatlens.engines.local import gpus, shares
+from flatlens.engines.local import SAFE, _sheltered, gpus, shares
 
 
 @pytest.fixture
@@ -52,3 +53,23 @@ def test_gpus_that_no_cell_uses_make_no_workers(machine):
     machine(4, TWO)
     assert gpus() == 2
     assert shares(None, accelerated=False) == (4, 1)
+
+
+@pytest.mark.parametrize("own", [None, "yes"])
+def test_processes_that_are_started_by_two_threads_are_both_sheltered(monkeypatch, own):
+    monkeypatch.delenv(SAFE, raising=False) if own is None else monkeypatch.setenv(SAFE, own)
+    began, ended = threading.Event(), threading.Event()
+
+    def start():
+        with _sheltered():
+            began.set()
+            ended.wait(60)
+
+    other = threading.Thread(target=start)
+    with _sheltered():
+        other.start()
+        assert began.wait(60)
+    assert os.environ.get(SAFE) == "1", "the other one is not started yet"
+    ended.set()
+    other.join()
+    assert os.environ.get(SAFE) == own

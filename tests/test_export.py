@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import math
@@ -265,6 +266,19 @@ def test_a_damaged_run_is_named_and_nothing_is_left_behind(own, name, how):
     with pytest.raises(RunError, match=f"^cell {keys[3]} of the sweep in '.*' is damaged: .*; remove '"):
         exporting.export(own.path)
     assert sorted(entry.name for entry in own.path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_a_file_begun_before_the_damage_is_found_is_let_go_of_in_silence(own, name, monkeypatch):
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    monkeypatch.setattr(formats, "_GATHERED", 1)
+    (own.cell(results.done(own)[3]) / "steps.parquet").write_bytes(b"PAR1")
+    with pytest.raises(RunError, match="is damaged"):
+        exporting.export(own.path, format=name)
+    gc.collect()
+    assert not said
+    assert not list(own.path.glob("*export*"))
 
 
 def test_a_damaged_run_by_itself_is_to_be_run_again(cell, tmp_path):

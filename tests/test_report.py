@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import subprocess
 import sys
@@ -174,6 +175,20 @@ def test_write_replaces_the_file_at_once_and_leaves_nothing_behind(trace, tmp_pa
     occupied.write_text("")
     with pytest.raises(ResourceError, match="cannot write"):
         page.write([trace], occupied / "report.html")
+
+
+def test_two_machines_may_write_a_page_at_the_same_time(tmp_path, monkeypatch):
+    """Their processes may well have the same number: the other one writes it all while this one is about to rename."""
+    file, sync, waiting = tmp_path / "report.html", os.fsync, ["theirs"]
+
+    def later(number):
+        if waiting:
+            parts.save(waiting.pop(), file)
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", later)
+    parts.save("ours", file)
+    assert file.read_text() == "ours" and [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_plotly_can_be_shared_by_many_pages(trace, tmp_path):

@@ -14,6 +14,7 @@ from filelock import FileLock
 from safetensors.torch import save_file
 
 from flatlens import datasets, runs, sweep, trained
+from flatlens.engines import CHECK, DIED, LOST, Done, Outcome, Task, Trouble, supervisor
 from flatlens.engines.supervisor import run_sweep
 from flatlens.errors import DiskError, RunError
 from flatlens.grid import cells_of
@@ -151,13 +152,21 @@ def test_what_is_misspelt_is_refused_before_anything_is_begun(place: Place) -> N
 
 
 def test_who_is_at_work_is_told_and_a_second_supervisor_refused(whole: Place, place: Place) -> None:
-    with killed_afterwards(place.start("--quiet", PAUSE="0.1")) as process:
-        until(lambda: (place.out / "work").is_dir() and names(place.out / "work"), process)
+    def saved() -> list[int]:
+        return [len(list(cell.glob("parts/*.steps.parquet"))) for cell in (place.out / "work").glob("*")]
+
+    # While the gate is there no cell goes on, however long it takes to look.
+    gate = place.folder / "gate"
+    gate.touch()
+    with killed_afterwards(place.start("--quiet", PAUSE="0.1", GATE=str(gate))) as process:
+        until(lambda: list((place.out / "locks").glob("*.cell")), process)
         second = place.run()
+        gate.unlink()
         assert second.returncode == 2
         assert second.stderr.startswith(f"error: process {process.pid} on ")
         assert second.stderr.endswith("wait for it, or stop it: nothing that it finished is lost\n")
-        until(lambda: place.done(), process)
+        until(lambda: place.done() and 1 in saved(), process)
+        gate.touch()
         live = json.loads(place.run(place.out, "--json", command="status").stdout)
         assert live.keys() == {"sweep", "cells", "done", "running", "failed", "waiting", "supervisors"}
         assert [who["pid"] for who in live["supervisors"]] == [process.pid]
@@ -167,6 +176,7 @@ def test_who_is_at_work_is_told_and_a_second_supervisor_refused(whole: Place, pl
         assert f"at work  process {process.pid} on " in told
         assert "of 4 cells, about " in told and " left\n" in told
         assert "of 3 batches" in told
+        gate.unlink()
         watched = place.run(place.out, "--watch", command="status")
         assert watched.returncode == 0 and f"done   {CELLS} of {CELLS} cells" in watched.stdout
         printed, complained = process.communicate()
@@ -202,18 +212,6 @@ def test_a_sweep_that_is_none(tmp_path: Path) -> None:
         sweep.load(tmp_path)
 
 
-def test_a_plan_that_is_damaged_is_written_again_once_it_is_removed(finished: Place) -> None:
-    before, plan = finished.stamps(), finished.out / "plan.json"
-    was = plan.read_bytes()
-    plan.write_text("{")
-    with pytest.raises(RunError, match="damaged; the sweep's command writes it again once it is removed"):
-        run_sweep(finished.file, finished.out, workers=1, trust_code=True)
-    plan.unlink()
-    again = run_sweep(finished.file, finished.out, workers=1, trust_code=True)
-    assert (again.done, again.failed, again.new) == (CELLS, 0, 0)
-    assert finished.stamps() == before and plan.read_bytes() == was
-
-
 def test_the_record_of_a_failure(finished: Place) -> None:
     found = sweep.load(finished.out)
     found.fail("a", sweep.Failure("caf\udce9", "Odd", "\udcff", 1.0, 2))
@@ -233,6 +231,31 @@ def test_a_file_that_can_be_read_but_once(finished: Place) -> None:
         finished.file.write_text(text)
         assert process.wait(120) == 0
     assert (finished.out / "sweep.toml").read_text() == text
+
+
+def test_a_failure_counts_all_that_was_tried(finished: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Scripted:
+        slots = 1
+
+        def __init__(self) -> None:
+            self.outcomes = [Trouble("gone", LOST), Trouble("killed", DIED), Trouble("no such weights", "ModelError")]
+
+        def submit(self, task: Task, timeout: float | None) -> None:
+            self.task = task
+
+        def next(self) -> tuple[Task, Outcome]:
+            return self.task, Done() if self.task.kind == CHECK else self.outcomes.pop(0)
+
+        def stop(self) -> None:
+            pass
+
+    monkeypatch.setattr(supervisor, "_engine", lambda *_: Scripted())
+    finished.write(CELLS + 1)
+    result = run_sweep(finished.file, finished.out, trust_code=True)
+    assert (result.done, result.failed) == (CELLS, 1)
+    (key,) = result.sweep.state().failed
+    failure = result.sweep.failure(key)
+    assert failure is not None and (failure.kind, failure.attempts) == ("ModelError", 3)
 
 
 # ---- amended --------------------------------------------------------------------------------------
@@ -298,3 +321,15 @@ def test_a_supervisor_that_was_killed_while_it_began(whole: Place, place: Place)
     with supervised(place.out, cells, "text") as found:
         assert list(found.plan) == [cells[0].key]
     assert (place.out / "sweep.toml").read_text() == "text"
+
+
+def test_a_damaged_plan_is_written_again_once_it_is_removed(finished: Place) -> None:
+    before, plan = finished.stamps(), finished.out / "plan.json"
+    whole = plan.read_bytes()
+    plan.write_bytes(whole[:-9])
+    with pytest.raises(RunError, match="is damaged; the sweep's command writes it again once it is removed"):
+        run_sweep(finished.file, finished.out, trust_code=True)
+    plan.unlink()
+    result = run_sweep(finished.file, finished.out, workers=1, trust_code=True)
+    assert (result.done, result.new) == (CELLS, 0)
+    assert plan.read_bytes() == whole and finished.stamps() == before

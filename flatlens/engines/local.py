@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -148,16 +149,43 @@ class _Context(SpawnContext):
 
 @contextlib.contextmanager
 def _sheltered() -> Iterator[None]:
-    blocked, safe = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}), os.environ.get(SAFE)
-    os.environ[SAFE] = "1"
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with _safe_path:
+            yield
     finally:
-        if safe is None:
-            os.environ.pop(SAFE, None)
-        else:
-            os.environ[SAFE] = safe
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+class _SafePath:
+    """The environment with `SAFE` in it while any thread starts a process, and then as it was.
+
+    A pool's thread replaces a process while another one is started: there is one environment for them all.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._before: str | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = os.environ.get(SAFE)
+                os.environ[SAFE] = "1"
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside:
+                return
+            if self._before is None:
+                os.environ.pop(SAFE, None)
+            else:
+                os.environ[SAFE] = self._before
+
+
+_safe_path = _SafePath()
 
 
 def shares(workers: int | None, *, accelerated: bool = True) -> tuple[int, int]:

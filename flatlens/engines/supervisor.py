@@ -239,7 +239,8 @@ class _Supervisor:
         return True
 
     def _fail(self, keys: Iterable[str], trouble: Trouble, task: Task) -> None:
-        tries = max(1, sum(self.tries[task.kind, task.key, task.batches, kind] for kind in TRIES))
+        # Of the other kinds the first one is the last: it is not among the tries that are counted.
+        tries = sum(self.tries[task.kind, task.key, task.batches, kind] for kind in TRIES) + (trouble.kind not in TRIES)
         for key in keys:
             self.sweep.fail(key, Failure(trouble.error, trouble.kind, trouble.details, time.time(), tries))
             self.given_up.add(key)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import html
-import os
-from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -13,6 +11,7 @@ from string import Template
 from plotly.offline import get_plotlyjs
 
 from flatlens.errors import ResourceError
+from flatlens.runs import replacing
 
 PLOTLY = "plotly.min.js"
 POLICY = "default-src 'none'; script-src {}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
@@ -65,17 +64,11 @@ def save(text: str, file: Path) -> Path:
     Raises:
         ResourceError: the file cannot be written.
     """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(file)
+        with replacing(file) as out:
+            out.write(text.encode())
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise ResourceError(f"cannot write {file}: {error.strerror or error}") from error
     return file
 

@@ -60,6 +60,10 @@ class RunError(UsageError):
     """A folder is no run, or holds a run of another specification."""
 
 
+class StaleRunError(RunError):
+    """A run cannot be gone on with: it is damaged, or was begun with other settings, weights or data."""
+
+
 class ResourceError(FlatlensError):
     """Memory, disk or permission ran out; what was finished is saved."""
 

@@ -28,9 +28,9 @@ class Locks:
         lock.acquire()
         return lock
 
-    def held(self, key: str) -> bool:
-        """Whether somebody is at work on a cell."""
-        return any(is_held(lock) for lock in self.folder.glob(f"{key}*.cell"))
+    def held(self) -> set[str]:
+        """The keys of all cells that somebody is at work on."""
+        return {lock.name.partition(".")[0] for lock in self.folder.glob("*.cell") if is_held(lock)}
 
     def forget(self, key: str) -> None:
         """Remove a cell's locks; whoever waits for one of them finds the cell finished."""

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from flatlens.errors import DiskError, RunError
+from flatlens.errors import DiskError, RunError, StaleRunError
 from flatlens.spec import RunSpec, difference, from_dict, read_toml
 from flatlens.tensorfile import concatenate
 from flatlens.trajectory import LAYERS, SCHEMA_VERSION, STEPS, Caution, Images, Trace
@@ -176,6 +176,7 @@ def load(path: str | Path) -> Run:
 
     Raises:
         RunError: there is none, or one of a newer schema.
+        StaleRunError: it is damaged.
     """
     path = Path(path)
     file = path / "manifest.json"
@@ -186,7 +187,7 @@ def load(path: str | Path) -> Run:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         version = manifest["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"'{file}' is damaged: {_first_line(error)}; run it again with --force") from error
+        raise StaleRunError(f"'{file}' is damaged: {_first_line(error)}; run it again with --force") from error
     if version > SCHEMA_VERSION:
         raise RunError(f"the run in '{path}' has schema {version}; this flatlens reads {SCHEMA_VERSION}: upgrade it")
     return Run(path, manifest)
@@ -227,7 +228,7 @@ def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any]) -> Run:
     """Go on with a run, which must be of the same spec, weights, data and measurement version.
 
     Raises:
-        RunError: it is not; the message says in what it differs.
+        StaleRunError: it is not; the message says in what it differs.
     """
     differs = [text for text in difference(spec, run.spec) if not text.startswith("device ")]
     for key, name in (
@@ -239,7 +240,7 @@ def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any]) -> Run:
         if run.manifest.get(key) != manifest.get(key):
             differs.append(f"other {name}")
     if differs:
-        raise RunError(
+        raise StaleRunError(
             f"'{run.path}' holds another run: {', '.join(differs)}; choose another --out, or replace it with --force"
         )
     run.resumed = FINISHED if run.finished else "resumed"

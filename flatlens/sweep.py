@@ -181,7 +181,7 @@ class Sweep:
     def state(self) -> State:
         """How far the sweep is, from three listings of folders and the locks that are held."""
         done, failed = self.keys("cells"), self.keys("failed")
-        running = {key for key in self.keys("work") - done if self.locks.held(key)}
+        running = self.locks.held() - done
         found: dict[str, list[str]] = {state: [] for state in STATES}
         for key in self.plan:
             state = DONE if key in done else RUNNING if key in running else FAILED if key in failed else WAITING

@@ -24,7 +24,7 @@ from torch import nn
 
 from flatlens import __version__, datasets, models
 from flatlens.datasets import Dataset
-from flatlens.errors import DiskError, RunError
+from flatlens.errors import DiskError, ModelError, RunError
 from flatlens.models import checkpoints
 from flatlens.models.loaders import Loaded, sha256
 from flatlens.places import cache
@@ -212,10 +212,13 @@ def _fit(work: _Work, part: Path, progress: Report | None) -> dict[str, Any]:
         if progress is not None:
             progress(Progress(min(done, total), total, f"training, loss {loss:.3g}"))
 
-    history = _history(model, recipe, data, snapshot=part, progress=tick)
     held_out = datasets.with_split(str(recipe.data), "test")
     test = datasets.load(held_out)
-    clean, robust = _reached(work, test)
+    try:
+        history = _history(model, recipe, data, snapshot=part, progress=tick)
+        clean, robust = _reached(work, test)
+    except OSError as error:  # of the model's own code: it says nothing of the disk
+        raise ModelError(f"the model raised {type(error).__name__}: {error}") from error
     return {
         "model": work.model,
         "recipe": recipe.to_dict(),

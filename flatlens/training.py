@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flatlens.errors import ModelError, SpecError, unknown
-from flatlens.runs import replacing
+from flatlens.runs import disk, replacing
 from flatlens.spec import ADVERSARIAL
 
 
@@ -62,6 +62,7 @@ def train(
     Raises:
         SpecError: an unknown way of adversarial training.
         ModelError: the loss stopped being finite.
+        DiskError: the snapshot cannot be written.
     """
     if adversarial is not None and adversarial not in ADVERSARIAL:
         raise SpecError(unknown("adversarial training", adversarial, ADVERSARIAL, where="there are"))
@@ -134,7 +135,7 @@ class _State:
             "losses": self.losses,
             "rights": self.rights,
         }
-        with replacing(file) as out:
+        with disk(file), replacing(file) as out:
             torch.save(kept, out)
 
     def read(self, file: Path) -> None:

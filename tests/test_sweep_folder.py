@@ -13,8 +13,8 @@ import pytest
 from filelock import FileLock
 from safetensors.torch import save_file
 
-from flatlens import datasets, runs, sweep, trained
-from flatlens.engines import CHECK, DIED, LOST, Done, Outcome, Task, Trouble, supervisor
+from flatlens import datasets, execute, runs, sweep, trained
+from flatlens.engines import CELL, CHECK, DIED, LOST, Done, Outcome, Task, Trouble, supervisor, work
 from flatlens.engines.supervisor import run_sweep
 from flatlens.errors import DiskError, RunError
 from flatlens.grid import cells_of
@@ -256,6 +256,64 @@ def test_a_failure_counts_all_that_was_tried(finished: Place, monkeypatch: pytes
     (key,) = result.sweep.state().failed
     failure = result.sweep.failure(key)
     assert failure is not None and (failure.kind, failure.attempts) == ("ModelError", 3)
+
+
+# ---- models that are trained ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Place:
+    """A sweep whose cells share a model that is to be trained."""
+    place = Place(tmp_path / "training", 3, "train.epochs = 1\ntrain.limit = 100")
+    place.environment["FLATLENS_CACHE"] = str(place.folder / "cache")
+    return place
+
+
+def test_a_cell_is_running_while_its_model_is_trained(training: Place) -> None:
+    gate = training.folder / "gate"
+    gate.touch()
+    with killed_afterwards(training.start("--quiet", GATE=str(gate))) as process:
+        until(lambda: list((training.out / "locks").glob("*.cell")), process)
+        told = training.run(training.out, command="status").stdout
+        assert "running  1\nwaiting  2\n" in told and "running  seed 0: loading or training its model\n" in told
+        gate.unlink()
+        assert process.wait(120) == 0
+
+
+def test_a_model_that_misses_a_file_while_it_is_trained_fails_alone(training: Place) -> None:
+    net = str(training.model)
+    training.model.write_text(
+        training.model.read_text() + "class Odd(Net):\n    def forward(self, x):\n"
+        "        if self.training:\n            open('no-such-file')\n        return super().forward(x)\n"
+        "def odd(classes):\n    return Odd(classes)\n"
+    )
+    text = training.file.read_text().replace(f'model = "{net}:net"\n', "")
+    training.file.write_text(text + f'model = ["{net}:odd", "{net}:net"]\n')
+    done = training.run("--json")
+    facts = json.loads(done.stdout)
+    assert done.returncode == 1 and facts["done"] == 3, done.stderr
+    assert {row["kind"] for row in facts["failed"]} == {"ModelError"} and len(facts["failed"]) == 3
+    assert "training: the model raised FileNotFoundError: " in facts["failed"][0]["error"]
+
+
+def test_a_cell_is_begun_anew_only_for_what_is_wrong_with_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = {"model": "flatlens:digits-cnn", "data": "flatlens:digits", "steps": 1, "limit": 2, "batch_size": 1}
+    task = Task(str(tmp_path), CELL, "key", spec, None, 60.0)
+    folder = tmp_path / "run"
+    execute.measure(work._begin(task, folder), [0])
+
+    def elsewhere(*_: object) -> None:
+        raise RunError("the cache is damaged")
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="cache"):
+        patch.setattr(execute, "load", elsewhere)
+        work._begin(task, folder)
+    assert work._begin(task, folder).run.missing() == [1]
+    manifest = folder / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"weights_sha256": "other"}))
+    assert work._begin(task, folder).run.missing() == [0, 1]
 
 
 # ---- amended --------------------------------------------------------------------------------------

@@ -207,7 +207,9 @@ def _told(found: Sweep, state: State) -> RenderableType:
     running = []
     for key in state.running[:SHOWN]:
         batches = found.progress(key)
-        said = "" if batches is None or batches[1] == 1 else f", {batches[0]} of {batches[1]} batches"
+        said = ": loading or training its model" if batches is None else ""
+        if batches is not None and batches[1] > 1:
+            said = f", {batches[0]} of {batches[1]} batches"
         running.append(("running", labels[key] + said))
     for block in (running, list(_failures(found, state.failed, labels))):
         if block:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flatlens.engines import CHECK, DISK, TRAIN, Done, More, Outcome, Task, Trouble
-from flatlens.errors import DiskError, FlatlensError, RunError
-from flatlens.spec import TRUST, RunSpec, from_dict
+from flatlens.errors import DiskError, FlatlensError, StaleRunError
+from flatlens.spec import TRUST, from_dict
 from flatlens.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def do(task: Task) -> Outcome:
     """Do a task; whatever goes wrong is told, not raised."""
     try:
         if task.kind == TRAIN:
-            return _train(from_dict(task.spec))
+            return _train(task)
         if task.kind == CHECK:
             from flatlens import execute
 
@@ -88,11 +88,14 @@ def _plain(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _train(spec: RunSpec) -> Done:
+def _train(task: Task) -> Done:
     from flatlens import trained
 
+    spec = from_dict(task.spec)
     assert spec.train is not None
-    trained.find(spec.model, spec.train, **{key: getattr(spec, key) for key in TRUST})
+    # The first of the cells that need the model is under way with its training.
+    with Sweep(Path(task.root), {}).claim(task.key):
+        trained.find(spec.model, spec.train, **{key: getattr(spec, key) for key in TRUST})
     return Done()
 
 
@@ -132,7 +135,7 @@ def _begin(task: Task, folder: Path) -> Begun:
     spec = from_dict(task.spec)
     try:
         return execute.begin(spec, folder, parents=False)
-    except RunError:
+    except StaleRunError:
         # It was begun with other weights or data than there are now.
         shutil.rmtree(folder, ignore_errors=True)
         return execute.begin(spec, folder, parents=False)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from flatlens import datasets, execute, runs, sweep, trained
 from flatlens.engines import CELL, CHECK, DIED, LOST, Done, Outcome, Task, Trouble, supervisor, work
 from flatlens.engines.supervisor import run_sweep
-from flatlens.errors import DiskError, RunError
+from flatlens.errors import DiskError, RunError, SpecError
 from flatlens.grid import cells_of
 from flatlens.models import zoo
 from flatlens.spec import TrainSpec
@@ -145,6 +145,8 @@ def test_folders_that_are_none_of_ours(tmp_path: Path, place: Place) -> None:
 def test_what_is_misspelt_is_refused_before_anything_is_begun(place: Place) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'worker'"):
         run_sweep(place.file, place.out, worker=1, trust_code=True)  # type: ignore[call-arg]
+    with pytest.raises(SpecError, match="--address here:6379: is of --engine ray"):
+        run_sweep(place.file, place.out, address="here:6379", trust_code=True)
     assert not place.out.exists()
 
 

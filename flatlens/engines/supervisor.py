@@ -99,6 +99,9 @@ def run_sweep(
         raise SpecError(f"--timeout {timeout:g}: needs a number of seconds above 0")
     if engine not in ENGINES:
         raise SpecError(unknown("engine", engine, ENGINES, where="there are"))
+    for flag, value in (("--address", address), ("--gpus", gpus)):
+        if engine != "ray" and value is not None:
+            raise SpecError(f"{flag} {value}: is of --engine ray")
     trust = {"trust_pickle": trust_pickle, "trust_remote_code": trust_remote_code, "trust_code": trust_code}
     found = grid.read(file, **trust)
     mine = found.cells[index - 1 :: count]
@@ -127,9 +130,6 @@ def _engine(name: str, workers: int | None, address: str | None, gpus: float | N
         from flatlens.engines.ray import Cluster
 
         return Cluster(workers, address, gpus=gpus, accelerated=accelerated)
-    for flag, value in (("--address", address), ("--gpus", gpus)):
-        if value is not None:
-            raise SpecError(f"{flag} {value}: is of --engine ray")
     from flatlens.engines.local import Local, shares
 
     return Local(*shares(workers, accelerated=accelerated))

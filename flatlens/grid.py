@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from flatlens import models
 from flatlens.errors import SpecError, unknown
-from flatlens.settings import ABSENT, shown
+from flatlens.settings import text as worded
 from flatlens.spec import (
     KEYS,
     NEEDED,
@@ -144,7 +144,7 @@ def _cell(point: Point, varied: Point, trust: Mapping[str, bool]) -> Cell:
     try:
         spec = replace(from_dict(values), **leave).resolved()
     except SpecError as error:
-        which = ", ".join(f"{key} {shown(value) or ABSENT}" for key, value in varied.items())
+        which = ", ".join(f"{key} {worded(key, value)}" for key, value in varied.items())
         raise SpecError(f"{error} (in the cell {which})" if which else str(error)) from error
     return Cell(key_of(spec), spec)
 
@@ -226,7 +226,7 @@ class _Exclude:
             key: [_plain(key, item) for item in (value if isinstance(value, list) and value else [value])]
             for key, value in _flat(table).items()
         }
-        self.text = ", ".join(f"{key} {shown(values) or ABSENT}" for key, values in self.wanted.items())
+        self.text = ", ".join(f"{key} {worded(key, values)}" for key, values in self.wanted.items())
         self.used = False
         if not self.wanted:
             raise SpecError("an [[exclude]] without keys would leave out every cell; name what it is to leave out")

@@ -16,7 +16,7 @@ class Locks:
     """The folder of a sweep's locks.
 
     ``I-of-N.supervisor``, with what is known of its holder in ``I-of-N.json``; ``KEY.cell`` and ``KEY.BATCH.cell`` of
-    cells under way.
+    cells under way, the training of a model for them included.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -74,7 +74,7 @@ def text(key: str, value: Any) -> str:
         return ABSENT
     if key.split(".")[-1] in ("eps", "step_size") and isinstance(value, float):
         levels = value * 255
-        if abs(levels - round(levels)) < 1e-9 and 0 < levels < 255 and round(value, 3) != value:
+        if 0 < levels < 255 and abs(levels - round(levels)) < 1e-9 and round(value, 3) != value:
             return f"{round(levels)}/255"
     return shown(value) or ABSENT
 

@@ -11,7 +11,7 @@
       cells.parquet    a row per cell, path and layer
       report.html      the sweep's page
 
-What a cell's state is follows from where its folder lies; nothing else records it.
+What a cell's state is follows from where its folder lies, and whether its lock is held; nothing else records it.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class Sweep:
         return {key: label(spec, keys) for key, spec in self.plan.items()}
 
     def state(self) -> State:
-        """How far the sweep is, from three listings of folders and the locks that are held."""
+        """How far the sweep is, from two listings of folders and the locks that are held."""
         done, failed = self.keys("cells"), self.keys("failed")
         running = self.locks.held() - done
         found: dict[str, list[str]] = {state: [] for state in STATES}

@@ -182,6 +182,7 @@ def test_labels_name_what_varies() -> None:
     assert [label(spec, varying(specs)) for spec in specs] == ["eps 0.1", "eps 0.2"]
     assert label(specs[0], []) == "the one cell"
     assert label({"control": []}, ["control"]) == "control –"
+    assert label({"eps": float("nan")}, ["eps"]) == "eps nan"
     assert (shown(None), shown(["a", "b"]), shown(1 / 3)) == ("None", "a b", "0.333333")
     assert flat({"train": {"epochs": 3}, "seed": 1}) == {"seed": 1, "train.epochs": 3}
 

@@ -17,7 +17,7 @@ Every message is one line that names the value and what would work.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class FlatlensError(Exception):
@@ -48,12 +48,17 @@ class LayerError(UsageError):
     """A layer does not exist or cannot be probed.
 
     Attributes:
-        layer: the name of a layer that exists but cannot be probed, where it is one.
+        refused: layers that exist but cannot be probed, and why: a line each.
     """
 
-    def __init__(self, message: str, layer: str | None = None) -> None:
+    def __init__(self, message: str, layer: str | None = None, refused: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.layer = layer
+        self.refused = dict(refused or ({} if layer is None else {layer: message}))
+
+    @classmethod
+    def of(cls, refused: Mapping[str, str]) -> LayerError:
+        """One error for all of them, in the words of the first."""
+        return cls(next(iter(refused.values())), refused=refused)
 
 
 class RunError(UsageError):

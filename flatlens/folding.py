@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from flatlens.layers import PROBEABLE
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -30,7 +32,7 @@ def fold(model: nn.Module, example: Tensor) -> tuple[nn.Module, dict[str, Tensor
     dtype = torch.float64 if example.device.type != "mps" else torch.float32
     try:
         expected = _logits(model.to(dtype), example.to(dtype))
-        folded, scale = _fold_graph(fx.symbolic_trace(model))
+        folded, scale = _fold_graph(fx.GraphModule(model, _Tracer().trace(model)))
         agree = _agree(expected, _logits(folded, example.to(dtype)))
     except Exception:  # fx and the model raise whatever they like; what cannot be folded runs as it is
         agree = False
@@ -39,6 +41,17 @@ def fold(model: nn.Module, example: Tensor) -> tuple[nn.Module, dict[str, Tensor
     if not agree or not scale:
         return model, {}
     return folded.to(example.dtype), {name: row.to(example.dtype) for name, row in scale.items()}
+
+
+class _Tracer(fx.Tracer):
+    """Calls of layers that can be probed stay calls, those of the user's own subclasses too."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, PROBEABLE) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 def _fold_graph(traced: fx.GraphModule) -> tuple[fx.GraphModule, dict[str, Tensor]]:
@@ -57,6 +70,8 @@ def _fold_graph(traced: fx.GraphModule) -> tuple[fx.GraphModule, dict[str, Tenso
         conv, norm = modules[str(before.target)], modules[node.target]
         once = calls[str(before.target)] == 1 and calls[node.target] == 1
         if type(conv) not in CONVOLUTIONS or not once or norm.running_var is None or norm.training:
+            continue
+        if _hooked(conv) or _hooked(norm):  # what a hook does between the two would be lost
             continue
         gamma = norm.weight if norm.weight is not None else torch.ones_like(norm.running_var)
         scale[str(before.target)] = (gamma / torch.sqrt(norm.running_var + norm.eps)).detach()

@@ -6,8 +6,6 @@ changed. One `Forward` is one pass on one live graph: attack and probes share it
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,9 +19,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from flatlens.checks import Own, first_input
 from flatlens.errors import FlatlensError, LayerError, ModelError
 from flatlens.folding import fold
 from flatlens.layers import HEAD, Layer, Survey, as_logits, describe, resolve, survey
+from flatlens.private import private_copy, working_dtype
 
 ITERATE, BEST, RETURNED = "iterate", "best", "returned"
 """What a pass of an attack is: a point of its path; its best point once more, yielded after the path; or the point that
@@ -151,10 +151,10 @@ class Victim:
     ) -> None:
         own = next(model.parameters(), torch.empty(0))
         self.device = torch.device(device) if device is not None else own.device
-        self.dtype = dtype or (own.dtype if own.dtype.is_floating_point else torch.float32)
+        self.dtype = dtype or working_dtype(own.dtype)
         self.bounds = bounds
         check_mode(model)
-        private = _copy(model).to(self.device, self.dtype).requires_grad_(False)
+        private = private_copy(model).to(self.device, self.dtype).requires_grad_(False)
         for parameter in private.parameters():
             parameter.grad = None
         self._channels_last = example.dim() == 4 and any(isinstance(m, nn.Conv2d) for m in private.modules())
@@ -166,6 +166,10 @@ class Victim:
         self.probabilities = bool((seen.logits >= 0).all() and (seen.logits.sum(1) - 1).abs().max() <= 1e-4)
         """Whether the outputs are no logits: those of the example are not negative and sum to 1."""
         names = resolve(layers, private, seen, without)
+        self._own = Own(model, names, self.head)
+        refused = self._own.check(private, example)
+        if refused:
+            raise LayerError.of(refused)
         weights = {name: private.get_parameter(f"{target}.weight").detach() for name, target in names.items()}
 
         scale: dict[str, Tensor] = {}
@@ -200,8 +204,9 @@ class Victim:
         module = self._model.get_submodule(layer.target)
         before: list[Tensor] = []
 
-        def keep_input(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            before.append(args[0].clone() if layer.name in self.copied else args[0])
+        def keep_input(_: nn.Module, args: tuple[Tensor, ...], given: dict[str, Tensor]) -> None:
+            x = first_input(args, given)
+            before.append(x.clone() if layer.name in self.copied else x)
 
         def keep_output(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             value = before.pop()
@@ -209,7 +214,7 @@ class Victim:
             edge = get_gradient_edge(output) if output.requires_grad else None
             self._taps[layer.name] = Tap(layer, value.detach(), value._version, edge, output.shape)
 
-        module.register_forward_pre_hook(keep_input)
+        module.register_forward_pre_hook(keep_input, with_kwargs=True)
         module.register_forward_hook(keep_output)
 
     def _count_dead(self, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
@@ -222,6 +227,10 @@ class Victim:
         """``x`` on the victim's device, in its dtype and memory format."""
         x = x.to(self.device, self.dtype)
         return x.contiguous(memory_format=torch.channels_last) if self._channels_last else x.contiguous()
+
+    def check_again(self, x: Tensor) -> Tensor | None:
+        """The user's own model's logits at the end of a path, its inner layers looked at once more: `checks.Own`."""
+        return self._own.check_again(x)
 
     def __call__(self, x: Tensor, y: Int[Tensor, " n"], *, final: bool = False) -> Forward:
         """One pass. ``final``: no gradient with respect to the input will be asked for."""
@@ -309,17 +318,6 @@ def _check_unchanged(before: dict[str, _State], after: dict[str, _State]) -> Non
                 f"the model changes its {old.kind} '{name}' in a forward pass; "
                 "it must stay as it is while it is attacked: leave such updates out in eval mode"
             )
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of torch about itself, for programs of torch.export
-            return copy.deepcopy(model)
-    except Exception as error:
-        raise ModelError(
-            f"the model cannot be copied ({type(error).__name__}: {error}); it must survive deepcopy"
-        ) from error
 
 
 @contextmanager

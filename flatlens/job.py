@@ -168,10 +168,13 @@ class Job:
         )
 
     def _predict(self, x: Tensor) -> Tensor:
-        """What the user's own model, unfolded and as it was given, predicts."""
-        own = next(self.model.parameters(), x)
-        with torch.no_grad():
-            return as_logits(self.model(x.to(own.device, own.dtype))).argmax(1)
+        """What the user's own model, unfolded and as it was given, predicts; its layers are looked at once more."""
+        logits = self.victim.check_again(x)
+        if logits is None:
+            own = next(self.model.parameters(), x)
+            with torch.no_grad():
+                logits = as_logits(self.model(x.to(own.device, own.dtype)))
+        return logits.argmax(1)
 
     def pieces(self, wanted: Sequence[int], progress: Report | None) -> Iterator[tuple[int, Piece]]:
         """The wanted batches, one after the other."""
@@ -294,9 +297,11 @@ def instrument(
             victim = Victim(model, x, layers=layers, without=skipped, **how)
             measure = AnyLayer(victim, x[:EXAMPLES], probes=probes, seed=seed, exact_classes=exact_classes, loss=loss)
         except LayerError as error:
-            if error.layer is None or error.layer in layers:
+            if not error.refused:
                 raise
-            skipped[error.layer] = str(error)
+            if named := [name for name in error.refused if name in layers]:
+                raise LayerError(error.refused[named[0]], named[0]) from error
+            skipped |= error.refused
             continue
         if not victim.layers:
             raise LayerError(f"none of the layers {', '.join(layers)} can be probed: {next(iter(skipped.values()))}")

@@ -151,17 +151,23 @@ def _expand(pattern: str, model: nn.Module, known: list[str], head: str | None) 
 
 def _check_calls(names: dict[str, str], model: nn.Module, seen: Survey) -> None:
     """Each layer must be used exactly once per pass, through its own module: else s is not linear in W."""
-    owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
     for alias, target in names.items():
         if seen.calls[target] != 1:
             how = "is not called" if seen.calls[target] == 0 else f"is called {seen.calls[target]} times"
             raise LayerError(
                 f"layer '{alias}' {how} in a forward pass; only a layer that is used exactly once can be probed", alias
             )
-        tied = [n for n in owners[id(model.get_submodule(target).weight)] if n != f"{target}.weight"]
-        if tied and target != seen.head:
+        others = tied(model, target)
+        embedding = all(isinstance(model.get_submodule(n.rpartition(".")[0]), nn.Embedding) for n in others)
+        if others and not (target == seen.head and embedding):
             raise LayerError(
-                f"layer '{alias}' shares its weight with '{tied[0]}'; a tied weight cannot be probed", alias
+                f"layer '{alias}' shares its weight with '{others[0]}'; a tied weight cannot be probed", alias
             )
+
+
+def tied(model: nn.Module, target: str) -> list[str]:
+    """Other names of a layer's weight in ``model.named_parameters()``."""
+    weight = model.get_submodule(target).weight
+    own = f"{target}.weight" if target else "weight"
+    named = model.named_parameters(remove_duplicate=False)
+    return [name for name, parameter in named if parameter is weight and name != own]

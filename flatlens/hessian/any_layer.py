@@ -7,7 +7,7 @@ Which method, and whether it is exact, is measured beforehand and stands in `Any
 
     closed-form   the head under cross-entropy
     exact         K − 1 backward passes; everything after the layer is piecewise linear
-    stratified    the most probable of many classes exactly, the rest sampled, with a standard error
+    stratified    the most probable of many classes exactly, the rest sampled, with a standard error; no eigenvalues
     hutchinson    smooth activations after the layer: what Gauss–Newton leaves out is estimated, with a standard error
     gauss-newton  what follows cannot be differentiated twice: only `ggn_trace` and its like are known, the rest is NaN
 """
@@ -20,9 +20,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flatlens.errors import ResourceError, UsageError
+from flatlens.errors import LayerError, ResourceError, UsageError
 from flatlens.forward import Batch, Forward, Victim, exact_arithmetic
+from flatlens.graph import Graph, place
 from flatlens.hessian import Curvature
+from flatlens.hessian.bends import bending
 from flatlens.hessian.columns import Columns, wide
 from flatlens.hessian.directions import Directions, check_loss, directions, exhausts
 from flatlens.hessian.gauss_newton import CHUNK, Products, contract, pull_back
@@ -38,6 +40,10 @@ HUTCHINSON, GAUSS_NEWTON = "hutchinson", "gauss-newton"
 MEMORY = 1 << 30
 """Bytes of derivatives by the layers' outputs that are kept at a time; layers beyond it take backward passes of
 their own."""
+
+
+NEGLIGIBLE = 1e-9
+"""Share of the largest eigenvalue below which the classes that are only sampled cannot change it."""
 
 
 class Method(NamedTuple):
@@ -116,12 +122,28 @@ class AnyLayer:
 
         Raises:
             ResourceError: memory ran out, even in the smallest pieces.
+            LayerError: the model does more at these inputs than it did at the first ones.
         """
-        found = {name: head(here.taps[name].input, here.y, spectrum=spectrum) for name, head in self._heads.items()}
+        found = {
+            name: head(here.taps[name].input, here.y, logits=here.logits, spectrum=spectrum)
+            for name, head in self._heads.items()
+        }
         if self._columns:
+            self._check(here)
             with exact_arithmetic(self.victim.device):
                 found |= self._measure(here, spectrum)
         return {name: found[name] for name in self.victim.layers}
+
+    def _check(self, here: Forward) -> None:
+        """What was found piecewise linear still is: a branch may lead elsewhere at other inputs."""
+        graph = Graph(here.logits)
+        for name in self._columns:
+            if self.methods[name].method in (EXACT, STRATIFIED):
+                if (node := bending(graph, place(here.taps[name].output))) is not None:
+                    raise LayerError(
+                        f"layer '{name}' is followed by {node} at some inputs, and by nothing that bends at the first "
+                        "ones: the model branches; choose inputs that take one branch, or another layer"
+                    )
 
     def _measure(self, here: Forward, spectrum: bool) -> dict[str, Curvature]:
         along = directions(
@@ -200,6 +222,12 @@ class AnyLayer:
         _, kappa, kappa_se = _total(found.kappa * along.weight, along.samples, None if more is None else more.kappa)
         values = _eigenvalues(found.gram, along.weight)
         top = values[:, 0] if more is None else more.top_eigenvalue
+        rank = _participation(values)
+        if along.samples:
+            # Not linear in what is drawn, so that draws put these off by factors, and nothing says how far: they are
+            # known where the drawn classes together weigh nothing against them.
+            known = diagonal[:, -along.samples :].sum(1) <= NEGLIGIBLE * values[:, 0]
+            top, rank = (torch.where(known, number, torch.nan) for number in (top, rank))
         slope = (found.gram @ along.gradient.unsqueeze(2)).squeeze(2) * along.gradient
         norm = self._norms[name].to(trace.device)
         unknown = torch.full_like(trace, torch.nan)
@@ -219,7 +247,7 @@ class AnyLayer:
             feature_norm_sq=found.feature_norm_sq,
             confidence_term=confidence,
             weight_grad_norm=slope.sum(1).clamp(min=0).sqrt(),
-            effective_rank=_participation(values),
+            effective_rank=rank,
             spectrum=values if spectrum and exact else None,
         )
 

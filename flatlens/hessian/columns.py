@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flatlens.checks import apply, computes
 from flatlens.errors import LayerError
 from flatlens.layers import Layer
 
@@ -44,10 +45,7 @@ class Columns:
 
     def apply(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer, without its bias, applied to its input with another weight."""
-        if isinstance(self.module, nn.Linear):
-            return F.linear(x, weight)
-        assert isinstance(self.module, nn.Conv1d | nn.Conv2d)
-        return self.module._conv_forward(x, weight, None)
+        return apply(self.module, x, weight)
 
     def inputs(self, x: Tensor, n: int) -> Float[Tensor, "n g P I"]:
         """The input columns of ``n`` samples.
@@ -112,16 +110,7 @@ class Columns:
 
     def check(self, x: Tensor, output: Tensor) -> None:
         """Raise LayerError if the module does anything else than s = W a + b."""
-        parameters = dict(self.module.named_parameters(recurse=False))
-        with torch.no_grad():
-            expected = self.apply(x, self.weight)
-            if "bias" in parameters:
-                beyond = 0 if isinstance(self.module, nn.Linear) else x.dim() - 2
-                expected = expected + parameters["bias"].reshape(-1, *[1] * beyond)
-            close = expected.shape == output.shape and torch.allclose(
-                expected, output, rtol=1e-3, atol=1e-4, equal_nan=True
-            )
-        if not close:
+        if not computes(self.module, x, self.weight, output):
             raise LayerError(
                 f"layer '{self.name}' ({type(self.module).__name__}) does not compute W·a + b with its own weight; "
                 "only a plain Linear, Conv1d or Conv2d can be probed",

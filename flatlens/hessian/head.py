@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from flatlens.checks import ROUNDINGS
+from flatlens.errors import LayerError
 from flatlens.hessian import Curvature
 from flatlens.hessian.softmax import eigenvalues, gradient_norm, participation, softmax, top_eigenvalue
 
@@ -30,18 +32,35 @@ class Head:
         self.weight = linear.weight.detach().to(device, torch.float64)
         self.bias = None if linear.bias is None else linear.bias.detach().to(device, torch.float64)
         self.weight_norm = torch.linalg.matrix_norm(self.weight)
+        self._longest = self.weight.norm(dim=1).max()
+        self._largest_bias = self.weight.new_zeros(()) if self.bias is None else self.bias.abs().max()
         self._pairwise = _squared_distances(self.weight) if len(self.weight) <= PAIRWISE_CLASSES else None
 
     def __call__(
-        self, features: Float[Tensor, "n i"], y: Int[Tensor, " n"] | None = None, *, spectrum: bool = False
+        self,
+        features: Float[Tensor, "n i"],
+        y: Int[Tensor, " n"] | None = None,
+        *,
+        logits: Float[Tensor, "n k"] | None = None,
+        spectrum: bool = False,
     ) -> Curvature:
         """Curvature at the head's inputs ``features``; the logits are recomputed in float64.
 
-        The labels ``y`` are needed for the gradient's norm alone.
+        Args:
+            features: the head's input.
+            y: labels, for the gradient's norm alone.
+            logits: the model's own, to be compared with those recomputed.
+            spectrum: also the eigenvalues.
+
+        Raises:
+            LayerError: the model's own logits are others: its head does more than W·a + b at these inputs.
         """
         a = features.detach().to(self.weight.device, torch.float64)
-        soft = softmax(torch.nn.functional.linear(a, self.weight, self.bias))
+        own = torch.nn.functional.linear(a, self.weight, self.bias)
         norm_sq = (a * a).sum(1)
+        if logits is not None:
+            self._compare(own, logits, norm_sq.sqrt())
+        soft = softmax(own)
         c = soft.confidence_term
         trace = norm_sq * c
         zero = torch.zeros_like(trace)
@@ -66,6 +85,19 @@ class Head:
             effective_rank=participation(safe) * blank,
             spectrum=(norm_sq * blank).unsqueeze(1) * eigenvalues(safe) if spectrum else None,
         )
+
+    def _compare(self, own: Float[Tensor, "n k"], logits: Float[Tensor, "n k"], norm: Float[Tensor, " n"]) -> None:
+        """Raise LayerError where the model's logits differ by more than the rounding of their dtype."""
+        error = (own - logits.detach().to(own.device, own.dtype)).abs().amax(1)
+        # The model rounds the sums of a row as long as a; finite numbers may also overflow in its dtype.
+        rounding = ROUNDINGS * torch.finfo(logits.dtype).eps * float(self.weight.shape[1]) ** 0.5
+        wrong = error > rounding * (norm * self._longest + self._largest_bias)
+        if bool((wrong & torch.isfinite(error)).any()):
+            worst = float(torch.where(torch.isfinite(error), error, 0).max())
+            raise LayerError(
+                f"the head's logits W·a + b differ from the model's own by up to {worst:.2g} at some inputs of an attack: "
+                "the model does more with them there (a branch, a hook); its head cannot be probed",
+            )
 
     def _weight_variance(self, p: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
         """Σ_k p_k ‖w_k − w̄‖² = ½ Σ_{j,k} p_j p_k ‖w_j − w_k‖²: the second form has terms of one sign only."""

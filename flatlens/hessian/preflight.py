@@ -1,7 +1,8 @@
 """What can be known of a victim's layers before the first step, by measuring and not by their names.
 
-A layer's Hessian equals its Gauss–Newton matrix where everything after it is piecewise linear. Then, and only then, is
-the Hessian-vector product of ⟨v, z⟩ with respect to the layer's output exactly 0.0, for any v, at any point.
+A layer's Hessian equals its Gauss–Newton matrix where everything after it is piecewise linear. Two things must say so:
+the Hessian-vector product of ⟨v, z⟩ with respect to the layer's output is exactly 0.0 for random v at a few points, and
+the graph behind the layer consists of nodes that cannot bend (`bends`): an ELU is straight where all units are positive.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch.autograd.graph import Node
 
 from flatlens.errors import LayerError
 from flatlens.forward import Forward, Victim
+from flatlens.graph import Graph, place
+from flatlens.hessian.bends import bending
 from flatlens.hessian.columns import Columns
 from flatlens.hessian.hutchinson import generator
 from flatlens.memory import is_out_of_memory
@@ -54,6 +57,9 @@ def preflight(victim: Victim, layers: dict[str, Columns], x: Tensor, *, seed: in
             victim.copied.add(tap.layer.name)
     _check_samples(here, layers)
     found = _bends(here, list(layers), seed)
+    graph = Graph(here.logits)
+    bent = {name for name in layers if bending(graph, place(here.taps[name].output)) is not None}
+    found = Findings(found.smooth | (bent - found.once), found.once)
     victim.twice = bool(found.smooth)
     return found
 

@@ -23,14 +23,14 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.utils import parametrize
 
 from flatlens.errors import LayerError
-from flatlens.graph import Graph, kind, place
+from flatlens.graph import Graph, kind, kinds, place
 from flatlens.layers import as_logits, tied
 from flatlens.private import is_compiled, uncompiled, working_dtype
 
-VIEWS = frozenset("Alias Expand Permute Reshape ReshapeAlias Squeeze T ToCopy Transpose UnsafeView Unsqueeze View".split())
-PRODUCTS = frozenset(
+VIEWS = kinds("Alias Expand Permute Reshape ReshapeAlias Squeeze T ToCopy Transpose UnsafeView Unsqueeze View")
+PRODUCTS = kinds(
     "Addmm Addmv Baddbmm Bmm Convolution ConvolutionOverrideable CudnnConvolution Linear MiopenConvolution "
-    "MkldnnConvolution MkldnnLinear Mm MpsConvolution Mv SlowConv2D SlowConvDilated2D ThnnConv2D ConvDepthwise2D".split()
+    "MkldnnConvolution MkldnnLinear Mm MpsConvolution Mv SlowConv2D SlowConvDilated2D ThnnConv2D ConvDepthwise2D"
 )
 ONLY = "only W·a + b with its own weight can be probed"
 ROUNDINGS = 16
@@ -227,6 +227,8 @@ def _reader(look: _Look, graph: Graph, *, embedding: bool) -> str | None:
 
 
 def _value(module: nn.Module, look: _Look) -> str | None:
+    if look.output.dtype != look.weight.dtype:
+        return f"computes in {look.output.dtype} with a weight in {look.weight.dtype}; take autocast out of the model"
     if computes(module, look.x, look.weight, look.output):
         return None
     return "does not compute W·a + b with its own weight; only a plain Linear, Conv1d or Conv2d can be probed"

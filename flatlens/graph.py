@@ -67,5 +67,10 @@ def place(tensor: Tensor | GradientEdge) -> Place:
 
 
 def kind(node: Node) -> str:
-    """What a node of torch's own does: ``Addmm`` for ``AddmmBackward0``; a function of the user's keeps its whole name."""
+    """What a node does: ``Addmm`` for torch's ``AddmmBackward0``; a function of the user's keeps its whole name."""
     return re.sub(r"Backward\d+$", "", node.name().rpartition("::")[2])
+
+
+def kinds(text: str) -> frozenset[str]:
+    """A set of kinds from their names, in words."""
+    return frozenset(text.split())

@@ -76,8 +76,13 @@ def _copy(model: nn.Module) -> nn.Module:
 
 def _make_plain(module: nn.Module) -> None:
     if parametrize.is_parametrized(module):
-        for name in list(module.parametrizations):  # type: ignore[arg-type]
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        # Not by `remove_parametrizations`: it edits the module's class, which the user's own module has too.
+        values = {name: getattr(module, name).detach().clone() for name in module.parametrizations}  # type: ignore[union-attr]
+        kind = parametrize.type_before_parametrizations(module)
+        del module.parametrizations
+        module.__class__ = kind
+        for name, value in values.items():
+            module.register_parameter(name, nn.Parameter(value, requires_grad=False))
     for hook in list(module._forward_pre_hooks.values()):
         if isinstance(hook, WeightNorm):
             remove_weight_norm(module, hook.name)

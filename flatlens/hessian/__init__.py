@@ -29,7 +29,8 @@ class Curvature:
         trace: Tr H.
         trace_se: standard error of ``trace``; 0 where exact.
         ggn_trace: trace of the generalised Gauss–Newton matrix.
-        top_eigenvalue: the algebraically largest eigenvalue of H.
+        top_eigenvalue: the algebraically largest eigenvalue of H; NaN where classes were sampled that could change it,
+            and where it is so near 0, against ‖H‖, that rounding hides it.
         relative_flatness: κ = Σ ⟨w_s, w_t⟩ Tr(H_{s,t}) (Petzka et al. 2021, Def. 3).
         relative_flatness_se: its standard error; 0 where exact.
         relative_sharpness: ‖W‖_F² · Tr H (Walter et al. 2025).

@@ -138,12 +138,13 @@ class AnyLayer:
         """What was found piecewise linear still is: a branch may lead elsewhere at other inputs."""
         graph = Graph(here.logits)
         for name in self._columns:
-            if self.methods[name].method in (EXACT, STRATIFIED):
-                if (node := bending(graph, place(here.taps[name].output))) is not None:
-                    raise LayerError(
-                        f"layer '{name}' is followed by {node} at some inputs, and by nothing that bends at the first "
-                        "ones: the model branches; choose inputs that take one branch, or another layer"
-                    )
+            if self.methods[name].method not in (EXACT, STRATIFIED):
+                continue
+            if (node := bending(graph, place(here.taps[name].output))) is not None:
+                raise LayerError(
+                    f"layer '{name}' is followed by {node} at some inputs, and by nothing that bends at the first ones: "
+                    "the model branches; choose inputs that take one branch, or another layer"
+                )
 
     def _measure(self, here: Forward, spectrum: bool) -> dict[str, Curvature]:
         along = directions(

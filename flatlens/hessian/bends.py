@@ -9,44 +9,44 @@ from __future__ import annotations
 
 from torch.autograd.graph import Node
 
-from flatlens.graph import Graph, Place, kind
+from flatlens.graph import Graph, Place, kind, kinds
 
-STRAIGHT = frozenset(
+STRAIGHT = kinds(
     # moving entries about
-    "Alias AsStrided Cat Clone Contiguous Copy CopyBackwards CopySlices Diagonal Expand Flip Gather Identity Im2Col "
-    "Col2Im Index IndexAdd IndexCopy IndexPut IndexSelect MaskedScatter MaskedSelect Movedim Narrow Permute PixelShuffle "
-    "PixelUnshuffle ChannelShuffle Put Repeat RepeatInterleave Reshape ReshapeAlias Roll Rot90 Scatter ScatterAdd Select "
-    "Slice SliceScatter SelectScatter Split SplitWithSizes Squeeze Stack T Take ToCopy Trace Transpose Tril Triu Unbind "
-    "Unfold UnsafeSplit UnsafeView Unsqueeze View ViewAsReal Where MaskedFill Fill Zero NanToNum Detach "
+    "Alias AsStrided Cat ChannelShuffle Clone Col2Im Contiguous Copy CopyBackwards CopySlices Detach Diagonal Expand "
+    "Fill Flip Gather Identity Im2Col Index IndexAdd IndexCopy IndexPut IndexSelect MaskedFill MaskedScatter "
+    "MaskedSelect Movedim NanToNum Narrow Permute PixelShuffle PixelUnshuffle Put Repeat RepeatInterleave Reshape "
+    "ReshapeAlias Roll Rot90 Scatter ScatterAdd Select SelectScatter Slice SliceScatter Split SplitWithSizes Squeeze "
+    "Stack T Take ToCopy Trace Transpose Tril Triu Unbind Unfold UnsafeSplit UnsafeView Unsqueeze View ViewAsReal "
+    "Where Zero "
     # sums and means
-    "Add AddRelu Sub Rsub Neg Sum Mean Cumsum Nansum Nanmean "
+    "Add AddRelu Cumsum Mean Nanmean Nansum Neg Rsub Sub Sum "
     # pooling, padding, resampling
-    "AvgPool1D AvgPool2D AvgPool3D AdaptiveAvgPool1D AdaptiveAvgPool2D AdaptiveAvgPool3D MkldnnAdaptiveAvgPool2D "
-    "MaxPool1D MaxPool2DWithIndices MaxPool3DWithIndices AdaptiveMaxPool1D AdaptiveMaxPool2D AdaptiveMaxPool3D "
-    "FractionalMaxPool2D FractionalMaxPool3D MaxUnpool2D MaxUnpool3D MkldnnMaxPool2D "
-    "ConstantPadNd ReflectionPad1D ReflectionPad2D ReflectionPad3D ReplicationPad1D ReplicationPad2D ReplicationPad3D "
-    "UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D UpsampleNearestExact1D UpsampleNearestExact2D "
-    "UpsampleNearestExact3D UpsampleLinear1D UpsampleBilinear2D UpsampleBilinear2DAa UpsampleBicubic2D "
-    "UpsampleBicubic2DAa UpsampleTrilinear3D "
+    "AdaptiveAvgPool1D AdaptiveAvgPool2D AdaptiveAvgPool3D AdaptiveMaxPool1D AdaptiveMaxPool2D AdaptiveMaxPool3D "
+    "AvgPool1D AvgPool2D AvgPool3D ConstantPadNd FractionalMaxPool2D FractionalMaxPool3D MaxPool1D MaxPool2DWithIndices "
+    "MaxPool3DWithIndices MaxUnpool2D MaxUnpool3D MkldnnAdaptiveAvgPool2D MkldnnMaxPool2D ReflectionPad1D "
+    "ReflectionPad2D ReflectionPad3D ReplicationPad1D ReplicationPad2D ReplicationPad3D UpsampleBicubic2D "
+    "UpsampleBicubic2DAa UpsampleBilinear2D UpsampleBilinear2DAa UpsampleLinear1D UpsampleNearest1D UpsampleNearest2D "
+    "UpsampleNearest3D UpsampleNearestExact1D UpsampleNearestExact2D UpsampleNearestExact3D UpsampleTrilinear3D "
     # straight pieces
-    "Abs Amax Amin Ceil Clamp ClampMax ClampMin Floor Hardshrink Hardsigmoid Hardtanh Kthvalue LeakyRelu Max Maximum "
-    "Median Min Minimum Nanmedian Relu Round Sgn Sign Softshrink Sort Threshold Topk Trunc Aminmax Cummax Cummin".split()
+    "Abs Amax Amin Aminmax Ceil Clamp ClampMax ClampMin Cummax Cummin Floor Hardshrink Hardsigmoid Hardtanh Kthvalue "
+    "LeakyRelu Max Maximum Median Min Minimum Nanmedian Relu Round Sgn Sign Softshrink Sort Threshold Topk Trunc"
 )
 """Linear, or linear in pieces, in all their inputs together."""
 
-ONE_FACTOR = frozenset(
-    "Addbmm Addcmul Addmm Addmv Addr Baddbmm Bmm Convolution ConvolutionOverrideable CudnnConvolution "
-    "CudnnConvolutionTranspose CudnnBatchNorm Dot Linalgvecdot Linear MiopenBatchNorm MiopenConvolution MkldnnConvolution "
-    "MkldnnLinear Mm MpsConvolution Mul Mv NativeBatchNorm PreluKernel Prelu SlowConv2D SlowConvDilated2D SlowConv3D "
-    "SlowConvTranspose2D ThnnConv2D ConvDepthwise2D ConvDepthwise3D SlowConvDilated3D Ger Outer Lerp".split()
+ONE_FACTOR = kinds(
+    "Addbmm Addcmul Addmm Addmv Addr Baddbmm Bmm ConvDepthwise2D ConvDepthwise3D Convolution ConvolutionOverrideable "
+    "CudnnBatchNorm CudnnConvolution CudnnConvolutionTranspose Dot Ger LinalgVecdot Linear MiopenBatchNorm "
+    "MiopenConvolution MkldnnConvolution MkldnnLinear Mm MpsConvolution Mul Mv NativeBatchNorm PreluKernel "
+    "SlowConv2D SlowConv3D SlowConvDilated2D SlowConvDilated3D SlowConvTranspose2D ThnnConv2D"
 )
 """Products: linear in each factor, so straight as long as the layer reaches one of the inputs alone."""
 
-FIRST_ONLY = frozenset(("Div", "GridSampler2D", "GridSampler3D", "Rrelu", "RreluWithNoise"))
-"""Linear in their first input."""
-
-SUMMANDS = {"Addbmm", "Addcmul", "Addmm", "Addmv", "Addr", "Baddbmm"}
+SUMMANDS = kinds("Addbmm Addcmul Addmm Addmv Addr Baddbmm")
 """Products whose first input is only added."""
+
+FIRST_ONLY = kinds("Div GridSampler2D GridSampler3D Rrelu RreluWithNoise")
+"""Linear in their first input."""
 
 
 def bending(graph: Graph, layer: Place) -> str | None:

@@ -28,15 +28,14 @@ class Columns:
 
     Attributes:
         scale: D as ``[g, 1, O]``, or None where nothing was folded.
-        outer: W Wᵀ of each group, ``[g, O, O]``, the metric of relative flatness; of the victim's weight, and
-            right for the victim's derivatives as they are: κ does not change when output filters are rescaled.
-        own: the same of the user's weight, for the user's derivatives.
+        metric: W Wᵀ of each group, ``[g, O, O]``, of the user's weight: the metric of relative flatness, for the
+            user's derivatives.
     """
 
     def __init__(self, layer: Layer) -> None:
         self.name, self.module, self.groups = layer.name, layer.module, layer.groups
         self.weight: Tensor = getattr(layer.module, "weight").detach()  # noqa: B009 (typed as Tensor | Module)
-        self.outer, self.own = (_outer(w, self.groups) for w in (self.weight, layer.weight.to(self.weight)))
+        self.metric = _outer(layer.weight.to(self.weight), self.groups)
         self.scale = None if layer.scale is None else layer.scale.reshape(self.groups, 1, -1)
 
     def folded(self, columns: Float[Tensor, "n g P O"]) -> Float[Tensor, "n g P O"]:
@@ -99,7 +98,7 @@ class Columns:
         """An output-shaped tensor (a derivative by s) as columns; a view where memory is channels-last."""
         if not isinstance(self.module, nn.Linear):
             delta = delta.movedim(1, -1)
-        return delta.reshape(n, -1, self.groups, self.outer.shape[1]).transpose(1, 2)
+        return delta.reshape(n, -1, self.groups, self.metric.shape[1]).transpose(1, 2)
 
     def shaped(self, columns: Float[Tensor, "n g P O"], shape: torch.Size) -> Tensor:
         """The inverse of `outputs`: columns as a tensor of the output's shape."""
@@ -133,22 +132,16 @@ def _finite(square: Tensor) -> Tensor:
     return torch.where(torch.isfinite(square).flatten(1).all(1).reshape(-1, *[1] * (square.dim() - 1)), square, 0.0)
 
 
-def inner(left: Float[Tensor, "m n L"], right: Float[Tensor, "m n L"]) -> Float[Tensor, "n m m"]:
+def inner(left: Float[Tensor, "n m L"], right: Float[Tensor, "n m L"]) -> Float[Tensor, "n m m"]:
     """⟨left_c, right_c'⟩ for every sample, float64.
 
-    float32 products are taken as they are in blocks of 1024 and the blocks added up in float64: relative error
-    2e-7 whatever the length, against 4e-5 at half a million entries for a plain float32 product.
+    float32 products are taken as they are in blocks of 4096 and the blocks added up in float64: a plain float32
+    product is 4e-5 off at half a million entries.
     """
     if left.dtype == torch.float64 or left.shape[2] <= BLOCK:
-        return wide(left.transpose(0, 1) @ right.permute(1, 2, 0))
-    m, n, length = left.shape
-    cut = length // BLOCK * BLOCK
-
-    def blocks(t: Tensor) -> Tensor:
-        return t[..., :cut].reshape(m, n, -1, BLOCK).permute(1, 2, 0, 3)
-
-    out = wide(blocks(left) @ blocks(right).transpose(2, 3)).sum(1)
-    return out + inner(left[..., cut:], right[..., cut:]) if cut < length else out
+        return wide(torch.bmm(left, right.transpose(1, 2)))
+    blocks = zip(left.split(BLOCK, 2), right.split(BLOCK, 2), strict=True)
+    return torch.stack([wide(torch.bmm(a, b.transpose(1, 2))) for a, b in blocks]).sum(0)
 
 
-BLOCK = 1024
+BLOCK = 4096

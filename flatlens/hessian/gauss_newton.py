@@ -24,6 +24,10 @@ CHUNK = 1 << 22
 """Entries of input columns that are unfolded at a time: larger pieces leave the cache and are slower."""
 
 
+THIN = 1e-2
+"""‖G_c‖² against ‖A‖²‖δ_c‖²: below it, float32 sums of the latter's size may be 1e-5 of the former off."""
+
+
 class Products(NamedTuple):
     """What the backward passes left at one layer, float64; the directions are unweighted.
 
@@ -65,22 +69,78 @@ def contract(columns: Columns, here: Forward, deltas: Sequence[Tensor], *, chunk
 def _contract(columns: Columns, x: Tensor, deltas: Sequence[Tensor], rows: slice, n: int) -> Products:
     per = len(x) // n
     a = columns.inputs(x[rows.start * per : rows.stop * per], len(range(n)[rows]))
-    parts = [columns.outputs(d, n)[rows] for d in deltas]
-    if _through_weights(a, len(parts), parts[0].shape[3]):
-        left = right = times(a.transpose(2, 3), parts)
+    parts = [columns.outputs(delta, n)[rows] for delta in deltas]
+    size = wide(torch.linalg.vector_norm(a.flatten(1), dim=1)).square()
+    if _weights_are_cheaper(a, len(parts), parts[0].shape[3]):
+        gram, kappa = _through_weights(columns, a, parts)
     else:
-        left, right = times(a @ a.transpose(2, 3), parts), torch.stack(parts)
-    kappa = wide((left * _within(right, columns.outer)).flatten(2).sum(2)).T
-    if columns.scale is not None:
-        left = left.mul_(columns.scale if left is right else columns.scale.square())
-    gram = inner(left.flatten(2), right.flatten(2))
-    return Products(gram, kappa, wide(torch.linalg.vector_norm(a.flatten(1), dim=1)).square())
+        gram, kappa = _through_positions(columns, a, parts, size)
+    return Products(gram, kappa, size)
 
 
-def _through_weights(a: Float[Tensor, "n g P I"], m: int, outputs: int) -> bool:
-    """Whether forming G_c [I, O] is cheaper than going through positions: by products, for all m directions."""
+def _weights_are_cheaper(a: Float[Tensor, "n g P I"], m: int, outputs: int) -> bool:
+    """Whether forming G_c ``[O, I]`` takes fewer multiplications than going through positions."""
     positions, inputs = a.shape[2:]
-    return m * outputs * inputs < positions * (inputs + m * outputs)
+    weights = m * outputs * inputs * (positions + outputs)
+    return weights < positions * (positions * (inputs + m * outputs) + m * outputs**2)
+
+
+def _through_weights(
+    columns: Columns, a: Float[Tensor, "n g P I"], parts: Sequence[Float[Tensor, "n g P O"]]
+) -> tuple[Float[Tensor, "n m m"], Float[Tensor, "n m"]]:
+    # The directions beside the outputs, [n, g, P, m, O]: one product makes all G_c, [n, g, m, O, I].
+    d = torch.stack(list(parts), 3)
+    n, groups, _, m, outputs = d.shape
+    g = (d.flatten(3).transpose(2, 3) @ a).view(n, groups, m, outputs, -1)
+    if columns.scale is not None:
+        g = g.mul_(columns.scale.view(groups, 1, outputs, 1))
+    metric = columns.metric.unsqueeze(1).expand(n, groups, m, outputs, outputs)
+    coloured = torch.bmm(metric.reshape(-1, outputs, outputs), g.flatten(0, 2))
+    kappa = _dots(g.flatten(3), coloured.view_as(g).flatten(3))
+    g = g.transpose(1, 2).flatten(2)
+    return inner(g, g), kappa
+
+
+def _through_positions(
+    columns: Columns, a: Float[Tensor, "n g P I"], parts: Sequence[Float[Tensor, "n g P O"]], size: Float[Tensor, " n"]
+) -> tuple[Float[Tensor, "n m m"], Float[Tensor, "n m"]]:
+    d = torch.stack(list(parts), 2)  # [n, g, m, P, O]
+    if columns.scale is not None:
+        d = d.mul_(columns.scale.unsqueeze(1))
+    gram, kappa = _by_pairs(columns, a, d)
+    if d.dtype == torch.float64:
+        return gram, kappa
+    # A Aᵀ has the squares of A's singular values. Where what the layer sees hardly varies from position to position, a
+    # derivative without a mean leaves little of them, and float32 would lose it: those samples again, in float64.
+    left = gram.diagonal(dim1=1, dim2=2)
+    terms = wide(torch.linalg.vector_norm(d, dim=(1, 3, 4))).square() * size.unsqueeze(1)
+    thin = ((left < THIN * terms) & (terms > 0)).any(1)
+    if thin.any():
+        at = thin.to(d.device)
+        gram[thin], kappa[thin] = _by_pairs(columns, wide(a[at]), wide(d[at]))
+    return gram, kappa
+
+
+def _by_pairs(
+    columns: Columns, a: Float[Tensor, "n g P I"], d: Float[Tensor, "n g m P O"]
+) -> tuple[Float[Tensor, "n m m"], Float[Tensor, "n m"]]:
+    pairs = a @ a.transpose(2, 3)
+    left = torch.stack([pairs @ one for one in d.unbind(2)], 2)
+    kappa = _dots(left.flatten(3), _within(d, columns.metric.to(d)).flatten(3))
+    left, d = (t.transpose(1, 2).flatten(2) for t in (left, d))
+    return inner(left, d), kappa
+
+
+def _dots(left: Float[Tensor, "n g m L"], right: Float[Tensor, "n g m L"]) -> Float[Tensor, "n m"]:
+    """The products of rows, float64. Multiplied, then summed in pairs: a product of vectors sums one after another."""
+    return wide((left * right).sum((1, 3)))
+
+
+def _within(d: Float[Tensor, "n g m P O"], square: Float[Tensor, "g O O"]) -> Float[Tensor, "n g m P O"]:
+    """Every column times the square matrix of its group."""
+    if len(square) == 1:  # one large product: PyTorch would make a batch of small ones
+        return (d.flatten(0, 3) @ square[0]).view_as(d)
+    return d @ square.unsqueeze(1)
 
 
 def times(left: Float[Tensor, "n g D P"], parts: Sequence[Float[Tensor, "n g P O"]]) -> Float[Tensor, "m n g D O"]:
@@ -91,10 +151,3 @@ def times(left: Float[Tensor, "n g D P"], parts: Sequence[Float[Tensor, "n g P O
     for part, into in zip(parts, out, strict=True):
         torch.bmm(flat, part.flatten(0, 1), out=into.flatten(0, 1))
     return out
-
-
-def _within(columns: Float[Tensor, "m n g P O"], square: Float[Tensor, "g O O"]) -> Float[Tensor, "m n g P O"]:
-    """Every column times the square matrix of its group."""
-    if len(square) == 1:  # one large product: PyTorch would make a batch of small ones
-        return (columns.flatten(0, 3) @ square[0]).view_as(columns)
-    return columns @ square

@@ -95,8 +95,8 @@ class Head:
         if bool((wrong & torch.isfinite(error)).any()):
             worst = float(torch.where(torch.isfinite(error), error, 0).max())
             raise LayerError(
-                f"the head's logits W·a + b differ from the model's own by up to {worst:.2g} at some inputs of an attack: "
-                "the model does more with them there (a branch, a hook); its head cannot be probed",
+                f"the head's logits W·a + b differ from the model's own by up to {worst:.2g} at some inputs: "
+                "the model does more with them there (a branch, a clamp); its head cannot be probed"
             )
 
     def _weight_variance(self, p: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:

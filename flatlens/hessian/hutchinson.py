@@ -29,8 +29,10 @@ from flatlens.forward import Forward
 from flatlens.hessian.columns import Columns, wide
 from flatlens.hessian.directions import Directions
 from flatlens.hessian.gauss_newton import times
-from flatlens.hessian.lanczos import ITERATIONS, lanczos
+from flatlens.hessian.lanczos import ITERATIONS, Krylov, lanczos
 
+LARGEST_ERROR = 1e-2
+"""Relative; an eigenvalue near 0 beside large negative ones may not be known as well as that, and is NaN then."""
 DEFLATED = 16
 """Vectors of the space that is measured exactly."""
 FIRST = 1 << 31
@@ -77,7 +79,7 @@ class Rest(NamedTuple):
     Attributes:
         trace: a number for each probe, whose mean estimates Tr R, ``[n, probes]``.
         kappa: the same for R's part of κ.
-        top_eigenvalue: λ_max(H), ``[n]``.
+        top_eigenvalue: λ_max(H), ``[n]``; NaN where it is so near 0, against ‖H‖, that rounding hides it.
     """
 
     trace: Float[Tensor, "n m"]
@@ -131,11 +133,14 @@ def rest(
         (torch.stack(column, 1) + exact.unsqueeze(1)) * residual.norm.unsqueeze(1)
         for column, exact in zip(zip(*found, strict=True), known, strict=True)
     )
-    top = space.value
-    # Directions outside the span of the input columns have eigenvalue 0.
-    if matrix.size < columns.weight.numel():
-        top = top.clamp(min=0)
-    return Rest(trace, kappa, top * matrix.unit)
+    return Rest(trace, kappa, _top(space, inside=matrix.size < columns.weight.numel()) * matrix.unit)
+
+
+def _top(space: Krylov, *, inside: bool) -> Float[Tensor, " n"]:
+    """λ_max from what Lanczos found; ``inside`` a subspace beyond which every direction has eigenvalue 0."""
+    top = space.value.clamp(min=0) if inside else space.value
+    top = torch.where(top.abs() <= space.error, 0.0, top)
+    return torch.where((top != 0) & (space.error > LARGEST_ERROR * top.abs()), torch.nan, top)
 
 
 class _Reduced:
@@ -181,7 +186,7 @@ class _Reduced:
 
     def terms(self, v: Float[Tensor, "n d"], bent: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
         """⟨v, R v⟩ and ⟨M v, R v⟩, ``[n]`` float64, from v and R v."""
-        coloured = (v.view(self._form) @ self.columns.own).flatten(1)
+        coloured = (v.view(self._form) @ self.columns.metric).flatten(1)
         return wide((v * bent).sum(1)), wide((coloured * bent).sum(1))
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from flatlens.hessian.columns import wide
 
 ITERATIONS = 60
+ROUNDINGS = 10
+"""Of a product, in units of the matrix' norm and the dtype's precision."""
 
 
 class Krylov(NamedTuple):
@@ -23,10 +25,13 @@ class Krylov(NamedTuple):
 
     Attributes:
         value: the largest eigenvalues, ``[n]`` float64; NaN where a product was not finite.
+        error: how far off each may be, ``[n]``: what the iteration left, and the rounding of products with a matrix
+            whose norm may be much larger.
         basis: orthonormal vectors, ``[n, j, d]``; 0 from where a run was over.
     """
 
     value: Float[Tensor, " n"]
+    error: Float[Tensor, " n"]
     basis: Float[Tensor, "n j d"]
 
 
@@ -43,7 +48,8 @@ def lanczos(
     Args:
         apply: multiplies n vectors ``[n, d]``, each by its own matrix.
         first: where to begin.
-        tolerance: of the residual ‖A v − λ v‖, relative to the matrix. The eigenvalue's own error is about its square.
+        tolerance: its square is the relative error of the eigenvalue that is aimed at: the error is about r² / ‖A‖,
+            with r the residual ‖A v − λ v‖.
         least: iterations to make in any case, unless a run has seen its whole space.
         most: iterations to stop after; never more than d.
     """
@@ -54,6 +60,7 @@ def lanczos(
     basis = first.new_empty(n, 0, d)
     t = wide(first.new_zeros(n, most + 1, most + 1))
     value = wide(first.new_full((n,), torch.nan))
+    error = value
     over = torch.zeros(n, dtype=torch.bool, device=value.device)
     for j in range(most):
         basis = torch.cat([basis, q.unsqueeze(1)], 1)
@@ -68,13 +75,16 @@ def lanczos(
         values, vectors = torch.linalg.eigh(torch.where(finite.reshape(-1, 1, 1), block, 0.0))
         value = torch.where(over, value, torch.where(finite, values[:, -1], torch.nan))
         size = values.abs().amax(1).clamp(min=tiny)
+        left = wide(beta) * vectors[:, -1, -1].abs()
+        error = torch.where(over, error, left.square() / size + ROUNDINGS * eps * values.abs().amax(1))
         # A vanishing β closes the space: what the first vector can reach has been seen.
         over |= ~finite | (wide(beta) <= 30 * eps * size)
-        settled = wide(beta) * vectors[:, -1, -1].abs() <= tolerance * size
+        # Relative to the eigenvalue, down to what rounding leaves: it may be small beside negative ones.
+        settled = left <= tolerance * (size * values[:, -1].abs().clamp(min=30 * eps * size)).sqrt()
         # Beyond `least`, every run ends by itself: a sample's numbers do not depend on its batch.
         over |= settled & (j + 1 >= least)
         if over.all():
             break
         t[:, j, j + 1] = t[:, j + 1, j] = torch.where(over, 0.0, wide(beta))
         q = torch.where(over.unsqueeze(1).to(q.device), 0.0, image / beta.clamp(min=tiny).unsqueeze(1))
-    return Krylov(value, basis)
+    return Krylov(value, error, basis)

@@ -2,7 +2,7 @@
 
 A layer's Hessian equals its Gauss–Newton matrix where everything after it is piecewise linear. Two things must say so:
 the Hessian-vector product of ⟨v, z⟩ with respect to the layer's output is exactly 0.0 for random v at a few points, and
-the graph behind the layer consists of nodes that cannot bend (`bends`): an ELU is straight where all units are positive.
+the graph behind the layer consists of nodes that cannot bend (`bends`): an ELU is straight for positive inputs.
 """
 
 from __future__ import annotations

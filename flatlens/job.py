@@ -159,6 +159,7 @@ class Job:
                     measure=self.measure,
                     certificate=certificate,
                     tick=ticked(name),
+                    clean=pieces[0].clean,
                 )
             )
         return Piece(

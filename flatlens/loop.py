@@ -47,6 +47,7 @@ class Piece(NamedTuple):
     """The rows of one batch: all its paths, complete.
 
     ``notes`` counts samples of which a reader must know something, by code (`flatlens.cautions.recorded`).
+    ``clean`` is the curvature at the clean inputs, layer by layer.
     """
 
     steps: pa.Table
@@ -54,6 +55,7 @@ class Piece(NamedTuple):
     images: Images | None
     found: Found | None = None
     notes: Mapping[str, int] = MappingProxyType({})
+    clean: Mapping[str, Curvature] = MappingProxyType({})
 
 
 class Found(NamedTuple):
@@ -93,6 +95,7 @@ def walk(
     keeper: Keeper | None = None,
     tick: Callable[[], None] = lambda: None,
     confirm: Callable[[Tensor], Tensor] | None = None,
+    clean: Mapping[str, Curvature] | None = None,
 ) -> Piece:
     """Run one path of one batch and measure every step.
 
@@ -110,9 +113,11 @@ def walk(
         keeper: what keeps inputs; None keeps none.
         tick: called after each step.
         confirm: gives the predictions of the user's own model at what was found, ``[n]``.
+        clean: the curvature at the clean inputs, from another path of the batch: it is not measured again then.
     """
     steps, layers = Rows(batch.ids), {name: Rows(batch.ids) for name in victim.layers}
-    how: dict[str, Curvature] = {}
+    how: Mapping[str, Curvature] = {}
+    start: Mapping[str, Curvature] = {}
     way = Path(batch.x, batch.target)
     flow = GradientFlow()
     anchor: Anchor | None = None
@@ -128,7 +133,11 @@ def walk(
         seen = prediction(here, at)
         dead = {} if here.dead_share is None else {"dead_share": here.dead_share}
         step = steps.add(seen | perturbation(here, at) | dead, here)
-        how = measure(here) if measure else {}
+        if way.previous is None and clean is not None and torch.equal(here.x, batch.x):
+            how = clean
+        else:
+            how = measure(here) if measure else {}
+        start = start or how
         more: dict[str, Columns] = {}
         if certificate is not None:
             anchor = certificate.anchor(here) if anchor is None else anchor
@@ -153,12 +162,15 @@ def walk(
     table = steps.table(STEPS, constant)
     if confirm is not None:
         table = _confirm(table, confirm(found.x), steps.last_rows())
+    elif measure is not None:
+        victim.check_again(found.x)
     parts = [
         layers[name].table(LAYERS, constant | {"layer": name, "method": curvature.method, "exact": curvature.exact})
         for name, curvature in how.items()
     ]
     images = None if keeper is None else keeper.images(batch.ids)
-    return Piece(table, pa.concat_tables(parts) if parts else LAYERS.empty_table(), images, found)
+    rows = pa.concat_tables(parts) if parts else LAYERS.empty_table()
+    return Piece(table, rows, images, found, clean=start)
 
 
 class Column:

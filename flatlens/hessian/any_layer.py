@@ -163,7 +163,8 @@ class AnyLayer:
             if is_out_of_memory(error):
                 raise _exhausted(smooth[0]) from error
             raise
-        out: dict[str, Curvature] = {}
+        found: dict[str, Products] = {}
+        rests: dict[str, Rest] = {}
         waiting = self._groups(here, along.weight.shape[1])
         while waiting:
             names = waiting.pop()
@@ -171,19 +172,24 @@ class AnyLayer:
                 deltas = pull_back(here, names, along.vectors)
                 for name in names:
                     columns = self._columns[name]
-                    found = contract(columns, here, deltas[name], chunk=self._chunk)
-                    more = None
+                    found[name] = contract(columns, here, deltas[name], chunk=self._chunk)
                     if residual is not None and name in smooth:
                         x = here.taps[name].input
-                        more = rest(columns, x, deltas[name], along, residual, probes=self.probes, seed=self.seed)
-                    out[name] = self._assemble(name, along, found, confidence, more, spectrum)
+                        rests[name] = rest(
+                            columns, x, deltas[name], along, residual, probes=self.probes, seed=self.seed
+                        )
                     del deltas[name]
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 deltas = {}
-                waiting += self._smaller(names)
-        return out
+                waiting += self._smaller([name for name in names if name not in found])
+        gram = torch.stack([products.gram for products in found.values()])
+        spectra = zip(*_spectra(gram, along.weight), strict=True)
+        return {
+            name: self._assemble(name, along, products, *spectra_of, confidence, rests.get(name), spectrum)
+            for (name, products), spectra_of in zip(found.items(), spectra, strict=True)
+        }
 
     def _groups(self, here: Forward, passes: int) -> list[list[str]]:
         """The layers in groups that share backward passes and fit into memory together."""
@@ -213,6 +219,8 @@ class AnyLayer:
         name: str,
         along: Directions,
         found: Products,
+        values: Float[Tensor, "n m"],
+        rank: Float[Tensor, " n"],
         confidence: Float[Tensor, " n"],
         more: Rest | None,
         spectrum: bool,
@@ -221,9 +229,7 @@ class AnyLayer:
         diagonal = found.gram.diagonal(dim1=1, dim2=2) * along.weight
         ggn, trace, trace_se = _total(diagonal, along.samples, None if more is None else more.trace)
         _, kappa, kappa_se = _total(found.kappa * along.weight, along.samples, None if more is None else more.kappa)
-        values = _eigenvalues(found.gram, along.weight)
         top = values[:, 0] if more is None else more.top_eigenvalue
-        rank = _participation(values)
         if along.samples:
             # Not linear in what is drawn, so that draws put these off by factors, and nothing says how far: they are
             # known where the drawn classes together weigh nothing against them.
@@ -276,18 +282,19 @@ def _total(
     return ggn, fixed + drawn.mean(1), drawn.std(1) / drawn.shape[1] ** 0.5
 
 
-def _eigenvalues(gram: Float[Tensor, "n m m"], weight: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-    """The eigenvalues of Σ_c ω_c vec(G_c) vec(G_c)ᵀ that are not 0, descending."""
+def _spectra(
+    gram: Float[Tensor, "layers n m m"], weight: Float[Tensor, "n m"]
+) -> tuple[Float[Tensor, "layers n m"], Float[Tensor, "layers n"]]:
+    """Of Σ_c ω_c vec(G_c) vec(G_c)ᵀ: the eigenvalues that are not 0, descending; and (Σ λ)² / Σ λ², NaN where all are 0.
+
+    All layers at once.
+    """
     matrix = gram * weight.sqrt().unsqueeze(1) * weight.sqrt().unsqueeze(2)
     # Unit scale: in saturation the entries are so small that LAPACK's squares underflow.
-    size = matrix.diagonal(dim1=1, dim2=2).amax(1)
-    finite = torch.isfinite(matrix).flatten(1).all(1)
-    safe = torch.where((finite & (size > 0)).reshape(-1, 1, 1), matrix / size.reshape(-1, 1, 1), 0.0)
-    values = torch.linalg.eigvalsh(safe).flip(1).clamp(min=0) * size.unsqueeze(1)
-    return torch.where(finite.unsqueeze(1), values, torch.nan)
-
-
-def _participation(values: Float[Tensor, "n m"]) -> Float[Tensor, " n"]:
-    """(Σ λ)² / Σ λ²: how many eigenvalues carry the trace; NaN where there is none."""
-    unit = values / values[:, :1]
-    return unit.sum(1).square() / unit.square().sum(1)
+    size = matrix.diagonal(dim1=2, dim2=3).amax(2)
+    finite = torch.isfinite(matrix).flatten(2).all(2)
+    known = (finite & (size > 0)).unsqueeze(2).unsqueeze(3)
+    unit = torch.where(known, matrix / size.unsqueeze(2).unsqueeze(3), 0.0)
+    values = torch.linalg.eigvalsh(unit).flip(2).clamp(min=0) * size.unsqueeze(2)
+    rank = unit.diagonal(dim1=2, dim2=3).sum(2).square() / unit.square().sum((2, 3))
+    return torch.where(finite.unsqueeze(2), values, torch.nan), torch.where(finite, rank, torch.nan)

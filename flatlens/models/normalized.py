@@ -143,6 +143,11 @@ def pair(normalize: Any) -> tuple[Any, Any]:
     return mean, std
 
 
+def plain(normalize: Any) -> dict[str, list[float]]:
+    """``normalize=`` of Python as plain data, for a manifest."""
+    return {name: list(_numbers(name, value)) for name, value in zip(OPTIONS, pair(normalize), strict=True)}
+
+
 def asked(uri: Uri) -> tuple[str, str] | None:
     """What a name says of normalisation, or None.
 

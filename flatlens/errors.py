@@ -85,15 +85,24 @@ def said(error: BaseException) -> str:
 
     Nothing is taken for granted of it: its message may be empty, of many lines, or raise when it is asked for.
     """
-    kind = type(error).__name__
+    kind, text = type(error).__name__, " ".join(_text(error).split())
+    return f"{kind}: {text[:_LONGEST]}{'…' if len(text) > _LONGEST else ''}" if text else kind
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where there is none."""
+    lines = _text(error).strip().splitlines()
+    return lines[0].strip()[:_LONGEST] if lines else type(error).__name__
+
+
+def _text(error: BaseException) -> str:
     try:
-        text = " ".join(str(error).split())
+        text = str(error)
     except KeyboardInterrupt:
         raise
     except BaseException as worse:
         text = f"(its message cannot be shown: {type(worse).__name__})"
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return f"{kind}: {text[:_LONGEST]}{'…' if len(text) > _LONGEST else ''}" if text else kind
+    return "".join(c if c.isprintable() or c in "\r\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "known") -> str:

@@ -11,14 +11,14 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
-from flatlens import attacks, cautions
+from flatlens import attacks, cautions, guard
 from flatlens.attacks.balls import TINY, ball
 from flatlens.errors import AttackError, DataError, LayerError, ResourceError
 from flatlens.forward import BEST, Batch, Victim, exact_arithmetic
 from flatlens.hessian.any_layer import AnyLayer
 from flatlens.layers import HEAD, as_logits
 from flatlens.loop import Attack, Keeper, Piece, Recorder, walk, with_result
-from flatlens.memory import batch_that_fits, bytes_per_sample, is_out_of_memory, keep_freed_memory
+from flatlens.memory import batch_that_fits, bytes_per_sample, keep_freed_memory
 from flatlens.probes.certificate import Certificate
 from flatlens.progress import Progress, Report
 from flatlens.randomness import Noise
@@ -109,6 +109,7 @@ class Job:
 
     def piece(self, index: int, tick: Callable[[str], None] = lambda what: None) -> Piece:
         """All paths of one batch, measured: the attack's runs, then the controls."""
+        self.victim.where.batch = index + 1
         batch = self.batch(index)
         attack, notes = self.attack, dict[str, int]()
         if isinstance(attack, Recorder):
@@ -170,8 +171,15 @@ class Job:
     def _predict(self, x: Tensor) -> Tensor:
         """What the user's own model, unfolded and as it was given, predicts."""
         own = next(self.model.parameters(), x)
-        with torch.no_grad():
-            return as_logits(self.model(x.to(own.device, own.dtype))).argmax(1)
+        where = self.victim.where
+        where.begin("confirmation of the attack's results", 0)
+        where.passes = 1
+        with where.watched(), torch.no_grad():
+            logits = as_logits(self.model(x.to(own.device, own.dtype)))
+        if tuple(logits.shape) != (len(x), self.victim.classes):
+            where.check(logits, len(x), self.victim.classes, gradient=False)
+        where.end()
+        return logits.argmax(1)
 
     def pieces(self, wanted: Sequence[int], progress: Report | None) -> Iterator[tuple[int, Piece]]:
         """The wanted batches, one after the other."""
@@ -186,10 +194,12 @@ class Job:
                 if progress is not None:
                     progress(Progress(min(done, self.total), self.total, what))
 
+            self.victim.where.end()
             try:
-                found = self.piece(index, tick)
+                with guard.net(f"in batch {index + 1} of {self.batches}", memory=False):
+                    found = self.piece(index, tick)
             except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
+                if not guard.is_out_of_memory(error):
                     raise
                 raise ResourceError(
                     f"out of memory with batches of {self.batch_size}; "
@@ -291,8 +301,11 @@ def instrument(
     skipped: dict[str, str] = {}
     while True:
         try:
-            victim = Victim(model, x, layers=layers, without=skipped, **how)
-            measure = AnyLayer(victim, x[:EXAMPLES], probes=probes, seed=seed, exact_classes=exact_classes, loss=loss)
+            with guard.net("while it is checked, before the attack"):
+                victim = Victim(model, x, layers=layers, without=skipped, **how)
+                measure = AnyLayer(
+                    victim, x[:EXAMPLES], probes=probes, seed=seed, exact_classes=exact_classes, loss=loss
+                )
         except LayerError as error:
             if error.layer is None or error.layer in layers:
                 raise

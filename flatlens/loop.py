@@ -117,6 +117,7 @@ def walk(
     flow = GradientFlow()
     anchor: Anchor | None = None
     found: Found | None = None
+    victim.where.begin(path, rng.restart)
     for here in attack(victim, batch, rng):
         if way.previous is None and (here.kind != ITERATE or here.rows is not None):
             raise AttackError(
@@ -128,7 +129,8 @@ def walk(
         seen = prediction(here, at)
         dead = {} if here.dead_share is None else {"dead_share": here.dead_share}
         step = steps.add(seen | perturbation(here, at) | dead, here)
-        how = measure(here) if measure else {}
+        with victim.where.watched():
+            how = measure(here) if measure else {}
         more: dict[str, Columns] = {}
         if certificate is not None:
             anchor = certificate.anchor(here) if anchor is None else anchor
@@ -148,6 +150,7 @@ def walk(
     if found is None or way.previous is None:
         raise AttackError(f"the attack '{type(attack).__name__}' yields nothing; the clean input comes first")
     steps.late(flow(way.previous))
+    victim.where.end()
 
     constant = {"path": path, "label": batch.y, "target": batch.target, "restart": rng.restart}
     table = steps.table(STEPS, constant)

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import flatlens
-from flatlens.errors import FlatlensError, UsageError
+from flatlens.errors import FlatlensError, PassError, UsageError, said
 from flatlens_cli import doctor, exporting, listing, reporting, sweeping, terminal, tracing, training, verifying
 from flatlens_cli.options import FAILED, INTERRUPTED, USAGE
 
@@ -68,6 +68,8 @@ def run(arguments: Sequence[str]) -> int:
         result = app([word for word in arguments if word != "--debug"], prog_name="flatlens", standalone_mode=False)
     except typer.TyperException as error:
         return _failed(error, _parsing(error), error.exit_code, debug=debug)
+    except PassError as error:
+        return _failed(error, str(error), FAILED, debug=debug)
     except UsageError as error:
         return _failed(error, str(error), USAGE, debug=debug)
     except FlatlensError as error:
@@ -75,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        what = f"internal: {type(error).__name__}: {error}"
+        what = f"internal: {said(error)}"
         return _failed(error, what if debug else f"{what}; run again with --debug", FAILED, debug=debug)
     return result if isinstance(result, int) else 0
 

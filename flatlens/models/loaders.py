@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from flatlens import uris
+from flatlens import guard, uris
 from flatlens.errors import ModelError, unknown
 from flatlens.models import (
     BUILT_IN,
@@ -62,6 +62,10 @@ def load(uri: str, *, shape: tuple[int, ...], classes: int, trust: Trust = NOTHI
         raise ModelError(f"'{uri}' cannot tell {classes} class; data of at least 2 classes are needed")
     with _seeded(0):  # a factory's random weights, too, are the same each time
         model, source = _build(parsed, tuple(shape), classes, trust)
+    try:
+        guard.check_kind(model)
+    except ModelError as error:
+        raise ModelError(f"{error} (in '{uri}')") from None
     model.eval()
     _check_finite(model, uri)
     return Loaded(model, uri, sha256(model), source)

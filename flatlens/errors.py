@@ -37,6 +37,10 @@ class AttackError(UsageError):
     """An attack, its parameters, or what it returned is wrong."""
 
 
+class AttackFailedError(AttackError, RuntimeError):
+    """Somebody's attack raised an error of its own while it was recorded."""
+
+
 class DataError(UsageError):
     """Data are missing, truncated, of the wrong type or shape, or out of range."""
 

@@ -22,12 +22,12 @@ STEPS, BATCH, N = 8, 4, 8
 """Of the attack, and samples at a time, of so many."""
 
 
-class Unprintable(Exception):
+class UnprintableError(Exception):
     def __str__(self) -> str:
         raise ValueError("no message")
 
 
-class UnprintableBase(BaseException):
+class UnprintableBaseError(BaseException):
     def __str__(self) -> str:
         raise SystemExit(9)
 
@@ -75,8 +75,8 @@ WAYS: dict[str, Callable[[nn.Module, Tensor, Tensor], Any]] = {
     "exit without a code": throwing(SystemExit),
     "stop iteration": throwing(lambda: StopIteration(1)),
     "generator exit": throwing(GeneratorExit),
-    "unprintable": throwing(Unprintable),
-    "unprintable base": throwing(UnprintableBase),
+    "unprintable": throwing(UnprintableError),
+    "unprintable base": throwing(UnprintableBaseError),
     "base": throwing(lambda: BaseException("base")),
     "control characters": throwing(lambda: RuntimeError("\x1b[31mred\x07")),
     "long": throwing(lambda: RuntimeError("x" * 10**6)),

@@ -15,7 +15,18 @@ import typer
 
 import flatlens
 from flatlens.errors import FlatlensError, PassError, UsageError, said
-from flatlens_cli import doctor, exporting, listing, reporting, sweeping, terminal, tracing, training, verifying
+from flatlens_cli import (
+    doctor,
+    examples,
+    exporting,
+    listing,
+    reporting,
+    sweeping,
+    terminal,
+    tracing,
+    training,
+    verifying,
+)
 from flatlens_cli.options import FAILED, INTERRUPTED, USAGE
 
 _HELP = "Exact, per-sample loss-landscape flatness at every step of an adversarial attack."
@@ -23,7 +34,6 @@ _START = "Begin with `flatlens demo`: a finished report in seconds, offline."
 
 app = typer.Typer(
     help=f"{_HELP}\n\n{_START}",
-    add_completion=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     # What an error looks like is decided here, and not by whether rich can draw a box around it.
@@ -31,7 +41,7 @@ app = typer.Typer(
 )
 for _module in (tracing, reporting, sweeping, exporting, listing, verifying, training, doctor):
     for _command in _module.COMMANDS:
-        app.command(_command.__name__)(_command)
+        app.command(_command.__name__, epilog=examples.of(_command.__name__))(_command)
 
 
 @app.callback(invoke_without_command=True)

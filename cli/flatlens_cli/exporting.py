@@ -8,8 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from flatlens.errors import UsageError
-from flatlens_cli import options, terminal
+from flatlens_cli import completing, options, terminal
 
+ALSO = {"jsonl": "json", "ndjson": "json", "pq": "parquet"}
+"""Other names of a format."""
 SHOWN = 6
 """Cells that are named one by one."""
 
@@ -19,11 +21,18 @@ def export(
     format: Annotated[
         str | None,
         typer.Option(
-            help="csv, parquet, or json: an object on each line (default: as FILE ends, or csv).", metavar="NAME"
+            help="csv, parquet, or json (jsonl): an object on each line (default: as FILE ends, or csv).",
+            metavar="NAME",
+            autocompletion=completing.FORMAT,
         ),
     ] = None,
     table: Annotated[
-        str, typer.Option(help="joined (steps and layers), steps, layers, or a sweep's cells.", metavar="NAME")
+        str,
+        typer.Option(
+            help="joined (steps and layers), steps, layers, or a sweep's cells.",
+            metavar="NAME",
+            autocompletion=completing.TABLE,
+        ),
     ] = "joined",
     images: Annotated[
         bool, typer.Option("--images", help="Also the clean and the adversarial inputs, as an .npz beside it.")
@@ -42,7 +51,7 @@ def export(
     it for a formula. In JSON both are null.
     """  # fmt: skip
     piped = out is not None and str(out) == "-"
-    format = format or ("csv" if out is None or not out.suffix else _named(out))
+    format = ALSO.get(format, format) if format else "csv" if out is None or not out.suffix else _named(out)
     if piped and (json or format == "parquet"):
         what = "--json" if json else "--format parquet"
         raise UsageError(f"--out - and {what}: stdout is the table's, in csv or json; name a file")
@@ -75,7 +84,7 @@ COMMANDS = (export,)
 def _named(out: Path) -> str:
     """The format that a file's ending names; JSON lines have several."""
     ending = out.suffix[1:].lower()
-    return {"jsonl": "json", "ndjson": "json", "pq": "parquet"}.get(ending, ending)
+    return ALSO.get(ending, ending)
 
 
 def _notes(done: Any) -> list[str]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from flatlens import guard
 from flatlens.attacks import libraries
 from flatlens.attacks.mapping import Call, UnmappableError, paths
-from flatlens.errors import AttackError, FlatlensError, PassError, said
+from flatlens.errors import AttackError, AttackFailedError, FlatlensError, PassError, said
 from flatlens.forward import RETURNED, Batch, Forward, Victim
 from flatlens.randomness import Noise
 
@@ -164,7 +164,9 @@ class Recorded:
                 raise
             if guard.in_model(error, model):
                 raise PassError(f"the model fails at pass {len(calls)} of {self.name}: {said(error)}") from error
-            raise AttackError(f"{self.name} fails after {len(calls)} passes of the model: {said(error)}") from error
+            raise AttackFailedError(
+                f"{self.name} fails after {len(calls)} passes of the model: {said(error)}"
+            ) from error
 
     def _one_by_one(
         self, model: nn.Module, x: Tensor, y: Tensor, bounds: tuple[float, float], start: Any, returned: Tensor

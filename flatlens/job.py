@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
-from flatlens import attacks, cautions, guard
+from flatlens import attacks, cautions, endings, guard
 from flatlens.attacks.balls import TINY, ball
 from flatlens.errors import AttackError, DataError, LayerError, ResourceError
 from flatlens.forward import BEST, Batch, Victim, exact_arithmetic
@@ -271,7 +271,11 @@ def prepare(
         batch_size=min(fitted, len(x)),
         seed=seed,
         images=images,
-        preflight=(*_preflight(victim, x, bounds), *cautions.unnormalised(bounds, eps), *cautions.not_probed(skipped)),
+        preflight=(
+            *_preflight(model, victim, x, bounds),
+            *cautions.unnormalised(bounds, eps),
+            *cautions.not_probed(skipped),
+        ),
     )
 
 
@@ -337,13 +341,14 @@ def check_data(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x, y.long()
 
 
-def _preflight(victim: Victim, x: Tensor, bounds: tuple[float, float]) -> Iterator[Caution]:
+def _preflight(model: nn.Module, victim: Victim, x: Tensor, bounds: tuple[float, float]) -> Iterator[Caution]:
     low, high = bounds
-    outside = ((x < low) | (x > high)).flatten(1).any(1)
+    slack = endings.rounding(x) * max(abs(low), abs(high))
+    outside = ((x < low - slack) | (x > high + slack)).flatten(1).any(1)
     if outside.any():
         yield cautions.bounds(int(outside.sum()), len(x), float(x.min()), float(x.max()), bounds)
     if victim.probabilities:
-        yield cautions.probabilities()
+        yield cautions.probabilities(endings.softmax(model, x[:2]))
 
 
 def _correct(victim: Victim, x: Tensor, y: Tensor) -> Tensor:

@@ -77,13 +77,15 @@ def _parts() -> list[Part]:
         lines = metadata.requires("flatlens") or []
     except metadata.PackageNotFoundError:
         return [Part("flatlens", None, "", None)]
-    parts = []
+    parts: list[Part] = []
     for line in lines:
         requirement, _, marker = line.partition(";")
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", marker)
         name = re.match(r"[\w.-]+", requirement)
         if name and name[0] != _INSTALLER and not (extra and extra[1] in _PRIVATE_EXTRAS):
             wanted = requirement[name.end() :].strip()
+            if any(part.name == name[0] for part in parts):  # of several extras
+                continue
             parts.append(Part(name[0], _version(name[0]), wanted, extra[1] if extra else None))
     return parts
 

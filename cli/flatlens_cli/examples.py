@@ -6,7 +6,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "demo": ("flatlens demo --out runs/demo",),
     "trace": (
         "flatlens trace --model flatlens:digits-cnn --data flatlens:digits --eps 0.3 --out runs/first",
-        "flatlens trace --model 'my_model.py:make?mean=0.286&std=0.353' --data npz:mine.npz --control all --out runs/mine",
+        "flatlens trace --model 'my_model.py:make?mean=0.286&std=0.353' --data npz:mine.npz --control all "
+        "--out runs/mine",
         "flatlens trace --model 'ckpt:best.pth?arch=my_model.py:make' --data idx:FOLDER --layer all --out runs/layers",
         "flatlens trace --model flatlens:cnn --data flatlens:digits --attack 'torchattacks:PGD?eps=0.3&steps=20' "
         "--out runs/foreign",
@@ -30,7 +31,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "verify": ("flatlens verify", "flatlens verify --model my_model.py:make --data npz:mine.npz"),
     "train": (
         "flatlens train --model flatlens:cnn --data flatlens:digits --out cnn.safetensors",
-        "flatlens train --model flatlens:cnn --data flatlens:digits --adversarial pgd --eps 0.1 --out robust.safetensors",
+        "flatlens train --model flatlens:cnn --data flatlens:digits --adversarial pgd --eps 0.1 "
+        "--out robust.safetensors",
     ),
     "doctor": ("flatlens doctor",),
 }

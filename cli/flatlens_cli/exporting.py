@@ -10,8 +10,6 @@ import typer
 from flatlens.errors import UsageError
 from flatlens_cli import completing, options, terminal
 
-ALSO = {"jsonl": "json", "ndjson": "json", "pq": "parquet"}
-"""Other names of a format."""
 SHOWN = 6
 """Cells that are named one by one."""
 
@@ -51,8 +49,10 @@ def export(
     it for a formula. In JSON both are null.
     """  # fmt: skip
     piped = out is not None and str(out) == "-"
-    format = ALSO.get(format, format) if format else "csv" if out is None or not out.suffix else _named(out)
-    if piped and (json or format == "parquet"):
+    from flatlens import formats
+
+    format = format or ("csv" if out is None or not out.suffix else out.suffix[1:].lower())
+    if piped and (json or formats.ALSO.get(format, format) == "parquet"):
         what = "--json" if json else "--format parquet"
         raise UsageError(f"--out - and {what}: stdout is the table's, in csv or json; name a file")
     from flatlens import exporting
@@ -79,12 +79,6 @@ def export(
 
 
 COMMANDS = (export,)
-
-
-def _named(out: Path) -> str:
-    """The format that a file's ending names; JSON lines have several."""
-    ending = out.suffix[1:].lower()
-    return ALSO.get(ending, ending)
 
 
 def _notes(done: Any) -> list[str]:

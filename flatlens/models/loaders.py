@@ -121,7 +121,7 @@ def _made(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple
     if uri.scheme in plugins.found():
         return plugins.make(uri, shape, classes), f"made by the plug-in {uri.scheme}"
     if not uri.scheme or not uri.path:
-        raise ModelError(unknown("model", uri.text, [*BUILT_IN, *_others()], where="there are"))
+        raise ModelError(f"{unknown('model', uri.text, [*BUILT_IN, *_others()], where='there are')}{_meant(uri)}")
     return factories.make(uri, shape, classes), f"made by {uri.path} in {uri.scheme}"
 
 
@@ -165,6 +165,16 @@ def _whole(uri: Uri, key: str | None, trust: Trust) -> tuple[nn.Module, str]:
         )
     (name, model), *_ = found.items()
     return model, f"the model {name} pickled in {uri.path}" if name else f"the model pickled in {uri.path}"
+
+
+def _meant(uri: Uri) -> str:
+    """What a name without a scheme or a path was probably to be."""
+    name = uri.path or uri.scheme
+    if name.endswith(".py"):
+        return f" A Python file needs the name of a function in it: {name}:make"
+    if name.endswith((".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")):
+        return f" Saved weights need an architecture: ckpt:{name}?arch=my_model.py:make"
+    return ""
 
 
 def _others() -> list[str]:

@@ -157,7 +157,7 @@ def asked(uri: Uri) -> tuple[str, str] | None:
     given = {name: uri.options[name] for name in OPTIONS if name in uri.options}
     if not given:
         return None
-    for name, other, neutral in (("mean", "std", "1"), ("std", "mean", "0")):
+    for name, other, neutral in (("mean", "std", "0"), ("std", "mean", "1")):
         if name not in given:
             raise ModelError(
                 f"'{uri.text}' has {other}={given[other]} and no {name}; give both, {name}={neutral} for none"

@@ -51,7 +51,7 @@ def _part(model: nn.Module, mean: Sequence[float], std: Sequence[float], dims: i
     return made.train(model.training)
 
 
-def normalized(model: nn.Module, mean: Any, std: Any, shape: tuple[int, ...]) -> nn.Module:
+def normalized(model: nn.Module, mean: Any, std: Any, shape: tuple[int, ...] | None = None) -> nn.Module:
     """The model that normalises its inputs by ``mean`` and ``std``, and by nothing else that is flatlens' own.
 
     A model that flatlens has given a normalisation (the built-in ones, ``timm:``, ``torchvision:``, ``hf:``) gets this
@@ -61,13 +61,13 @@ def normalized(model: nn.Module, mean: Any, std: Any, shape: tuple[int, ...]) ->
         model: the user's.
         mean: a number, or one for each channel, in the units of the inputs.
         std: the same, above 0.
-        shape: of one input; the channels' axis is the first.
+        shape: of one input, whose first axis are the channels; images ``[C, H, W]`` when left out.
 
     Raises:
         ModelError: values that cannot be, or not as many as there are channels.
     """
     means, stds = (read(name, value, shape) for name, value in (("mean", mean), ("std", std)))
-    dims = max(0, len(shape) - 1)
+    dims = 2 if shape is None else max(0, len(shape) - 1)
     if isinstance(model, Normalized):
         return Normalized(model.model, means, stds, dims).train(model.training)
     if isinstance(own := getattr(model, "normalize", None), Normalize):
@@ -78,14 +78,14 @@ def normalized(model: nn.Module, mean: Any, std: Any, shape: tuple[int, ...]) ->
     return Normalized(model, means, stds, dims).train(model.training)
 
 
-def read(name: str, value: Any, shape: tuple[int, ...]) -> tuple[float, ...]:
+def read(name: str, value: Any, shape: tuple[int, ...] | None) -> tuple[float, ...]:
     """``mean`` or ``std``: a number, a text such as ``0.5,0.25`` or ``8/255``, a sequence, array or tensor of numbers.
 
     Raises:
         ModelError: it is none, not finite, a deviation that is not above 0, or of another number than the channels.
     """
     values = _numbers(name, value)
-    channels = shape[0] if shape else 1
+    channels = len(values) if shape is None else shape[0] if shape else 1
     shown = ",".join(f"{v:g}" for v in values)
     if len(values) not in (1, channels):
         raise ModelError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_chec
 """Parts of a name that DataParallel, torch.compile, FSDP and their like put in, at the front or in the middle."""
 COUNTERS = ("num_batches_tracked", "n_averaged")
 """What counts training steps, and changes nothing in eval mode: it may be missing or left over."""
+_AVERAGED = re.compile(r"(^|[._-])(ema|swa|avg|averaged?|shadow|teacher|polyak)($|[._-])", re.IGNORECASE)
 _MOST_PARTS = 16
 _MOST_FOUND = 200
 
@@ -282,16 +284,20 @@ def _names(names: Sequence[str]) -> str:
 def choose(found: Sequence[Found], models: Sequence[nn.Module], file: str) -> tuple[Found, nn.Module]:
     """Of all weights in a file those that fit a model, and which of the models; the nearest where none does.
 
+    Where a model's own weights and averages of them (EMA, SWA) fit, these are its own.
+
     Raises:
         ModelError: several fit, and they are not the same.
     """
     pairs = [(fit(one.weights, model)[1].size, i, j) for i, one in enumerate(found) for j, model in enumerate(models)]
     least = min(size for size, _, _ in pairs)
     best = {i: j for size, i, j in reversed(pairs) if size == least}
+    if plain := {i: j for i, j in best.items() if not _AVERAGED.search(found[i].key)}:
+        best = plain  # averages of weights are asked for by their key
     first = min(best)
     others = [found[i] for i in best if i != first and not _same(found[i].weights, found[first].weights)]
     if others and not least:
-        names = sorted({one.key for one in [found[first], *others]})
+        names = [one.key for one in found if one is found[first] or any(one is other for other in others)]
         raise ModelError(
             f"'{file}' holds several weights that fit: {', '.join(names)}; say which: ckpt:FILE?key={names[0]}&arch=…"
         )

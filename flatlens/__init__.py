@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flatlens.folders import open_folder as open
     from flatlens.measure import curvature as curvature
     from flatlens.measure import trace as trace
+    from flatlens.models.normalized import normalized as normalized
     from flatlens.runs import Run as Run
     from flatlens.spec import RunSpec as RunSpec
     from flatlens.spec import TrainSpec as TrainSpec
@@ -38,6 +39,7 @@ _PUBLIC = {
     "Trace": ("flatlens.trajectory", "Trace"),
     "attacks": ("flatlens.attacks", None),
     "curvature": ("flatlens.measure", "curvature"),
+    "normalized": ("flatlens.models.normalized", "normalized"),
     "run": ("flatlens.execute", "run"),
     "run_sweep": ("flatlens.engines.supervisor", "run_sweep"),
     "open": ("flatlens.folders", "open_folder"),
@@ -53,6 +55,7 @@ __all__ = [
     "__version__",
     "attacks",
     "curvature",
+    "normalized",
     "open",
     "run",
     "run_sweep",

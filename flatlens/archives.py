@@ -5,8 +5,11 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from numpy.lib import format as npy
+
 from flatlens.errors import UsageError
 
+_SHOWN = 40
 MOST = 2**30
 """Bytes that an archive may always expand to."""
 MOST_RATIO = 200
@@ -37,6 +40,23 @@ def check(file: Path, error: type[UsageError], *, stored: bool = False) -> None:
         raise error(
             f"'{file}' has {size:,} bytes and would expand to {whole:,}, as a decompression bomb does; save it again"
         )
+
+
+def arrays(file: Path) -> list[str]:
+    """The arrays in an NPZ file as ``x float32 [10, 1, 8, 8]``, read off their headers: nothing of them is loaded."""
+    found = []
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.namelist()[:_SHOWN]:
+                with archive.open(entry) as stream:
+                    version = npy.read_magic(stream)
+                    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+                    shape, _, kind = read(stream)
+                found.append(f"{entry.removesuffix('.npy')} {kind} [{', '.join(map(str, shape))}]")
+            more = len(archive.namelist()) - len(found)
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError):
+        return found
+    return [*found, f"… ({more} more)"] if more else found
 
 
 def leads_out(name: str) -> bool:

@@ -203,7 +203,7 @@ def bounds(outside: int, n: int, low: float, high: float, wanted: tuple[float, f
         "out-of-bounds",
         f"{outside} of {n} inputs lie outside the bounds [{wanted[0]:g}, {wanted[1]:g}] "
         f"(they span {low:g} … {high:g}); "
-        "the attack projects them back at its first step: give the inputs' true --set bounds=[low,high], "
+        "the attack projects them back at its first step: give the inputs' true --bounds low,high, "
         "normalisation belongs into the model",
     )
 
@@ -228,10 +228,10 @@ def not_probed(skipped: Mapping[str, str]) -> Iterator[Caution]:
         yield Caution("not-probed", f"{len(skipped)} of the layers asked for are left out ({names}): {why}")
 
 
-def probabilities() -> Caution:
-    """Outputs that already sum to 1."""
+def probabilities(ending: str = "") -> Caution:
+    """Outputs that already sum to 1; ``ending`` says what makes them so, and how to take it away."""
     return Caution(
         "probabilities",
         "the model's outputs are non-negative and sum to 1 on the inputs checked: they look like probabilities, "
-        "but are read as logits; return what goes into the softmax",
+        f"but are read as logits; {ending or 'return what goes into the softmax'}",
     )

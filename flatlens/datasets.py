@@ -16,9 +16,9 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from flatlens import images, torchvision_data, uris
+from flatlens import archives, images, torchvision_data, uris
 from flatlens.archives import check
-from flatlens.errors import DataError, ResourceError, unknown
+from flatlens.errors import DataError, ResourceError, nearest, unknown
 from flatlens.uris import Uri
 
 SCHEMES: dict[str, str] = {
@@ -103,11 +103,22 @@ def load(uri: str) -> Dataset:
     parsed = uris.parse(uri, DataError)
     if parsed.scheme not in _LOADERS:
         names = [*BUILT_IN, *(f"{scheme}:…" for scheme in SCHEMES if scheme != "flatlens")]
-        raise DataError(unknown("data", uri, names, where="there are"))
+        text = unknown("data", uri, names, where="there are")
+        raise DataError(text if "Did you mean" in text else f"{text}{_meant(parsed)}")
     try:
         return _LOADERS[parsed.scheme](parsed)
     except MemoryError as error:
         raise ResourceError(f"'{uri}' does not fit into memory") from error
+
+
+def _meant(uri: Uri) -> str:
+    """What an unknown name of data was probably to be, where no whole name is near."""
+    if not uri.scheme:
+        place = uri.file
+        kind = "npz" if uri.path.endswith(".npz") else "imagefolder" if uri.path and place.is_dir() else None
+        return f" Did you mean '{kind}:{uri.path}'?" if kind else ""
+    near = nearest(uri.scheme, SCHEMES)
+    return f" Did you mean '{near}:{uri.path}'?" if near else ""
 
 
 def with_split(uri: str, split: str) -> str:
@@ -251,9 +262,17 @@ def _npz(uri: Uri) -> Dataset:
     arrays = _read_npz(file)
     for name in ("x", "y"):
         if name not in arrays:
-            raise DataError(f"'{file}' has no array '{name}'; it has: {', '.join(arrays) or 'none'}; {_FIX}")
+            there = archives.arrays(file)
+            near = nearest(name, [text.split()[0] for text in there])
+            raise DataError(
+                f"'{file}' has no array '{name}'; it has: {', '.join(there) or 'none'}; {_FIX}"
+                + (f" (is '{near}' meant?)" if near else "")
+            )
     labels = arrays.get("labels")
-    return _dataset(uri, _inputs(file, arrays["x"]), _labels(file, arrays["y"]), _names(file, labels))
+    try:
+        return _dataset(uri, _inputs(file, arrays["x"]), _labels(file, arrays["y"]), _names(file, labels))
+    except DataError as error:
+        raise DataError(f"{error}; '{file.name}' holds: {', '.join(archives.arrays(file))}") from None
 
 
 def _read_npz(file: Path) -> Mapping[str, NDArray[Any]]:

@@ -6,6 +6,7 @@
     │   ├── AttackError       an attack, its parameters, or what it returned
     │   ├── DataError         data: missing, truncated, of the wrong type, shape or range
     │   ├── ModelError        a model: cannot be loaded, or is not a deterministic classifier
+    │   │   └── PassError     a model that failed in the middle of the work; what was finished is saved
     │   ├── LayerError        a layer that does not exist or cannot be probed
     │   └── RunError          a run folder: not one, or of another specification
     └── ResourceError         memory, disk or permission; what was finished is saved
@@ -36,12 +37,20 @@ class AttackError(UsageError):
     """An attack, its parameters, or what it returned is wrong."""
 
 
+class AttackFailedError(AttackError, RuntimeError):
+    """Somebody's attack raised an error of its own while it was recorded."""
+
+
 class DataError(UsageError):
     """Data are missing, truncated, of the wrong type or shape, or out of range."""
 
 
 class ModelError(UsageError):
     """A model cannot be loaded, or is not a deterministic classifier that returns logits."""
+
+
+class PassError(ModelError):
+    """A model failed at a pass in the middle of the work; what was finished before is saved."""
 
 
 class LayerError(UsageError):
@@ -77,6 +86,34 @@ class DiskError(ResourceError):
     """The disk is full or not writable, or a results folder was removed: no other work of it can go on either."""
 
 
+_LONGEST = 300
+
+
+def said(error: BaseException) -> str:
+    """What an error of somebody's code says, in one line: its type and its message.
+
+    Nothing is taken for granted of it: its message may be empty, of many lines, or raise when it is asked for.
+    """
+    kind, text = type(error).__name__, " ".join(_text(error).split())
+    return f"{kind}: {text[:_LONGEST]}{'…' if len(text) > _LONGEST else ''}" if text else kind
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where there is none."""
+    lines = _text(error).strip().splitlines()
+    return lines[0].strip()[:_LONGEST] if lines else type(error).__name__
+
+
+def _text(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as worse:
+        text = f"(its message cannot be shown: {type(worse).__name__})"
+    return "".join(c if c.isprintable() or c in "\r\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "known") -> str:
     """One line for a name that does not exist, with all that do and the nearest match.
 
@@ -91,6 +128,15 @@ def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "known")
     """
     names = list(known)
     shown = ", ".join(names[:24]) + (f", … ({len(names)} in all)" if len(names) > 24 else "")
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    near = nearest(name, names)
+    hint = f" Did you mean '{near}'?" if near else ""
     return f"no {kind} '{name}'; {where}: {shown or 'none'}.{hint}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The name that was probably meant: what differs in case alone comes first; None if nothing is near."""
+    plain: dict[str, str] = {}
+    for one in known:
+        plain.setdefault(one.casefold(), one)
+    near = difflib.get_close_matches(name.casefold(), list(plain), n=1, cutoff=0.5)
+    return plain[near[0]] if near else None

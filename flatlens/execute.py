@@ -26,7 +26,7 @@ from flatlens.loop import Attack
 from flatlens.measure import provenance
 from flatlens.memory import bytes_per_sample
 from flatlens.progress import Report
-from flatlens.spec import TRUST, RunSpec
+from flatlens.spec import TRUST, RunSpec, demand_named
 from flatlens.trajectory import MEASUREMENT_VERSION, Trace
 from flatlens.uris import parse
 from flatlens.valley import Ints
@@ -155,6 +155,7 @@ def finish(begun: Begun) -> Trace:
 
 def load(spec: RunSpec, progress: Report | None = None) -> Loaded:
     """Load what a spec names (training what it has a recipe for), choose the samples, and prepare the job."""
+    demand_named(spec)
     spec = spec.resolved()
     data = datasets.load(spec.data)
     chosen = _choose(spec, data.y)

@@ -69,7 +69,7 @@ def export(
 
     Args:
         path: the folder of a sweep or of a run.
-        format: one of `flatlens.formats.FORMATS`.
+        format: one of `flatlens.formats.FORMATS`, or ``jsonl``, which is its ``json``.
         table: one of `TABLES`.
         out: the file; ``export.csv`` and so on in the folder when left out.
         images: also write what the attacks have found and the clean inputs to an ``.npz`` of the same name: ``x_adv``,
@@ -81,7 +81,8 @@ def export(
         DiskError: the disk is full or not writable.
     """
     path = Path(path)
-    for kind, name, known in (("format", format, formats.FORMATS), ("table", table, TABLES)):
+    written = formats.ALSO.get(format, format)
+    for kind, name, known in (("format", written, formats.FORMATS), ("table", table, TABLES)):
         if name not in known:
             raise SpecError(unknown(kind, name, known, where="there are"))
     demand(path)
@@ -98,7 +99,7 @@ def export(
     parts = _figures(whole) if table == CELLS and whole is not None else _tell(_tables(found, table), found, progress)
     rows, without = 0, list[str]()
     with _opened(file, out) as stream:
-        rows = formats.write(parts, stream, format)
+        rows = formats.write(parts, stream, written)
     if npz is not None:
         with _opened(npz, None) as stream:
             without = arrays.write([(source.key, source.folder) for source in found], stream)

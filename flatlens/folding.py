@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from flatlens.layers import PROBEABLE
+from flatlens.layers import PROBEABLE, as_logits
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -34,7 +34,9 @@ def fold(model: nn.Module, example: Tensor) -> tuple[nn.Module, dict[str, Tensor
         expected = _logits(model.to(dtype), example.to(dtype))
         folded, scale = _fold_graph(fx.GraphModule(model, _Tracer().trace(model)))
         agree = _agree(expected, _logits(folded, example.to(dtype)))
-    except Exception:  # fx and the model raise whatever they like; what cannot be folded runs as it is
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # fx and the model raise whatever they like; what cannot be folded runs as it is
         agree = False
     # There and back again is exact: every float32 is a float64.
     model = model.to(example.dtype)
@@ -91,8 +93,7 @@ def _replace(traced: fx.GraphModule, target: str, module: nn.Module) -> None:
 
 def _logits(model: nn.Module, example: Tensor) -> Tensor:
     with torch.no_grad():
-        out = model(example)
-    return getattr(out, "logits", out)
+        return as_logits(model(example))
 
 
 def _agree(expected: Tensor, found: Tensor) -> bool:

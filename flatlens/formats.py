@@ -18,6 +18,8 @@ FORMATS = {
     PARQUET: "with all types",
     JSON: "an object on each line; what is not finite is null",
 }
+ALSO = {"jsonl": JSON, "ndjson": JSON, "pq": PARQUET}
+"""Other names of a format -> its own."""
 _GATHERED = 65_536
 """Rows that are written together: many small runs would otherwise make many small pieces of a Parquet file."""
 _FORMULA = r"^[=+\-@\t\r]"

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from flatlens import guard
 from flatlens.checks import Own, first_input
-from flatlens.errors import FlatlensError, LayerError, ModelError
+from flatlens.errors import FlatlensError, LayerError, ModelError, first_line
 from flatlens.folding import fold
+from flatlens.guard import Where
 from flatlens.layers import HEAD, Layer, Survey, as_logits, describe, resolve, survey
 from flatlens.private import private_copy, working_dtype
 
@@ -105,6 +107,7 @@ class Forward:
         self.rows: Tensor | None = None
         self.kind = ITERATE
         self.dead_share: Tensor | None = None
+        self.where = Where()
 
     @cached_property
     def loss(self) -> Float[Tensor, " n"]:
@@ -113,7 +116,8 @@ class Forward:
 
     def grad(self, objective: Callable[[Forward], Tensor]) -> Tensor:
         """∂ Σ objective / ∂x, ``[n, …]``. Frees the graph: probes come first, the attack's gradient last."""
-        (self.gradient,) = torch.autograd.grad(objective(self).sum(), self.x)
+        with self.where.watched():
+            (self.gradient,) = torch.autograd.grad(objective(self).sum(), self.x)
         return self.gradient
 
 
@@ -149,10 +153,13 @@ class Victim:
         fold_norms: bool = True,
         dead_units: bool = False,
     ) -> None:
+        guard.check_kind(model)
         own = next(model.parameters(), torch.empty(0))
         self.device = torch.device(device) if device is not None else own.device
         self.dtype = dtype or working_dtype(own.dtype)
         self.bounds = bounds
+        self.where = Where()
+        """Which pass is being made, for messages."""
         check_mode(model)
         private = private_copy(model).to(self.device, self.dtype).requires_grad_(False)
         for parameter in private.parameters():
@@ -161,7 +168,7 @@ class Victim:
         example = self.place(example[:2])
 
         seen = check_logits(private, example)
-        self.classes = seen.logits.shape[1]
+        self.classes, self.where.dtype = seen.logits.shape[1], seen.logits.dtype
         self.head = seen.head
         self.probabilities = bool((seen.logits >= 0).all() and (seen.logits.sum(1) - 1).abs().max() <= 1e-4)
         """Whether the outputs are no logits: those of the example are not negative and sum to 1."""
@@ -236,10 +243,17 @@ class Victim:
         """One pass. ``final``: no gradient with respect to the input will be asked for."""
         x = x.detach()
         graph = self.needs_graph or not final
-        with torch.set_grad_enabled(graph), sdpa_kernel(SDPBackend.MATH) if self.twice else nullcontext():
+        self.where.passes += 1
+        attention = sdpa_kernel(SDPBackend.MATH) if self.twice else nullcontext()
+        with self.where.watched(), torch.set_grad_enabled(graph), attention:
             logits = as_logits(self._model(x.requires_grad_(graph)))
+        self.where.check(logits, len(x), self.classes, gradient=not final)
         taps, self._taps = self._taps, {}
+        if len(taps) < len(self.layers):
+            silent = next(name for name in self.layers if name not in taps)
+            raise self.where.error(f"it does not call layer '{silent}', and did when it was tried")
         here = Forward(x, y, logits, taps)
+        here.where = self.where
         if self._dead:
             here.dead_share = torch.stack(self._dead).sum(0).double() / self._units
             self._dead, self._units = [], 0
@@ -265,11 +279,19 @@ def check_logits(model: nn.Module, x: Tensor) -> Survey:
         again, seen = survey(model, x).logits, survey(model, x)
     except FlatlensError:
         raise
-    except Exception as error:  # a model raises whatever its author chose
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"the model fails on inputs of shape {tuple(x.shape)}: {first}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a model raises whatever its author chose
+        if guard.is_out_of_memory(error):
+            raise
+        raise ModelError(f"the model fails on inputs of shape {tuple(x.shape)}: {first_line(error)}") from error
     _check_unchanged(before, _state(model))
     logits = seen.logits
+    if logits.shape != again.shape:
+        raise ModelError(
+            f"the model is random: two passes over the same inputs return shapes {tuple(again.shape)} and "
+            f"{tuple(logits.shape)}"
+        )
     if logits.dim() != 2 or logits.shape[0] != x.shape[0]:
         raise ModelError(
             f"the model returns shape {tuple(logits.shape)} for {x.shape[0]} inputs; logits of shape [n, K] are needed"

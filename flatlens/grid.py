@@ -7,9 +7,10 @@ A file from somebody else runs no code by being read, nor by being run, unless a
     [grid]                               # the product of these lists
     model = ["flatlens:cnn", "flatlens:mlp"]
     train.adversarial = ["none", "pgd"]
-    [[zip]]                              # keys that move together
+    [[zip]]                              # keys that move together; name is what a cell is called, and nothing else
     norm = ["linf", "l2"]
     eps = [0.3, 2.0]
+    name = ["small", "round"]
     [[exclude]]                          # cells to leave out: all of its keys fit
     model = "flatlens:mlp"
     norm = "l2"
@@ -29,6 +30,7 @@ from flatlens import models
 from flatlens.errors import SpecError, unknown
 from flatlens.settings import text as worded
 from flatlens.spec import (
+    ALIASES,
     KEYS,
     NEEDED,
     TRUST,
@@ -39,6 +41,7 @@ from flatlens.spec import (
     missing,
     parse_toml,
     read_text,
+    unaliased,
     without_trust,
 )
 from flatlens.trajectory import MEASUREMENT_VERSION
@@ -159,6 +162,7 @@ def _flat(table: Mapping[str, Any]) -> Point:
             found |= {f"{TRAIN}.{name}": item for name, item in value.items()}
         else:
             found[key] = value
+    found = unaliased(found)
     for key in found:
         _known(key)
     return found
@@ -196,7 +200,9 @@ def _lists(table: Mapping[str, Any], where: str) -> Iterator[tuple[str, list[Any
     """The lists of an axis by flat key; ``train.epochs = […]`` is a table within the table to TOML."""
     for key, values in table.items():
         nested = values.items() if key == TRAIN and isinstance(values, Mapping) else None
-        for name, items in [(key, values)] if nested is None else [(f"{TRAIN}.{k}", v) for k, v in nested]:
+        for name, items in (
+            [(ALIASES.get(key, key), values)] if nested is None else [(f"{TRAIN}.{k}", v) for k, v in nested]
+        ):
             _known(name)
             if items == []:
                 raise SpecError(f"{where} {name} = []: needs a list of values, at least one; or leave {name} out")

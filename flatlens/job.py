@@ -11,14 +11,14 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
-from flatlens import attacks, cautions
+from flatlens import attacks, cautions, endings, guard
 from flatlens.attacks.balls import TINY, ball
 from flatlens.errors import AttackError, DataError, LayerError, ResourceError
 from flatlens.forward import BEST, Batch, Victim, exact_arithmetic
 from flatlens.hessian.any_layer import AnyLayer
 from flatlens.layers import HEAD, as_logits
 from flatlens.loop import Attack, Keeper, Piece, Recorder, walk, with_result
-from flatlens.memory import batch_that_fits, bytes_per_sample, is_out_of_memory, keep_freed_memory
+from flatlens.memory import batch_that_fits, bytes_per_sample, keep_freed_memory
 from flatlens.probes.certificate import Certificate
 from flatlens.progress import Progress, Report
 from flatlens.randomness import Noise
@@ -109,6 +109,7 @@ class Job:
 
     def piece(self, index: int, tick: Callable[[str], None] = lambda what: None) -> Piece:
         """All paths of one batch, measured: the attack's runs, then the controls."""
+        self.victim.where.batch = index + 1
         batch = self.batch(index)
         attack, notes = self.attack, dict[str, int]()
         if isinstance(attack, Recorder):
@@ -170,11 +171,18 @@ class Job:
 
     def _predict(self, x: Tensor) -> Tensor:
         """What the user's own model, unfolded and as it was given, predicts; its layers are looked at once more."""
-        logits = self.victim.check_again(x)
-        if logits is None:
-            own = next(self.model.parameters(), x)
-            with torch.no_grad():
-                logits = as_logits(self.model(x.to(own.device, own.dtype)))
+        own = next(self.model.parameters(), x)
+        where = self.victim.where
+        where.begin("confirmation of the attack's results", 0)
+        where.passes = 1
+        with where.watched():
+            logits = self.victim.check_again(x)
+            if logits is None:
+                with torch.no_grad():
+                    logits = as_logits(self.model(x.to(own.device, own.dtype)))
+        if tuple(logits.shape) != (len(x), self.victim.classes):
+            where.check(logits, len(x), self.victim.classes, gradient=False)
+        where.end()
         return logits.argmax(1)
 
     def pieces(self, wanted: Sequence[int], progress: Report | None) -> Iterator[tuple[int, Piece]]:
@@ -190,10 +198,12 @@ class Job:
                 if progress is not None:
                     progress(Progress(min(done, self.total), self.total, what))
 
+            self.victim.where.end()
             try:
-                found = self.piece(index, tick)
+                with guard.net(f"in batch {index + 1} of {self.batches}", memory=False):
+                    found = self.piece(index, tick)
             except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
+                if not guard.is_out_of_memory(error):
                     raise
                 raise ResourceError(
                     f"out of memory with batches of {self.batch_size}; "
@@ -265,7 +275,11 @@ def prepare(
         batch_size=min(fitted, len(x)),
         seed=seed,
         images=images,
-        preflight=(*_preflight(victim, x, bounds), *cautions.unnormalised(bounds, eps), *cautions.not_probed(skipped)),
+        preflight=(
+            *_preflight(model, victim, x, bounds),
+            *cautions.unnormalised(bounds, eps),
+            *cautions.not_probed(skipped),
+        ),
     )
 
 
@@ -295,8 +309,11 @@ def instrument(
     skipped: dict[str, str] = {}
     while True:
         try:
-            victim = Victim(model, x, layers=layers, without=skipped, **how)
-            measure = AnyLayer(victim, x[:EXAMPLES], probes=probes, seed=seed, exact_classes=exact_classes, loss=loss)
+            with guard.net("while it is checked, before the attack"):
+                victim = Victim(model, x, layers=layers, without=skipped, **how)
+                measure = AnyLayer(
+                    victim, x[:EXAMPLES], probes=probes, seed=seed, exact_classes=exact_classes, loss=loss
+                )
         except LayerError as error:
             if not error.refused:
                 raise
@@ -330,13 +347,14 @@ def check_data(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x, y.long()
 
 
-def _preflight(victim: Victim, x: Tensor, bounds: tuple[float, float]) -> Iterator[Caution]:
+def _preflight(model: nn.Module, victim: Victim, x: Tensor, bounds: tuple[float, float]) -> Iterator[Caution]:
     low, high = bounds
-    outside = ((x < low) | (x > high)).flatten(1).any(1)
+    slack = endings.rounding(x) * max(abs(low), abs(high))
+    outside = ((x < low - slack) | (x > high + slack)).flatten(1).any(1)
     if outside.any():
         yield cautions.bounds(int(outside.sum()), len(x), float(x.min()), float(x.max()), bounds)
     if victim.probabilities:
-        yield cautions.probabilities()
+        yield cautions.probabilities(endings.softmax(model, x[:2]))
 
 
 def _correct(victim: Victim, x: Tensor, y: Tensor) -> Tensor:

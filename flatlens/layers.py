@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flatlens.errors import LayerError, ModelError, unknown
+from flatlens.models.normalized import INSIDE, Normalized
 
 HEAD = "head"
 PROBEABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -51,12 +52,21 @@ def probeable(model: nn.Module) -> list[str]:
 
 
 def as_logits(output: object) -> Tensor:
-    """The logits in what a model returned: a tensor, or an object with ``.logits``."""
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    """The logits in what a model returned: a tensor, or an object or dictionary with ``logits``."""
+    if isinstance(output, Mapping):
+        logits = output.get("logits")
+    else:
+        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor):
+        held = f" with {', '.join(map(str, list(output)[:8])) or 'nothing'}" if isinstance(output, Mapping) else ""
         raise ModelError(
-            f"the model returns a {type(output).__name__}, not logits; return a tensor [n, K] or an object with .logits"
+            f"the model returns a {type(output).__name__}{held}, not logits; return a tensor [n, K] or an object with "
+            ".logits"
         )
+    if not logits.is_floating_point():
+        kind = str(logits.dtype).removeprefix("torch.")
+        what = "are no numbers of the real line" if logits.is_complex() else "have no gradient"
+        raise ModelError(f"the model returns {kind}, which {what}; return logits in floating point, before any argmax")
     return logits
 
 
@@ -105,8 +115,9 @@ def survey(model: nn.Module, example: Tensor) -> Survey:
 def resolve(patterns: Sequence[str], model: nn.Module, seen: Survey, without: Collection[str] = ()) -> dict[str, str]:
     """Layers for what was asked: name in the tables -> name in ``model.named_modules()``, in order.
 
-    The head is called ``head``, whatever else its name, unless it was asked for by that other name. Layers named in
-    ``without`` are left out.
+    The head is called ``head``, whatever else its name, unless it was asked for by that other name. The layers of a
+    model that was wrapped to normalise its inputs are called as in the model itself. Layers named in ``without`` are
+    left out.
 
     Raises:
         LayerError: nothing bears the name, or what does cannot be probed.
@@ -115,11 +126,17 @@ def resolve(patterns: Sequence[str], model: nn.Module, seen: Survey, without: Co
     out: dict[str, str] = {}
     for pattern in patterns:
         for name in _expand(pattern, model, known, seen.head):
-            alias = name if name == pattern else (HEAD if name == seen.head else name)
+            own = own_name(name, model)
+            alias = pattern if pattern in (name, own) else (HEAD if name == seen.head else own)
             if name not in out.values() and alias not in without:
                 out[alias] = name
     _check_calls(out, model, seen)
     return out
+
+
+def own_name(name: str, model: nn.Module) -> str:
+    """What the user calls a layer: without what a wrapper of ours puts in front."""
+    return name.removeprefix(INSIDE) if isinstance(model, Normalized) else name
 
 
 def _expand(pattern: str, model: nn.Module, known: list[str], head: str | None) -> list[str]:
@@ -137,16 +154,17 @@ def _expand(pattern: str, model: nn.Module, known: list[str], head: str | None) 
         if not count.isdigit() or int(count) < 1:
             raise LayerError(f"layer '{pattern}': last:N needs a whole number N ≥ 1, for example last:3")
         return known[-int(count) :]
-    if pattern in known:
-        return [pattern]
+    for name in (pattern, f"{INSIDE}{pattern}"):
+        if name in known and pattern in (name, own_name(name, model)):
+            return [name]
     if any(sign in pattern for sign in "*?["):
-        if matched := fnmatch.filter(known, pattern):
+        if matched := [n for n in known if fnmatch.fnmatch(own_name(n, model), pattern) or fnmatch.fnmatch(n, pattern)]:
             return matched
         raise LayerError(f"no layer matches '{pattern}'; this model has: {', '.join(known)}")
-    kind = type(dict(model.named_modules())[pattern]).__name__ if pattern in dict(model.named_modules()) else None
-    if kind is not None:
-        raise LayerError(f"layer '{pattern}' is a {kind}; only Linear, Conv1d and Conv2d can be probed")
-    raise LayerError(unknown("layer", pattern, [HEAD, *known], where="this model has"))
+    kinds = {own_name(name, model): type(module).__name__ for name, module in model.named_modules()}
+    if pattern in kinds:
+        raise LayerError(f"layer '{pattern}' is a {kinds[pattern]}; only Linear, Conv1d and Conv2d can be probed")
+    raise LayerError(unknown("layer", pattern, [HEAD, *(own_name(n, model) for n in known)], where="this model has"))
 
 
 def _check_calls(names: dict[str, str], model: nn.Module, seen: Survey) -> None:

@@ -122,6 +122,7 @@ def walk(
     flow = GradientFlow()
     anchor: Anchor | None = None
     found: Found | None = None
+    victim.where.begin(path, rng.restart)
     for here in attack(victim, batch, rng):
         if way.previous is None and (here.kind != ITERATE or here.rows is not None):
             raise AttackError(
@@ -136,7 +137,8 @@ def walk(
         if way.previous is None and clean is not None and torch.equal(here.x, batch.x):
             how = clean
         else:
-            how = measure(here) if measure else {}
+            with victim.where.watched():
+                how = measure(here) if measure else {}
         start = start or how
         more: dict[str, Columns] = {}
         if certificate is not None:
@@ -157,6 +159,7 @@ def walk(
     if found is None or way.previous is None:
         raise AttackError(f"the attack '{type(attack).__name__}' yields nothing; the clean input comes first")
     steps.late(flow(way.previous))
+    victim.where.end()
 
     constant = {"path": path, "label": batch.y, "target": batch.target, "restart": rng.restart}
     table = steps.table(STEPS, constant)

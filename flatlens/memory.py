@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from flatlens.forward import Victim
+from flatlens.guard import is_out_of_memory as is_out_of_memory
 
 BUDGET = 1 << 30
 """Bytes of saved activations that a batch may take on the CPU: larger batches are not faster there."""
@@ -47,10 +48,3 @@ def keep_freed_memory() -> None:
     block, never written to, costs nothing. Elsewhere nothing happens.
     """
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on any device."""
-    # What the CPU's allocator says differs between systems.
-    said = any(words in str(error).lower() for words in ("not enough memory", "can't allocate memory"))
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or said

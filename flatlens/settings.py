@@ -43,6 +43,25 @@ def label(spec: Mapping[str, Any], keys: Iterable[str]) -> str:
     return ", ".join(f"{key} {value_of(spec, key)}" for key in keys) or "the one cell"
 
 
+def labels(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Key of a cell -> what tells it from the others: its name, where it has one, and what differs among its namesakes.
+
+    Args:
+        specs: the specifications of all cells by key.
+    """
+    groups: dict[str | None, list[str]] = {}
+    for key, spec in specs.items():
+        groups.setdefault(spec.get("name"), []).append(key)
+    found: dict[str, str] = {}
+    for name, members in groups.items():
+        among = specs if name is None or len(groups) == 1 else {key: specs[key] for key in members}
+        apart = [key for key in varying(list(among.values())) if key != "name"]
+        for key in members:
+            said = label(specs[key], apart) if apart or name is None else ""
+            found[key] = ", ".join(filter(None, (name, said)))
+    return {key: found[key] for key in specs}
+
+
 def shown(value: Any) -> str:
     """A setting's value as one would type it."""
     if isinstance(value, float):
@@ -92,7 +111,7 @@ def model_of(spec: Mapping[str, Any], *, epochs: bool = True) -> str:
 
 def ordered(keys: Iterable[str]) -> list[str]:
     """Flattened keys in the order of a specification."""
-    order = [*(k for k in KEYS if k != "train"), "train", *TRAIN_KEYS]
+    order = ["name", *(k for k in KEYS if k not in ("train", "name")), "train", *TRAIN_KEYS]
     place = {key: i for i, key in enumerate(order)}
     return sorted(keys, key=lambda key: (place.get(key, len(order)), key))
 

@@ -5,6 +5,7 @@ The keys are the names of the command line's flags; the resolved spec, written i
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -12,7 +13,7 @@ import math
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import tomli_w
 
 from flatlens.attacks import ATTACKS, CONTROLS, NORMS, OBJECTIVES, SCHEMES
 from flatlens.errors import SpecError, unknown
+from flatlens.models import OBJECT
 from flatlens.uris import parse
 
 DEFAULT_LINF_EPS = 8 / 255
@@ -37,6 +39,10 @@ ADVERSARIAL = ("pgd",)
 """Ways of adversarial training."""
 TRUST = ("trust_pickle", "trust_remote_code")
 """What lets a model's files run code: it is said by whoever starts the run, and not by a file that was handed over."""
+ALIASES = {"layers": "layer", "controls": "control"}
+"""Another spelling of a setting, which is taken too -> the one that is written."""
+UNHASHED = ("device", "images", "name")
+"""What does not determine the numbers."""
 OWN_OBJECTIVE = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr"}
 
 
@@ -92,7 +98,8 @@ class TrainSpec:
 class RunSpec:
     """One run: a model, data, an attack, its controls, and what is measured along them.
 
-    Fields bear the names of the flags of ``flatlens trace``. `resolved` fills in what was left out.
+    Fields bear the names of the flags of ``flatlens trace``; ``layers`` and ``controls`` are taken too. ``name`` is
+    what the run is called in tables and on pages. `resolved` fills in what was left out.
     """
 
     model: str
@@ -123,8 +130,12 @@ class RunSpec:
     train: TrainSpec | None = None
     trust_pickle: bool = False
     trust_remote_code: bool = False
+    name: str | None = None
 
     def __post_init__(self) -> None:
+        for key in ("control", "layer"):
+            if isinstance(value := getattr(self, key), str):
+                object.__setattr__(self, key, (value,))
         _check(self)
 
     def resolved(self) -> RunSpec:
@@ -133,7 +144,7 @@ class RunSpec:
         What an attack does not have, such as a minimal-norm attack's eps, is left out.
         """
         train = None if self.train is None else replace(self.train, data=self.train.data or self.data)
-        whole = replace(self, control=tuple(CONTROLS) if ALL_CONTROLS in self.control else self.control, train=train)
+        whole = replace(self, control=all_controls(self.control), train=train)
         return whole._foreign_resolved() if self.foreign else whole._native_resolved()
 
     def _foreign_resolved(self) -> RunSpec:
@@ -181,11 +192,71 @@ class RunSpec:
 
     def hash(self) -> str:
         """SHA-256 of what determines the numbers: not the device, which images are kept, or what may run code."""
-        plain = {k: v for k, v in self.to_dict().items() if k not in ("device", "images", *TRUST)}
+        plain = {k: v for k, v in self.to_dict().items() if k not in (*UNHASHED, *TRUST)}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 KEYS = tuple(f.name for f in fields(RunSpec))
+
+
+def _taking_aliases(made: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(made)
+    def init(self: RunSpec, *given: Any, **named: Any) -> None:
+        made(self, *given, **unaliased(named))
+
+    return init
+
+
+RunSpec.__init__ = _taking_aliases(RunSpec.__init__)  # type: ignore[method-assign]
+
+
+def unaliased(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with each setting under the name that it is written by.
+
+    Raises:
+        SpecError: both spellings of one are there, and differ.
+    """
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        name = ALIASES.get(key, key)
+        if name in out and _alike(out[name]) != _alike(value):
+            other = next(k for k in values if k != key and ALIASES.get(k, k) == name)
+            raise SpecError(f"{other} {_show(values[other])} and {key} {_show(value)} are one setting and differ")
+        out[name] = value
+    return out
+
+
+def _alike(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def all_controls(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The controls that are meant: all of them for ``all``.
+
+    Raises:
+        SpecError: there is none of a name.
+    """
+    for name in names:
+        if name not in CONTROLS and name != ALL_CONTROLS:
+            raise SpecError(unknown("control", name, [*CONTROLS, ALL_CONTROLS], where="there are"))
+    return tuple(CONTROLS) if ALL_CONTROLS in names else tuple(names)
+
+
+def read_bounds(value: Any) -> tuple[float, float]:
+    """The range of valid inputs: ``(0, 255)``, or as a text ``0,255``.
+
+    Raises:
+        SpecError: not two numbers, the smaller first.
+    """
+    items = value.strip().strip("[]()").split(",") if isinstance(value, str) else value
+    read: list[float] = []
+    with contextlib.suppress(TypeError, SpecError):
+        read += [number(i.strip()) if isinstance(i, str) else _typed("bounds", i, (int, float), float) for i in items]
+    low, high = read if len(read) == 2 else (1.0, 0.0)
+    if not (low < high and math.isfinite(high - low)):
+        shown = value if isinstance(value, str) else read or repr(value)
+        raise SpecError(f"--bounds {shown}: needs two numbers, the smaller first, for example 0,1")
+    return low, high
 
 
 def from_dict(values: Mapping[str, Any]) -> RunSpec:
@@ -197,6 +268,7 @@ def from_dict(values: Mapping[str, Any]) -> RunSpec:
     flat = dict(values)
     if isinstance(flat.get("attack"), Mapping):
         flat = _dissolved(flat)
+    flat = unaliased(flat)
     for key in flat:
         if key not in KEYS:
             raise SpecError(unknown("setting", key, KEYS, where="a run has"))
@@ -297,7 +369,7 @@ def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
 def difference(mine: RunSpec, theirs: RunSpec) -> list[str]:
     """What differs between two specs, a phrase each: ``eps 0.3 instead of 0.1``."""
     a, b = mine.to_dict(), theirs.to_dict()
-    keys = [key for key in KEYS if key not in TRUST and a.get(key) != b.get(key)]
+    keys = [key for key in KEYS if key not in (*TRUST, "name") and a.get(key) != b.get(key)]
     return [f"{key} {_show(a.get(key))} instead of {_show(b.get(key))}" for key in keys]
 
 
@@ -351,11 +423,11 @@ def coerce(key: str, value: Any, of: type = RunSpec) -> Any:
         return _typed(key, value, int, int)
     if str in kinds:
         return _typed(key, str(value) if isinstance(value, int) and key == "targeted" else value, str, str)
+    if key == "bounds":
+        return read_bounds(value)
     items = value if isinstance(value, (list, tuple)) else [value]
     if key == "samples":
         return tuple(_typed(key, item, int, int) for item in items)
-    if key == "bounds":
-        return tuple(_typed(key, item, (int, float), float) for item in items)
     return tuple(_typed(key, item, str, str) for item in items)
 
 
@@ -420,17 +492,15 @@ def _check(spec: RunSpec) -> None:
         raise SpecError(f"--samples {','.join(map(str, spec.samples))}: names a sample twice")
     if spec.seed < 0:
         raise SpecError(f"--seed {spec.seed}: needs a whole number of at least 0")
-    for control in spec.control:
-        if control not in CONTROLS and control != ALL_CONTROLS:
-            raise SpecError(unknown("control", control, [*CONTROLS, ALL_CONTROLS], where="there are"))
+    all_controls(spec.control)
     if spec.targeted is not None and spec.targeted not in TARGETS and not spec.targeted.isdigit():
         raise SpecError(unknown("target", spec.targeted, ["LABEL (a number)", *TARGETS], where="there are"))
     for key, known in (("images", IMAGES), ("dtype", DTYPES)):
         if getattr(spec, key) not in known:
             raise SpecError(unknown(key, getattr(spec, key), known, where="there are"))
-    low, high = spec.bounds if len(spec.bounds) == 2 else (1.0, 0.0)
-    if not low < high:
-        raise SpecError(f"--bounds {list(spec.bounds)}: needs two numbers, the smaller first, for example [0, 1]")
+    read_bounds(spec.bounds)
+    if spec.name is not None and not (spec.name.strip() and spec.name.isprintable()):
+        raise SpecError(f"--name {spec.name!r}: needs a line of text, for example wide")
 
 
 def _check_native(spec: RunSpec) -> None:
@@ -452,6 +522,8 @@ def _check_native(spec: RunSpec) -> None:
 
 def _check_foreign(spec: RunSpec) -> None:
     uri = parse(spec.attack, SpecError)
+    if uri.scheme == OBJECT:
+        return
     if uri.scheme not in SCHEMES:
         raise SpecError(unknown("scheme", uri.scheme, SCHEMES, where="attacks of others come by"))
     if not uri.path:
@@ -463,3 +535,18 @@ def _check_foreign(spec: RunSpec) -> None:
     for key in ("step_size", "random_start", "objective", "momentum", "restarts"):
         if getattr(spec, key) != getattr(RunSpec, key):
             raise SpecError(f"{flag(key)} is no setting of '{spec.attack}'; its own go into its name: NAME?key=value")
+
+
+def demand_named(spec: RunSpec) -> None:
+    """Refuse to run what came from Python as objects, which no name brings back.
+
+    Raises:
+        SpecError: the model, the data or the attack did.
+    """
+    objects = [key for key in ("model", "data", "attack") if getattr(spec, key).startswith(f"{OBJECT}:")]
+    if objects:
+        named = " and ".join(f"{key} '{getattr(spec, key).removeprefix(f'{OBJECT}:')}'" for key in objects)
+        raise SpecError(
+            f"this run was made in Python, and its {named} came as objects: it can be opened, drawn and exported, but "
+            "only its script can run it again"
+        )

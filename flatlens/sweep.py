@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flatlens.errors import DiskError, RunError, SpecError, unknown
 from flatlens.locks import Locks
 from flatlens.runs import disk, replacing
-from flatlens.settings import label, varying
+from flatlens.settings import labels
 from flatlens.spec import RunSpec, from_dict
 
 if TYPE_CHECKING:
@@ -175,8 +175,7 @@ class Sweep:
 
     def labels(self) -> dict[str, str]:
         """What tells each cell from the others, in words."""
-        keys = varying(list(self.plan.values()))
-        return {key: label(spec, keys) for key, spec in self.plan.items()}
+        return labels(self.plan)
 
     def state(self) -> State:
         """How far the sweep is, from two listings of folders and the locks that are held."""

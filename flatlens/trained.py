@@ -25,7 +25,7 @@ from torch import nn
 from flatlens import __version__, datasets, models
 from flatlens.datasets import Dataset
 from flatlens.errors import DiskError, ModelError, RunError
-from flatlens.models import checkpoints
+from flatlens.models import checkpoints, statedicts
 from flatlens.models.loaders import Loaded, sha256
 from flatlens.places import cache
 from flatlens.progress import Progress, Report
@@ -101,7 +101,7 @@ def find(model: str, recipe: TrainSpec, *, progress: Report | None = None, **tru
     work = _Work(model, recipe, trust)
     file = _place(work)
     _train(work, file, force=False, progress=progress)
-    checkpoints.put(checkpoints.read(file), work.loaded.model, str(file))
+    statedicts.put(checkpoints.read(file), work.loaded.model, str(file))
     trained = sha256(work.loaded.model)
     return replace(work.loaded, sha256=trained, source=f"trained by recipe, {file}", recipe_sha256=work.hash)
 

@@ -298,6 +298,23 @@ class Trace:
 
         return page.write([self], Path(file))
 
+    def save(self, folder: str | Path, *, force: bool = False) -> Path:
+        """Write the trace into a new folder as a finished run, with its report, and return where it is.
+
+        ``fl.open`` and the commands ``report``, ``status`` and ``export`` take it; what came as an object, a model for
+        example, bears a name there that cannot be loaded.
+
+        Args:
+            folder: a new or an empty one.
+            force: replace the run that is there.
+
+        Raises:
+            RunError: the folder holds something already.
+        """
+        from flatlens import saving
+
+        return saving.save(self, folder, force=force)
+
     def with_cautions(self, cautions: tuple[Caution, ...]) -> Trace:
         """The same trace with these cautions."""
         return replace(self, cautions=cautions)

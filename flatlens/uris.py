@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -41,6 +41,10 @@ class Uri:
             if name not in names:
                 raise self.error(unknown("option", name, names, where=f"'{self.scheme}:{self.path}' has"))
 
+    def without(self, *names: str) -> Uri:
+        """The same name without these options."""
+        return replace(self, options={key: value for key, value in self.options.items() if key not in names})
+
     def choice(self, name: str, choices: Sequence[str], default: str) -> str:
         """The option ``name``, which must be one of ``choices``."""
         value = self.options.get(name, default)
@@ -60,8 +64,9 @@ class Uri:
 def parse(text: str, error: type[UsageError] = UsageError) -> Uri:
     """Take a name apart.
 
-    The value of ``arch`` is itself a model's name and may have options of its own, so it is everything that
-    follows ``arch=``: plain (``arch=flatlens:cnn?act=gelu&width=8``) or percent-encoded.
+    The value of ``arch`` is itself a model's name and may have options of its own: with these it is everything that
+    follows ``arch=`` (``arch=flatlens:cnn?act=gelu&width=8``), without it ends at the next ``&``; or it is
+    percent-encoded.
 
     Args:
         text: for example ``idx:/data/mnist?split=test``.
@@ -82,9 +87,12 @@ def parse(text: str, error: type[UsageError] = UsageError) -> Uri:
             raise error(f"option '{bare}' in '{text}' has no value; write name=value, joined by &")
         if name in options:
             raise error(f"option '{name}' is given twice in '{text}'")
-        if name == "arch":
+        first, _, rest = value.partition("&")
+        if name == "arch" and (":" not in first or "?" in first):
             # A plain name has a colon; an encoded one has none.
             options[name], query = (value if ":" in value else unquote(value)), ""
+        elif name == "arch":
+            options[name], query = first, rest
         else:
             value, _, query = value.partition("&")
             options[name] = unquote(value)

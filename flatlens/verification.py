@@ -21,6 +21,10 @@ DENSE_WEIGHTS = 2000
 CANDIDATES = 64
 PROBES = 64
 
+EXACT, ESTIMATED = 1e-6, 6.0
+"""How far an exact number may lie from a dense Hessian's, relatively; and, where none is made, PyHessian's trace from
+ours, in its own standard errors."""
+
 Result = TypeVar("Result")
 
 
@@ -44,6 +48,43 @@ class Check(NamedTuple):
     seconds: float
     seconds_dense: float | None
     seconds_pyhessian: float
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the ways agree; None where there is nothing to judge by: an estimate of ours beside one of theirs."""
+        if not self.exact:
+            return None
+        if self.error is not None:
+            return self.error <= EXACT
+        return abs(self.deviation) <= ESTIMATED if self.stderr else None
+
+
+class Verdict(NamedTuple):
+    """``fine``, and the line that says why."""
+
+    fine: bool
+    text: str
+
+
+def verdict(checks: list[Check]) -> Verdict:
+    """What all checks amount to."""
+    judged = [check for check in checks if check.agrees is not None]
+    bad = [check for check in judged if not check.agrees]
+    if bad:
+        worst = bad[0]
+        by = f"{worst.error:.1g} from the dense Hessian" if worst.error is not None else f"{worst.deviation:+.1f} se"
+        return Verdict(
+            False,
+            f"wrong: {len(bad)} of {len(judged)} numbers are off, the first {worst.measure} of layer '{worst.layer}' "
+            f"({by}); do not trust this machine's figures, and report it with `flatlens doctor`",
+        )
+    if not judged:
+        return Verdict(False, "nothing verified: no layer of this model has an exact method; name another --model")
+    errors = [check.error for check in judged if check.error is not None]
+    most = f"at most {max(errors):.0e} from a dense Hessian" if errors else "no dense Hessian is small enough"
+    rest = len(judged) - len(errors)
+    beside = f"; {rest} trace{'s' * (rest > 1)} within {ESTIMATED:g} standard errors of PyHessian's" if rest else ""
+    return Verdict(True, f"fine: {len(judged)} of {len(checks)} numbers are judged, {most}{beside}")
 
 
 def verify(model: str, data: str | None = None) -> list[Check]:
@@ -87,16 +128,20 @@ def verify(model: str, data: str | None = None) -> list[Check]:
                     ours.exact,
                     value,
                     truth,
-                    None if truth is None else abs(value / truth - 1),
+                    None if truth is None else _relative(value, truth),
                     found,
                     stderr,
-                    (found - value) / stderr if stderr else found / value - 1,
+                    (found - value) / stderr if stderr else found / value - 1 if value else found,
                     seconds,
                     seconds_dense,
                     took,
                 )
             )
     return checks
+
+
+def _relative(value: float, truth: float) -> float:
+    return abs(value - truth) / abs(truth) if truth else abs(value)
 
 
 def _timed(work: Callable[[], Result]) -> tuple[Result, float]:

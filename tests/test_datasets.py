@@ -293,8 +293,8 @@ def spoilt(value: float, count: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": X}, "has no array 'y'; it has: x; save it with np.savez(FILE, x=x, y=y)"),
-        ({"images": X, "y": Y}, "has no array 'x'; it has: y; save it with"),
+        ({"x": X}, "has no array 'y'; it has: x float32 [4, 3, 2, 2]; save it with np.savez(FILE, x=x, y=y)"),
+        ({"images": X, "y": Y}, "has no array 'x'; it has: images float32 [4, 3, 2, 2], y int64 [4]; save it with"),
         ({"x": X[0], "y": Y}, "has shape (3, 2, 2); needs [N, C, H, W] or [N, features]"),
         ({"x": X.astype(np.int64), "y": Y}, "is int64; needs uint8 (0 to 255) or float (0 to 1)"),
         ({"x": X.astype(complex), "y": Y}, "is complex128; needs uint8"),

@@ -14,8 +14,19 @@ from typing import Annotated
 import typer
 
 import flatlens
-from flatlens.errors import FlatlensError, UsageError
-from flatlens_cli import doctor, exporting, listing, reporting, sweeping, terminal, tracing, training, verifying
+from flatlens.errors import FlatlensError, PassError, UsageError, said
+from flatlens_cli import (
+    doctor,
+    examples,
+    exporting,
+    listing,
+    reporting,
+    sweeping,
+    terminal,
+    tracing,
+    training,
+    verifying,
+)
 from flatlens_cli.options import FAILED, INTERRUPTED, USAGE
 
 _HELP = "Exact, per-sample loss-landscape flatness at every step of an adversarial attack."
@@ -23,7 +34,6 @@ _START = "Begin with `flatlens demo`: a finished report in seconds, offline."
 
 app = typer.Typer(
     help=f"{_HELP}\n\n{_START}",
-    add_completion=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     # What an error looks like is decided here, and not by whether rich can draw a box around it.
@@ -31,7 +41,7 @@ app = typer.Typer(
 )
 for _module in (tracing, reporting, sweeping, exporting, listing, verifying, training, doctor):
     for _command in _module.COMMANDS:
-        app.command(_command.__name__)(_command)
+        app.command(_command.__name__, epilog=examples.of(_command.__name__))(_command)
 
 
 @app.callback(invoke_without_command=True)
@@ -68,6 +78,8 @@ def run(arguments: Sequence[str]) -> int:
         result = app([word for word in arguments if word != "--debug"], prog_name="flatlens", standalone_mode=False)
     except typer.TyperException as error:
         return _failed(error, _parsing(error), error.exit_code, debug=debug)
+    except PassError as error:
+        return _failed(error, str(error), FAILED, debug=debug)
     except UsageError as error:
         return _failed(error, str(error), USAGE, debug=debug)
     except FlatlensError as error:
@@ -75,7 +87,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        what = f"internal: {type(error).__name__}: {error}"
+        what = f"internal: {said(error)}"
         return _failed(error, what if debug else f"{what}; run again with --debug", FAILED, debug=debug)
     return result if isinstance(result, int) else 0
 

@@ -14,6 +14,23 @@ _PRIVATE_EXTRAS = ("test", "dev")
 _INSTALLER = "editables"  # an editable installation lists it among what it needs
 
 
+USES = {
+    "pandas": "to_pandas()",
+    "images": "imagefolder: and hf: data",
+    "timm": "timm: models",
+    "torchvision": "torchvision: models and data; the wheel of PyPI is for CUDA, for the CPU take PyTorch's own index",
+    "hf": "hf: models",
+    "ray": "sweeps on a Ray cluster",
+    "attacks": "foolbox: attacks, and what torchattacks needs",
+}
+"""Extra -> what it is good for."""
+BY_HAND = {
+    "torchattacks": ("pip install --no-deps torchattacks==3.5.1", "its attacks; by itself it asks for an old requests"),
+    "pyautoattack": ("pip install --no-deps pyautoattack==0.2.0", "AutoAttack; by itself it may bring another torch"),
+}
+"""Optional packages that no extra can bring, since what they ask for does not fit: how to get them, and what for."""
+
+
 class Part(NamedTuple):
     """A package that flatlens uses: what is installed of it, what is asked for, and for which extra if for one."""
 
@@ -28,11 +45,12 @@ def doctor(json: options.Json = False) -> None:
     parts = _parts()
     devices = _devices()
     missing = {part.name: _remedy(part) for part in parts if part.version is None}
+    missing |= {name: f"{how}  ({what})" for name, (how, what) in BY_HAND.items() if _version(name) is None}
     if json:
         versions = {"flatlens": _version("flatlens"), "python": platform.python_version()}
         terminal.emit(
             {
-                "versions": versions | {part.name: part.version for part in parts},
+                "versions": versions | {part.name: part.version for part in parts} | {n: _version(n) for n in BY_HAND},
                 "platform": platform.platform(),
                 "devices": devices,
                 "missing": missing,
@@ -41,6 +59,7 @@ def doctor(json: options.Json = False) -> None:
         return
     rows = [("  flatlens", _version("flatlens") or "not installed"), ("  python", platform.python_version())]
     rows += [(f"  {part.name}", _found(part)) for part in parts]
+    rows += [(f"  {name}", _version(name) or "missing  (optional)") for name in BY_HAND]
     terminal.show(terminal.heading("versions", first=True))
     terminal.show(terminal.columns(rows))
     terminal.show(terminal.heading("devices", first=False))
@@ -58,13 +77,15 @@ def _parts() -> list[Part]:
         lines = metadata.requires("flatlens") or []
     except metadata.PackageNotFoundError:
         return [Part("flatlens", None, "", None)]
-    parts = []
+    parts: list[Part] = []
     for line in lines:
         requirement, _, marker = line.partition(";")
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", marker)
         name = re.match(r"[\w.-]+", requirement)
         if name and name[0] != _INSTALLER and not (extra and extra[1] in _PRIVATE_EXTRAS):
             wanted = requirement[name.end() :].strip()
+            if any(part.name == name[0] for part in parts):  # of several extras
+                continue
             parts.append(Part(name[0], _version(name[0]), wanted, extra[1] if extra else None))
     return parts
 
@@ -82,7 +103,11 @@ def _found(part: Part) -> str:
 
 
 def _remedy(part: Part) -> str:
-    return f"pip install 'flatlens[{part.extra}]'" if part.extra else f"pip install '{part.name}{part.wanted}'"
+    return (
+        f"pip install 'flatlens[{part.extra}]'  ({USES.get(part.extra, part.extra)})"
+        if part.extra
+        else f"pip install '{part.name}{part.wanted}'"
+    )
 
 
 def _devices() -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flatlens.errors import UsageError
-from flatlens_cli import options, terminal
+from flatlens_cli import completing, options, terminal
 
 SHOWN = 6
 """Cells that are named one by one."""
@@ -19,11 +19,18 @@ def export(
     format: Annotated[
         str | None,
         typer.Option(
-            help="csv, parquet, or json: an object on each line (default: as FILE ends, or csv).", metavar="NAME"
+            help="csv, parquet, or json (jsonl): an object on each line (default: as FILE ends, or csv).",
+            metavar="NAME",
+            autocompletion=completing.FORMAT,
         ),
     ] = None,
     table: Annotated[
-        str, typer.Option(help="joined (steps and layers), steps, layers, or a sweep's cells.", metavar="NAME")
+        str,
+        typer.Option(
+            help="joined (steps and layers), steps, layers, or a sweep's cells.",
+            metavar="NAME",
+            autocompletion=completing.TABLE,
+        ),
     ] = "joined",
     images: Annotated[
         bool, typer.Option("--images", help="Also the clean and the adversarial inputs, as an .npz beside it.")
@@ -42,8 +49,10 @@ def export(
     it for a formula. In JSON both are null.
     """  # fmt: skip
     piped = out is not None and str(out) == "-"
-    format = format or ("csv" if out is None or not out.suffix else _named(out))
-    if piped and (json or format == "parquet"):
+    from flatlens import formats
+
+    format = format or ("csv" if out is None or not out.suffix else out.suffix[1:].lower())
+    if piped and (json or formats.ALSO.get(format, format) == "parquet"):
         what = "--json" if json else "--format parquet"
         raise UsageError(f"--out - and {what}: stdout is the table's, in csv or json; name a file")
     from flatlens import exporting
@@ -70,12 +79,6 @@ def export(
 
 
 COMMANDS = (export,)
-
-
-def _named(out: Path) -> str:
-    """The format that a file's ending names; JSON lines have several."""
-    ending = out.suffix[1:].lower()
-    return {"jsonl": "json", "ndjson": "json", "pq": "parquet"}.get(ending, ending)
 
 
 def _notes(done: Any) -> list[str]:

@@ -14,6 +14,7 @@ import typer
 
 from flatlens import spec
 from flatlens.spec import RunSpec
+from flatlens_cli import completing
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 """Exit codes, beside 0."""
@@ -35,7 +36,14 @@ def _option(panel: str, text: str, *flags: str, default: str | None = None, meta
     known = _DEFAULTS.get(key)
     shown = default or (known if isinstance(known, (str, int)) and not isinstance(known, bool) else None)
     said = text if shown is None else f"{text.removesuffix('.')} (default {shown})."
-    return typer.Option(*flags, help=said, rich_help_panel=panel, show_default=False, metavar=metavar or "")
+    return typer.Option(
+        *flags,
+        help=said,
+        rich_help_panel=panel,
+        show_default=False,
+        metavar=metavar or "",
+        autocompletion=completing.FOR.get(key),
+    )
 
 
 Model = Annotated[str | None, _option(_WHAT, "Model to attack; see `flatlens models`.", "--model", metavar="URI")]
@@ -86,12 +94,25 @@ Momentum = Annotated[
 Restarts = Annotated[str | None, _option(_ATTACK, "Runs of the attack, each a path.", "--restarts", metavar="N")]
 Control = Annotated[
     list[str] | None,
-    _option(_ATTACK, "A path to walk beside the attack, or all of them: all; repeatable.", "--control", metavar="NAME"),
+    _option(
+        _ATTACK,
+        "A path to walk beside the attack, or all of them: all; repeatable.",
+        "--control",
+        "--controls",
+        metavar="NAME",
+    ),
 ]
 
 Layer = Annotated[
     list[str] | None,
-    _option(_MEASURE, "head, all, last:N, a name or a glob; repeatable", "--layer", default="head", metavar="NAME"),
+    _option(
+        _MEASURE,
+        "head, all, last:N, a name or a glob; repeatable",
+        "--layer",
+        "--layers",
+        default="head",
+        metavar="NAME",
+    ),
 ]
 Probes = Annotated[
     str | None, _option(_MEASURE, "Random vectors where only an estimate exists.", "--probes", metavar="N")
@@ -111,6 +132,11 @@ Images = Annotated[
     _option(_MEASURE, "Inputs to keep: none, key (clean, flip, peak, end), all.", "--images", metavar="WHICH"),
 ]
 
+Bounds = Annotated[
+    str | None,
+    _option(_MEASURE, "Range of valid inputs, such as -1,1 or 0,255.", "--bounds", default="0,1", metavar="LOW,HIGH"),
+]
+
 BatchSize = Annotated[
     str | None,
     _option(_HOW, "Samples at a time, or auto: what fits", "--batch-size", default="auto", metavar="N|auto"),
@@ -122,6 +148,9 @@ Dtype = Annotated[
     _option(_HOW, "float32 or float64 forward passes; curvature is always float64.", "--dtype", metavar="NAME"),
 ]
 
+Name = Annotated[
+    str | None, _option(_OUTPUT, "What the run is called in tables and on pages.", "--name", metavar="TEXT")
+]
 Out = Annotated[Path | None, _option(_OUTPUT, "Folder of the run; made, or gone on with.", "--out", metavar="DIR")]
 Spectrum = Annotated[
     bool,

@@ -51,6 +51,7 @@ def text(trace: Trace, page: Path) -> RenderableType:
     clean, attacked, n = _accuracy(trace)
     summaries = _summaries(trace)
     head = [
+        *([("name", str(trace.spec["name"]))] if trace.spec.get("name") else []),
         ("model", str(trace.spec["model"])),
         ("data", f"{trace.spec['data']}, {n:,} samples"),
         ("attack", attack(trace.spec)),

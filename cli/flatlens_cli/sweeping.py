@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flatlens.errors import FlatlensError, RunError, SpecError, UsageError
-from flatlens_cli import options, terminal
+from flatlens_cli import completing, options, terminal
 from flatlens_cli.options import FAILED, INTERRUPTED
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def sweep(
         int | None,
         typer.Option("--workers", help="Cells at the same time (default: one for each GPU, else core).", metavar="N"),
     ] = None,
-    engine: Annotated[str, typer.Option("--engine", help="local or ray.", metavar="NAME")] = "local",
+    engine: Annotated[
+        str, typer.Option("--engine", help="local or ray.", metavar="NAME", autocompletion=completing.FOR["engine"])
+    ] = "local",
     address: Annotated[str | None, typer.Option("--address", help="Of a Ray cluster.", metavar="A")] = None,
     gpus: Annotated[
         float | None,
@@ -114,15 +116,20 @@ def sweep(
 
 
 def status(
-    folder: Annotated[Path, typer.Argument(help="A sweep's folder.", metavar="DIR", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="A sweep's folder, or a run's.", metavar="DIR", show_default=False)],
     watch: Annotated[
         bool, typer.Option("--watch", help="Again and again, while somebody is at work on it.", metavar="")
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """What of a sweep is done, running, failed, and why."""
+    """What of a sweep is done, running, failed, and why; or how far a run is."""
+    from flatlens import folders
     from flatlens import sweep as sweeps
 
+    if not sweeps.is_sweep(folder) and (folder / "manifest.json").is_file():
+        _run_status(folder, json=json)
+        return
+    folders.demand(folder)
     found = sweeps.load(folder)
     state = found.state()
     if json:
@@ -144,6 +151,26 @@ def status(
 
 
 COMMANDS = (sweep, status)
+
+
+def _run_status(folder: Path, *, json: bool) -> None:
+    """How far a run is, and what it warns of."""
+    from flatlens import runs
+
+    run = runs.load(folder)
+    spec, manifest = run.spec, run.manifest
+    total = int(manifest["batches"])
+    done = total if run.finished else total - len(run.missing())
+    warnings = [str(one.get("message", one)) for one in manifest.get("warnings", ())]
+    if json:
+        facts = {"run": folder, "state": manifest["state"], "batches": total, "done": done, "cautions": warnings}
+        terminal.emit(facts | {"spec": spec.to_dict()})
+        return
+    rows = [("run", str(folder)), ("model", spec.model), ("data", spec.data), ("attack", spec.attack)]
+    rows.insert(1, ("name", spec.name)) if spec.name else None
+    goes_on = "" if run.finished else "; the command that began it goes on with it"
+    rows.append(("done", f"{done:,} of {total:,} batches{goes_on}"))
+    terminal.show(terminal.columns([*rows, *(("caution", text) for text in warnings)]))
 
 
 @contextlib.contextmanager
@@ -328,13 +355,13 @@ def _planned(found: Grid, threads: int) -> Iterator[dict[str, Any]]:
     from flatlens import execute, settings
 
     torch.set_num_threads(threads)  # as many as a worker would have
-    keys = settings.varying([cell.spec.to_dict() for cell in found.cells])
+    labels = settings.labels({cell.key: cell.spec.to_dict() for cell in found.cells})
     alike: dict[str, execute.Plan] = {}
     recipes: set[str] = set()
     for cell in found.cells:
         train = None if cell.spec.train is None else replace(cell.spec.train, seed=0)
-        like = replace(cell.spec, seed=0, train=train)
-        which = {"cell": cell.key, "label": settings.label(cell.spec.to_dict(), keys)}
+        like = replace(cell.spec, seed=0, train=train, name=None)
+        which = {"cell": cell.key, "label": labels[cell.key]}
         try:
             plan = alike.get(like.hash()) or execute.plan(like)
         except FlatlensError as error:

@@ -9,7 +9,7 @@ import typer
 
 from flatlens.errors import UsageError
 from flatlens.spec import TrainSpec, train_from_dict
-from flatlens_cli import options, terminal
+from flatlens_cli import completing, options, terminal
 from flatlens_cli.options import INTERRUPTED
 
 _TEXT = ("epochs", "batch_size", "steps", "limit", "seed")
@@ -24,10 +24,22 @@ def _option(text: str, *flags: str, metavar: str) -> Any:
 def train(
     context: typer.Context,
     model: Annotated[
-        str | None, typer.Option("--model", help="Model to train; see `flatlens models`.", metavar="URI")
+        str | None,
+        typer.Option(
+            "--model",
+            help="Model to train; see `flatlens models`.",
+            metavar="URI",
+            autocompletion=completing.FOR["model"],
+        ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="Data to train on; see `flatlens datasets`.", metavar="URI")
+        str | None,
+        typer.Option(
+            "--data",
+            help="Data to train on; see `flatlens datasets`.",
+            metavar="URI",
+            autocompletion=completing.FOR["data"],
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="File to write.", metavar="FILE.safetensors")] = None,
     epochs: Annotated[int | None, _option("Passes over the data.", "--epochs", metavar="N")] = None,

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import typer
+
 from flatlens_cli import options, terminal
+from flatlens_cli.options import FAILED
 
 
 def verify(model: options.Model = None, data: options.Data = None, json: options.Json = False) -> None:
-    """This machine's numbers against dense Hessians and PyHessian: one sample, every layer, in float64."""
+    """This machine's numbers against dense Hessians and PyHessian: one sample, every layer, in float64.
+
+    The last line is the verdict. Exit code 0: fine; 1: not.
+    """
     with terminal.stdout_kept_clean(json):
         from flatlens import verification
 
         checks = verification.verify(model or "flatlens:digits-cnn", data)
+        found = verification.verdict(checks)
     if json:
-        terminal.emit({"model": model or "flatlens:digits-cnn", "checks": [check._asdict() for check in checks]})
+        facts = {"model": model or "flatlens:digits-cnn", "checks": [check._asdict() for check in checks]}
+        terminal.emit(facts | {"fine": found.fine, "verdict": found.text})
+        _end(found.fine)
         return
     rows = [("layer", "measure", "method", "flatlens", "dense", "rel. error", "PyHessian", "off by", "s", "s", "s")]
     for c in checks:
@@ -34,6 +43,13 @@ def verify(model: options.Model = None, data: options.Data = None, json: options
         )
     terminal.show(terminal.columns(rows, header=True))
     terminal.say("Seconds: flatlens, dense, PyHessian. se: standard errors of PyHessian's estimate.")
+    terminal.say(f"verdict  {found.text}")
+    _end(found.fine)
+
+
+def _end(fine: bool) -> None:
+    if not fine:
+        raise typer.Exit(FAILED)
 
 
 COMMANDS = (verify,)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flatlens.archives import arrays as listed
 from flatlens.attacks.recording import Replay
 from flatlens.errors import AttackError
 from flatlens.forward import Batch, Forward, Victim
@@ -98,5 +99,8 @@ def from_file(file: Path, *, target: int | str | None = None) -> Along:
     except (OSError, ValueError, AttributeError) as error:
         raise AttackError(f"cannot read '{file}' as an NPZ file of arrays: {error}") from error
     if "iterates" not in arrays:
-        raise AttackError(f"'{file}' holds no array 'iterates' [step, n, …]; numpy.savez(FILE, iterates=…) writes one")
+        there = ", ".join(listed(file)) or "nothing"
+        raise AttackError(
+            f"'{file}' holds no array 'iterates' [step, n, …], but {there}; numpy.savez(FILE, iterates=…) writes one"
+        )
     return along(arrays["iterates"], arrays.get("ids"), target=target)

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flatlens import guard
 from flatlens.attacks import libraries
 from flatlens.attacks.mapping import Call, UnmappableError, paths
-from flatlens.errors import AttackError
+from flatlens.errors import AttackError, AttackFailedError, FlatlensError, PassError, said
 from flatlens.forward import RETURNED, Batch, Forward, Victim
 from flatlens.randomness import Noise
 
@@ -134,7 +135,7 @@ class Recorded:
     def _attack(self, model: nn.Module, x: Tensor, y: Tensor, bounds: tuple[float, float]) -> tuple[list[Call], Tensor]:
         with _unchanged(model), _listening(model) as calls:
             # The attack is not to write into what is replayed.
-            returned = self.run(model, x.clone(), y.clone(), bounds)
+            returned = self._run(model, x.clone(), y.clone(), bounds, calls)
         if not calls:
             raise AttackError(
                 f"{self.name} never calls the model that is traced; build the attack around the same object, "
@@ -152,6 +153,20 @@ class Recorded:
                 f"{tuple(x.shape[1:])}; resizing and reshaping belong into the model"
             )
         return calls, returned.detach().cpu().clone()
+
+    def _run(self, model: nn.Module, x: Tensor, y: Tensor, bounds: tuple[float, float], calls: list[Call]) -> Any:
+        try:
+            return self.run(model, x, y, bounds)
+        except (KeyboardInterrupt, FlatlensError):
+            raise
+        except BaseException as error:
+            if guard.is_out_of_memory(error):
+                raise
+            if guard.in_model(error, model):
+                raise PassError(f"the model fails at pass {len(calls)} of {self.name}: {said(error)}") from error
+            raise AttackFailedError(
+                f"{self.name} fails after {len(calls)} passes of the model: {said(error)}"
+            ) from error
 
     def _one_by_one(
         self, model: nn.Module, x: Tensor, y: Tensor, bounds: tuple[float, float], start: Any, returned: Tensor

@@ -18,9 +18,14 @@ SCHEMES: dict[str, str] = {
     "torchvision": "classifiers of torchvision: torchvision:NAME[?weights=DEFAULT]",
     "hf": "image classifiers of transformers, a folder or what was downloaded before: hf:FOLDER-OR-NAME",
     "export": "a program of torch.export, with --trust-pickle: export:FILE.pt2",
-    "ckpt": "saved weights put into another model: ckpt:FILE.safetensors?arch=URI",
+    "ckpt": "saved weights put into another model: ckpt:FILE?[key=KEY&]arch=URI",
 }
 """Scheme -> one line about it."""
+
+OBJECT = "object"
+"""The scheme of what came from Python as an object: it has a name in the results, and cannot be loaded by it."""
+
+NORMALIZATION = "?mean=0.286&std=0.353 normalises the inputs of any of these, by one number or one for each channel"
 
 CODE = ("file.py", "pkg.module")
 """Of these, the ones that are code of somebody's; so is every plug-in."""
@@ -44,7 +49,7 @@ def runs_code(uri: str) -> bool:
     parsed = parse(uri, ModelError)
     while parsed.scheme == "ckpt":
         parsed = parse(parsed.options.get("arch", "flatlens:"), ModelError)
-    return parsed.scheme not in (set(SCHEMES) - set(CODE))
+    return parsed.scheme not in {OBJECT, *SCHEMES} - {*CODE}
 
 
 def load(

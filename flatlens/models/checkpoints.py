@@ -1,26 +1,50 @@
-"""Saved weights: read without running anything, and put into a model whose every weight must be there."""
+"""Files of saved weights: read without running anything, unless they are trusted."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import importlib
 import pickle
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flatlens.archives import check
-from flatlens.errors import ModelError
+from flatlens.errors import ModelError, said
+from flatlens.models import statedicts
+
+# What people's checkpoints hold beside tensors, and what can do nothing: figures of NumPy, and an argparse's result.
+_HARMLESS: list[Any] = [
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"},
+    argparse.Namespace,
+]
 
 
 def read(file: Path, *, trust_pickle: bool = False) -> dict[str, Tensor]:
-    """The tensors in a safetensors file, or in a file of ``torch.save`` that holds nothing else.
+    """The tensors of a file that holds one model's weights. See `content`."""
+    found = statedicts.candidates(content(file, trust_pickle=trust_pickle), str(file))
+    return found[0].weights
+
+
+def content(file: Path, *, trust_pickle: bool = False, beside: Path | None = None) -> Any:
+    """What a safetensors file, or one of ``torch.save``, holds: tensors, and tables and lists of them.
 
     Args:
         file: what to read.
-        trust_pickle: let a file of ``torch.save`` run code; it may then hold a whole model, too.
+        trust_pickle: let a file of ``torch.save`` run code; it may then hold whole models, too.
+        beside: where modules may be that such models are made of.
 
     Raises:
         ModelError: the file is missing, damaged, or would have to run code.
@@ -28,7 +52,14 @@ def read(file: Path, *, trust_pickle: bool = False) -> dict[str, Tensor]:
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "is not there"
         raise ModelError(f"file '{file}' {what}; ckpt:FILE.safetensors?arch=URI needs saved weights")
-    return _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file, trust_pickle)
+    if file.suffix == ".safetensors" or _is_safetensors(file):
+        return _read_safetensors(file)
+    return _read_torch(file, trust_pickle, beside)
+
+
+def _is_safetensors(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(10)[8:] == b'{"'
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -41,10 +72,11 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _read_torch(file: Path, trust_pickle: bool) -> dict[str, Tensor]:
+def _read_torch(file: Path, trust_pickle: bool, beside: Path | None) -> Any:
     check(file, ModelError, stored=True)
     try:
-        found = torch.load(file, map_location="cpu", weights_only=not trust_pickle)
+        with _importable(beside if trust_pickle else None), torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(file, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
         if trust_pickle:
             raise ModelError(f"'{file}' is a damaged pickle ({' '.join(str(error).split())}); copy it again") from error
@@ -52,43 +84,26 @@ def _read_torch(file: Path, trust_pickle: bool) -> dict[str, Tensor]:
             f"'{file}' is a pickle that could run code and is not read; save its state_dict as safetensors, "
             "or trust it with --trust-pickle"
         ) from error
-    except Exception as error:  # a damaged file raises whatever its bytes provoke
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(f"'{file}' is damaged or holds no weights ({detail}); save or copy it again") from error
-    if isinstance(found, nn.Module):
-        found = found.state_dict()
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ModelError(f"'{file}' holds no state_dict (names and tensors); save model.state_dict()")
-    return found
-
-
-def put(weights: Mapping[str, Tensor], model: nn.Module, name: str) -> None:
-    """Copy ``weights`` into ``model``: every name, and every shape, must agree.
-
-    Args:
-        weights: as `read` returns them.
-        model: changed in place.
-        name: of the weights, for messages.
-
-    Raises:
-        ModelError: a weight is missing, left over, or of another shape.
-    """
-    wanted = model.state_dict()
-    # Of tied weights, which share their memory, a file may hold one.
-    present = {tensor.data_ptr() for key, tensor in wanted.items() if key in weights}
-    missing = [k for k, tensor in wanted.items() if k not in weights and tensor.data_ptr() not in present]
-    surplus = [key for key in weights if key not in wanted]
-    for keys, verb in ((missing, "lacks"), (surplus, "has")):
-        if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            end = "which the architecture has" if keys is missing else "which the architecture has not"
-            raise ModelError(f"'{name}' {verb} weight '{keys[0]}'{more}, {end}; is arch= the model it was saved from?")
-    for key, tensor in weights.items():
-        if tensor.shape != wanted[key].shape:
+    except (Exception, SystemExit) as error:  # a damaged file raises whatever its bytes provoke
+        if trust_pickle and isinstance(error, (AttributeError, ImportError)):
             raise ModelError(
-                f"weight '{key}' has shape {tuple(tensor.shape)} in '{name}', the architecture expects "
-                f"{tuple(wanted[key].shape)}; is arch= the model it was saved from, with its options?"
-            )
-    with torch.no_grad():
-        for key, tensor in weights.items():
-            wanted[key].copy_(tensor)
+                f"'{file}' holds a model whose code is not found ({said(error)}); run this where it can be imported, "
+                "or save model.state_dict()"
+            ) from error
+        detail = said(error)
+        if "TorchScript" in detail:
+            raise ModelError(f"'{file}' is TorchScript; save the state_dict of the model it was made from") from error
+        raise ModelError(f"'{file}' is damaged or holds no weights ({detail}); save or copy it again") from error
+
+
+@contextlib.contextmanager
+def _importable(folder: Path | None) -> Iterator[None]:
+    """``folder``, and where the program was begun, last among the places to import from."""
+    before = list(sys.path)
+    if folder is not None:
+        sys.path += [str(folder.resolve()), str(Path.cwd())]
+        importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path[:] = before

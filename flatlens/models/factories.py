@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from flatlens import uris
-from flatlens.errors import ModelError, unknown
+from flatlens.errors import ModelError, said, unknown
 from flatlens.models import SCHEMES
 from flatlens.uris import Uri
 
@@ -45,8 +45,10 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int) -> nn.Module:
                     unknown("model scheme or Python module", uri.scheme, SCHEMES, where="schemes are")
                 ) from error
             raise ModelError(f"'{uri.scheme}' needs the module '{error.name}'; install it") from error
-        except (Exception, SystemExit) as error:
-            raise ModelError(f"importing '{uri.scheme}' failed with {_said(error)}; mend it and try again") from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # code of somebody's raises whatever it likes
+            raise ModelError(f"importing '{uri.scheme}' failed with {said(error)}; mend it and try again") from error
         if (made := getattr(module, uri.path, None)) is None:
             public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
             raise ModelError(unknown("function", uri.path, public, where=f"'{uri.scheme}' has"))
@@ -81,17 +83,15 @@ def call(
     given = {key: value for key, value in offered.items() if everything or key in named} | dict(wanted or {})
     try:
         made = factory(**given)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise ModelError(
-            f"'{uri.text}' failed with {_said(error)}; it is called with {', '.join(given) or 'no arguments'}"
+            f"'{uri.text}' failed with {said(error)}; it is called with {', '.join(given) or 'no arguments'}"
         ) from error
     if not isinstance(made, nn.Module):
         raise ModelError(f"'{uri.text}' gave a {type(made).__name__}; it must return a torch.nn.Module")
     return made
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _import_file(file: Path) -> Any:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from flatlens import uris
+from flatlens import guard, uris
 from flatlens.errors import ModelError, unknown
 from flatlens.models import (
     BUILT_IN,
+    OBJECT,
     SCHEMES,
     architectures,
     checkpoints,
@@ -23,6 +24,7 @@ from flatlens.models import (
     hf_models,
     normalized,
     plugins,
+    statedicts,
     timm_models,
     torchvision_models,
     zoo,
@@ -60,6 +62,10 @@ def load(uri: str, *, shape: tuple[int, ...], classes: int, trust: Trust = NOTHI
         raise ModelError(f"'{uri}' cannot tell {classes} class; data of at least 2 classes are needed")
     with _seeded(0):  # a factory's random weights, too, are the same each time
         model, source = _build(parsed, tuple(shape), classes, trust)
+    try:
+        guard.check_kind(model)
+    except ModelError as error:
+        raise ModelError(f"{error} (in '{uri}')") from None
     model.eval()
     _check_finite(model, uri)
     return Loaded(model, uri, sha256(model), source)
@@ -89,25 +95,86 @@ def _check_finite(model: nn.Module, uri: str) -> None:
 
 
 def _build(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[nn.Module, str]:
-    """The model that ``uri`` names, and where it comes from."""
+    """The model that ``uri`` names, normalised as it says, and where it comes from."""
+    given = normalized.asked(uri)
+    plain = uri.without(*normalized.OPTIONS)
+    if given is None:
+        return _made(plain, shape, classes, trust)
+    if plain.scheme == "hf" and "normalize" not in plain.options:  # its own is not asked for, and need not be there
+        plain = replace(plain, options=plain.options | {"normalize": "none"})
+    model, source = _made(plain, shape, classes, trust)
+    try:
+        model = normalized.normalized(model, *given, shape)
+    except ModelError as error:
+        raise ModelError(f"{error} (in '{uri.text}')") from None
+    return model, source
+
+
+def _made(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[nn.Module, str]:
+    if uri.scheme == OBJECT:
+        raise ModelError(
+            f"'{uri.text}' came from Python as an object and cannot be loaded by its name; run that script again, or "
+            "name the model, for example my_model.py:factory"
+        )
     if uri.scheme in _MAKERS:
         return _MAKERS[uri.scheme](uri, shape, classes, trust)
     if uri.scheme in plugins.found():
         return plugins.make(uri, shape, classes), f"made by the plug-in {uri.scheme}"
     if not uri.scheme or not uri.path:
-        raise ModelError(unknown("model", uri.text, [*BUILT_IN, *_others()], where="there are"))
+        raise ModelError(f"{unknown('model', uri.text, [*BUILT_IN, *_others()], where='there are')}{_meant(uri)}")
     return factories.make(uri, shape, classes), f"made by {uri.path} in {uri.scheme}"
 
 
 def _checkpoint(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[nn.Module, str]:
-    uri.only(["arch"])
+    uri.only(["arch", "key"])
+    key = uri.options.get("key")
     if "arch" not in uri.options:
-        raise ModelError(f"'{uri.text}' has no architecture; write ckpt:FILE.safetensors?arch=flatlens:cnn")
-    arch = uri.options["arch"]
-    model, _ = _build(uris.parse(arch, ModelError), shape, classes, trust)
-    weights = checkpoints.read(uri.file, trust_pickle=trust.pickle)
-    checkpoints.put(weights, normalized.target(model, weights), uri.path)
-    return model, f"weights of {uri.path} in {arch}"
+        return _whole(uri, key, trust)
+    arch = uris.parse(uri.options["arch"], ModelError)
+    if key is None and "key" in arch.options and arch.scheme not in ("ckpt", *plugins.found()):
+        arch, key = arch.without("key"), arch.options["key"]  # which was meant for the file, and came after arch=
+    model, _ = _build(arch, shape, classes, trust)
+    given = normalized.asked(arch)
+    beside = uris.location(arch.scheme).parent if arch.scheme.endswith(".py") else Path.cwd()
+    content = checkpoints.content(uri.file, trust_pickle=trust.pickle, beside=beside)
+    found = statedicts.candidates(content, uri.path) if key is None else statedicts.under(content, key, uri.path)
+    if all(normalized.carried(one.weights) for one in found) and not isinstance(model, normalized.Normalized):
+        model = normalized.normalized(model, (0.0,), (1.0,), shape)
+    inside = [model.model] if isinstance(model, normalized.Normalized) else []
+    chosen, target = statedicts.choose(found, [*inside, model], uri.path)
+    normalized.make_room(target, chosen.weights)
+    statedicts.put(chosen.weights, target, uri.path, chosen.key)
+    if given is not None:  # over what the weights brought with them
+        model = normalized.normalized(model, *given, shape)
+    which = f"{chosen.key} of " if chosen.key else ""
+    return model, f"weights of {which}{uri.path} in {uri.options['arch']}"
+
+
+def _whole(uri: Uri, key: str | None, trust: Trust) -> tuple[nn.Module, str]:
+    """A model that was pickled with its code's names, by itself or under a key."""
+    asks = f"'{uri.text}' has no architecture; write ckpt:FILE.safetensors?arch=flatlens:cnn"
+    if not trust.pickle:
+        raise ModelError(asks)
+    found = statedicts.modules(checkpoints.content(uri.file, trust_pickle=True, beside=uri.file.parent), key)
+    if not found:
+        raise ModelError(f"{asks}: the file holds no whole model{f' under {key!r}' if key else ''}")
+    if len(found) > 1:
+        raise ModelError(
+            f"'{uri.path}' holds several models: {', '.join(found)}; say which: {uri.scheme}:{uri.path}?key="
+            f"{next(iter(found))}"
+        )
+    (name, model), *_ = found.items()
+    return model, f"the model {name} pickled in {uri.path}" if name else f"the model pickled in {uri.path}"
+
+
+def _meant(uri: Uri) -> str:
+    """What a name without a scheme or a path was probably to be."""
+    name = uri.path or uri.scheme
+    if name.endswith(".py"):
+        return f" A Python file needs the name of a function in it: {name}:make"
+    if name.endswith((".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")):
+        return f" Saved weights need an architecture: ckpt:{name}?arch=my_model.py:make"
+    return ""
 
 
 def _others() -> list[str]:
@@ -138,7 +205,7 @@ def _built_in(uri: Uri, shape: tuple[int, ...], classes: int) -> tuple[nn.Module
                 f"{shape} and {classes}; use --data flatlens:digits, or --model flatlens:cnn"
             )
         model: nn.Module = zoo.cnn(shape, classes)
-        checkpoints.put(checkpoints.read(_SHIPPED / f"{name}.safetensors"), model, name)
+        statedicts.put(checkpoints.read(_SHIPPED / f"{name}.safetensors"), model, name)
         return model, f"trained on flatlens:digits, shipped with flatlens as {name}.safetensors"
     seed = architectures.seed_of(uri)
     with _seeded(seed):

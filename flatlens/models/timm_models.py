@@ -33,7 +33,7 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[
     timm = need("timm", "timm", "'timm:' models", ModelError)
     if not timm.is_model(uri.path):
         names = timm.list_models()
-        near = difflib.get_close_matches(uri.path, names, n=8, cutoff=0.5)
+        near = difflib.get_close_matches(uri.path.casefold(), names, n=8, cutoff=0.5)
         raise ModelError(unknown("model of timm", uri.path, near, where=f"of its {len(names)}, the nearest are"))
     settings: dict[str, Any] = {}
     if "img_size" in uri.options:

@@ -56,5 +56,5 @@ def document(traces: Sequence[Trace], *, plotly: str | None = None) -> str:
 
 def title(spec: Mapping[str, Any]) -> str:
     """What the browser's tab says."""
-    named = [shown(spec[key]) for key in ("attack", "model") if spec.get(key)]
+    named = [shown(spec[key]) for key in ("name", "attack", "model") if spec.get(key)]
     return " · ".join([*named, "flatlens"])

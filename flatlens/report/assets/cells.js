@@ -52,9 +52,17 @@ const short = (column, cell) => setting(column, cell).slice(schemes.get(column.k
 
 // What a run is called beside a picture: its own settings, without those that are not there.
 function labelOf(item, without = []) {
-  const own = DATA.varying.filter((c) => !without.includes(c.key) && setting(c, item.cell) !== "–").map((c) => (c.numbers ? `${nameOf(c)} ${setting(c, item.cell)}` : short(c, item.cell)));
+  const own = telling(item.cell).filter((c) => !without.includes(c.key) && setting(c, item.cell) !== "–").map((c) => (c.numbers ? `${nameOf(c)} ${setting(c, item.cell)}` : short(c, item.cell)));
   if (state.layer === ALL_LAYERS && item.layer >= 0) own.push(DATA.layers[item.layer]);
   return own.join(" · ") || DATA.cells.key[item.cell].slice(0, 8);
+}
+
+// A cell with a name is told by it, and by what differs among its namesakes.
+function telling(cell) {
+  const name = DATA.varying.find((c) => c.key === "name");
+  if (!name || setting(name, cell) === "–") return DATA.varying;
+  const alike = name.of.flatMap((code, i) => (code === name.of[cell] ? [i] : []));
+  return DATA.varying.filter((c) => c === name || new Set(alike.map((i) => c.of[i])).size > 1);
 }
 
 // A number needs its name; `train.eps` is `eps` where the attack's own does not vary.

@@ -1,0 +1,44 @@
+"""What one would type: the examples at the end of each command's ``--help``."""
+
+from __future__ import annotations
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "demo": ("flatlens demo --out runs/demo",),
+    "trace": (
+        "flatlens trace --model flatlens:digits-cnn --data flatlens:digits --eps 0.3 --out runs/first",
+        "flatlens trace --model 'my_model.py:make?mean=0.286&std=0.353' --data npz:mine.npz --control all "
+        "--out runs/mine",
+        "flatlens trace --model 'ckpt:best.pth?arch=my_model.py:make' --data idx:FOLDER --layer all --out runs/layers",
+        "flatlens trace --model flatlens:cnn --data flatlens:digits --attack 'torchattacks:PGD?eps=0.3&steps=20' "
+        "--out runs/foreign",
+        "flatlens trace --config runs/first/spec.toml --seed 1 --out runs/again",
+    ),
+    "report": ("flatlens report runs/first", "flatlens report runs/first runs/mine --out both.html"),
+    "sweep": (
+        "flatlens sweep data/sweeps/architectures.toml --dry-run",
+        "flatlens sweep data/sweeps/architectures.toml --out runs/architectures --workers 4",
+        "flatlens sweep mine.toml --out /shared/mine --shard 1/8",
+    ),
+    "status": ("flatlens status runs/architectures", "flatlens status runs/architectures --watch"),
+    "export": (
+        "flatlens export runs/architectures --format parquet --images",
+        "flatlens export runs/first --table steps --format jsonl --out - | head",
+    ),
+    "layers": ("flatlens layers --model flatlens:resnet18?width=8 --data flatlens:digits",),
+    "models": ("flatlens models",),
+    "datasets": ("flatlens datasets",),
+    "attacks": ("flatlens attacks --json",),
+    "verify": ("flatlens verify", "flatlens verify --model my_model.py:make --data npz:mine.npz"),
+    "train": (
+        "flatlens train --model flatlens:cnn --data flatlens:digits --out cnn.safetensors",
+        "flatlens train --model flatlens:cnn --data flatlens:digits --adversarial pgd --eps 0.1 "
+        "--out robust.safetensors",
+    ),
+    "doctor": ("flatlens doctor",),
+}
+
+
+def of(command: str) -> str:
+    """The end of a command's help; nothing for a command without examples."""
+    known = EXAMPLES.get(command, ())
+    return "\n\n".join(("**Examples**", *(f"`{line}`" for line in known))) if known else ""

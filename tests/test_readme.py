@@ -1,0 +1,126 @@
+"""What README and the pages behind it say is run, block by block, as a reader would."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flatlens_cli import app
+
+from flatlens import datasets, grid
+from flatlens.errors import FlatlensError
+
+ROOT = Path(__file__).parents[1]
+PAGES = {
+    "README": (ROOT / "README.md", "From Python:", "## Train"),
+    "your own": (ROOT / "docs" / "your-own.md", "# Your", None),
+}
+"""A page, and from where to where its blocks are run."""
+
+
+def blocks(name: str) -> Iterator[tuple[str, str]]:
+    """The code on a page as (language, text), in its order; indented lines are of a shell."""
+    file, start, end = PAGES[name]
+    text = file.read_text(encoding="utf-8")
+    text = text[text.index(start) : len(text) if end is None else text.index(end)]
+    for fenced, indented in re.findall(r"^```(\w+\n.*?)^```$|((?:^    flatlens [^\n]*\n)+)", text, re.M | re.S):
+        if fenced:
+            language, _, body = fenced.partition("\n")
+            yield language, body
+        else:
+            yield "shell", indented
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what a reader would have: data, and a checkpoint of the model trained on normalised inputs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "my_model", raising=False)
+    data = datasets.load("flatlens:digits?split=all")
+    np.savez(tmp_path / "mine.npz", x=data.x, y=data.y)
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 10)
+    )  # fmt: skip
+    x, y = (torch.from_numpy(data.x) - 0.3) / 0.35, torch.from_numpy(data.y)
+    steps = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(40):
+        steps.zero_grad()
+        torch.nn.functional.cross_entropy(net(x), y).backward()
+        steps.step()
+    weights = net.state_dict()
+    torch.save(
+        {"state_dict": weights, "ema": {k: 0.99 * v for k, v in weights.items()}, "epoch": 3}, tmp_path / "best.pth"
+    )
+    return tmp_path
+
+
+def commands(text: str) -> list[list[str]]:
+    lines = (line.partition("  #")[0].strip() for line in text.splitlines())
+    return [shlex.split(line)[1:] for line in lines if line.startswith("flatlens ")]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_block_runs(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known: dict[str, Any] = {"__name__": "readme"}
+    found = list(blocks(name))
+    # A file is there before the block that uses it, whatever their order on the page.
+    for language, body in found:
+        if language == "python" and (file := re.match(r"# (\w+\.py)\n", body)):
+            (place / file[1]).write_text(body, encoding="utf-8")
+        if language == "toml":
+            (place / "mine.toml").write_text(body, encoding="utf-8")
+    ran = 0
+    for language, body in found:
+        if language == "python" and not re.match(r"# \w+\.py\n", body):
+            exec(compile(body, f"<{name}>", "exec"), known)
+            ran += 1
+        if language == "shell":
+            for words in commands(body):
+                assert app.run(words) == 0, (words, capsys.readouterr().err)
+                ran += 1
+    assert ran >= 3
+
+
+def test_the_sweep_files_are_sweeps() -> None:
+    for file in (ROOT / "README.md", ROOT / "docs" / "your-own.md"):
+        for body in re.findall(r"^```toml\n(.*?)^```$", file.read_text(encoding="utf-8"), re.M | re.S):
+            assert len(grid.cells_of(grid.parse_toml(body, file), trust_code=True).cells) > 1
+
+
+def test_a_run_from_python_can_be_drawn_and_exported_but_not_run_again(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import flatlens as fl
+
+    x, y = torch.rand(6, 1, 8, 8), torch.arange(6)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    made = fl.trace(net, x, y, attack="pgd", layers="all", out="runs/mine")
+    opened = fl.open("runs/mine")
+    assert opened.steps.equals(made.steps) and opened.layers.equals(made.layers)
+    assert np.array_equal(opened.x_adv, made.x_adv) and opened.cautions == made.cautions
+    assert opened.spec["model"] == "object:Sequential" and opened.spec["attack"] == "pgd"
+    for words in (["report", "runs/mine"], ["status", "runs/mine"], ["export", "runs/mine", "--images"]):
+        assert app.run(words) == 0
+    assert "1 of 1 batches" in capsys.readouterr().out
+    assert app.run(["trace", "--config", "runs/mine/spec.toml", "--out", "runs/again"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "this run was made in Python" in said and "only its script can run it again" in said and said.count("\n") == 1
+    )
+    with pytest.raises(FlatlensError, match="holds a run already"):
+        fl.trace(net, x, y, out="runs/mine")
+    with pytest.raises(FlatlensError, match="holds a run already"):
+        made.save("runs/mine")
+    made.save("runs/mine", force=True)
+    (place / "other").mkdir()
+    (place / "other" / "thesis.tex").write_text("x")
+    with pytest.raises(FlatlensError, match="holds other files and no run"):
+        made.save("other", force=True)

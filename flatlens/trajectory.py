@@ -24,9 +24,10 @@ from flatlens.matrices import Places
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 1
-MEASUREMENT_VERSION = 1
-"""Raised when the numbers change for the same specification: finished runs are then computed anew."""
+SCHEMA_VERSION = 2
+"""Raised when the tables change; the columns that an older run lacks are read as null (`fitting`)."""
+MEASUREMENT_VERSION = 2
+"""Raised when the numbers change for the same specification: what was measured before is then computed anew."""
 
 ATTACK = "attack"
 """The value of ``path`` for the attack itself; a control bears its own name."""
@@ -48,6 +49,8 @@ STEPS = pa.schema(
         ("loss", pa.float64()),
         ("confidence", pa.float64()),
         ("margin", pa.float64()),
+        # The largest logit minus the second: the margin of whatever is predicted, whatever the label.
+        ("gap", pa.float64()),
         ("entropy", pa.float64()),
         ("linf", pa.float64()),
         ("l2", pa.float64()),
@@ -76,6 +79,8 @@ LAYERS = pa.schema(
         ("weight_norm", pa.float64()),
         ("feature_norm_sq", pa.float64()),
         ("confidence_term", pa.float64()),
+        # κ / (c · gap²): what is left of κ once the confidence and the scale of the logits are taken out.
+        ("scale_free", pa.float64()),
         ("weight_grad_norm", pa.float64()),
         ("effective_rank", pa.float64()),
         # Of the layer's inputs, how many are exactly 0: behind a ReLU, the units that pass no gradient.
@@ -88,6 +93,9 @@ LAYERS = pa.schema(
         ("feature_distance", pa.float64()),
     ]
 )
+
+KEY = tuple(name for name, _ in _KEY)
+"""What a row of ``steps`` is of; a row of ``layers`` is of a layer, too."""
 
 SPECTRUM = pa.schema(
     [("at", pa.string()), ("eigenvalue", pa.float64()), ("weight", pa.float64()), ("samples", pa.int32())]
@@ -102,6 +110,21 @@ MEASURES = {
     "ggn_trace": "Tr GGN, trace of the Gauss–Newton matrix",
 }
 """What a valley can be looked for in: column of ``layers`` -> its name for people. High = sharp for all."""
+
+
+def fitting(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table with this schema's columns; those that flatlens did not measure when it was made are null.
+
+    Raises:
+        pyarrow.ArrowInvalid: columns are of other types, or the keys are missing.
+    """
+    for name in KEY:
+        if name not in table.column_names:
+            raise pa.ArrowInvalid(f"there is no column '{name}'")
+    for field_ in schema:
+        if field_.name not in table.column_names:
+            table = table.append_column(field_, pa.nulls(table.num_rows, field_.type))
+    return table.select(schema.names).cast(schema)
 
 
 class Caution(NamedTuple):

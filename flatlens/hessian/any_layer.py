@@ -29,6 +29,7 @@ from flatlens.hessian.gauss_newton import CHUNK, Products, contract, pull_back
 from flatlens.hessian.head import Head
 from flatlens.hessian.hutchinson import Residual, Rest, generator, rest
 from flatlens.hessian.preflight import preflight
+from flatlens.hessian.scale_free import scale_free
 from flatlens.hessian.softmax import softmax
 from flatlens.memory import is_out_of_memory
 
@@ -132,7 +133,7 @@ class AnyLayer:
             samples=self.probes,
             generator=generator(self.seed, "classes", 0),
         )
-        confidence = softmax(wide(here.logits.detach())).confidence_term
+        logits = wide(here.logits.detach())
         smooth = [name for name in self._columns if name in self._found.smooth]
         try:
             residual = Residual(here, smooth, along.residual) if smooth else None
@@ -153,7 +154,7 @@ class AnyLayer:
                     if residual is not None and name in smooth:
                         x = here.taps[name].input
                         more = rest(columns, x, deltas[name], along, residual, probes=self.probes, seed=self.seed)
-                    out[name] = self._assemble(name, along, found, confidence, more, spectrum)
+                    out[name] = self._assemble(name, along, found, logits, more, spectrum)
                     del deltas[name]
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -190,7 +191,7 @@ class AnyLayer:
         name: str,
         along: Directions,
         found: Products,
-        confidence: Float[Tensor, " n"],
+        logits: Float[Tensor, "n K"],
         more: Rest | None,
         spectrum: bool,
     ) -> Curvature:
@@ -203,6 +204,7 @@ class AnyLayer:
         slope = (found.gram @ along.gradient.unsqueeze(2)).squeeze(2) * along.gradient
         norm = self._norms[name].to(trace.device)
         unknown = torch.full_like(trace, torch.nan)
+        confidence = softmax(logits).confidence_term
         if method == GAUSS_NEWTON:
             trace = trace_se = kappa = kappa_se = top = unknown
         return Curvature(
@@ -218,6 +220,8 @@ class AnyLayer:
             weight_norm=norm.expand_as(trace),
             feature_norm_sq=found.feature_norm_sq,
             confidence_term=confidence,
+            # Of another loss κ is no multiple of c.
+            scale_free=scale_free(kappa, confidence, logits) if self.loss == "cross-entropy" else unknown,
             weight_grad_norm=slope.sum(1).clamp(min=0).sqrt(),
             effective_rank=_participation(values),
             spectrum=values if spectrum and exact else None,

@@ -110,6 +110,8 @@ def begin(
     """
     out = Path(out)
     found = runs.existing(out, force=force)
+    if found is not None:
+        runs.demand_current(found)
     stored = None if found is None else found.spec
     if stored is not None and spec.batch_size is None:
         spec = dataclasses.replace(spec, batch_size=stored.batch_size)
@@ -146,11 +148,11 @@ def finish(begun: Begun) -> Trace:
     """Join the batches, which are all there, and judge the whole."""
     result = begun.run
     notes, seconds = result.merge()
-    # The tables are read back as any reader would read them, and judged as such.
-    whole = runs.Run(result.path, result.manifest | {"state": runs.FINISHED}).trace()
-    whole = whole.with_cautions(begun.job.cautions(notes) + cautions.find(whole))
-    result.finish(whole.cautions, seconds=round(seconds, 3))
-    return whole
+    # What is on the disk is judged as any reader would read it, a column at a time.
+    made = runs.Run(result.path, result.manifest | {"state": runs.FINISHED}).trace(whole=False)
+    made = made.with_cautions(begun.job.cautions(notes) + cautions.find(made))
+    result.finish(made.cautions, seconds=round(seconds, 3))
+    return made
 
 
 def load(spec: RunSpec, progress: Report | None = None) -> Loaded:

@@ -24,6 +24,7 @@ from flatlens.loop import Attack
 from flatlens.memory import batch_that_fits, bytes_per_sample
 from flatlens.progress import Report
 from flatlens.trajectory import MEASUREMENT_VERSION, Images, Trace
+from flatlens.wording import python_words, warn
 
 
 def trace(
@@ -69,13 +70,17 @@ def trace(
         ModelError: the model is no deterministic classifier in eval mode.
         LayerError: a layer does not exist or cannot be probed.
         DataError: inputs or labels that cannot be.
+
+    Warns:
+        CautionWarning: for each of the trace's ``cautions``.
     """
     attack = PGD() if attack is None else attack
-    job = prepare(
-        model, x, y, attack=attack, controls=controls, layers=layers, probes=probes, batch_size=batch_size, seed=seed,
-        device=device, dtype=dtype, images=images, bounds=bounds, dead_units=dead_units,
-    )  # fmt: skip
-    pieces = [piece for _, piece in job.pieces(range(job.batches), progress)]
+    with python_words():
+        job = prepare(
+            model, x, y, attack=attack, controls=controls, layers=layers, probes=probes, batch_size=batch_size,
+            seed=seed, device=device, dtype=dtype, images=images, bounds=bounds, dead_units=dead_units,
+        )  # fmt: skip
+        pieces = [piece for _, piece in job.pieces(range(job.batches), progress)]
     kept = [piece.images for piece in pieces if piece.images is not None]
     result = Trace(
         pa.concat_tables([piece.steps for piece in pieces]),
@@ -86,7 +91,9 @@ def trace(
         manifest=provenance(job),
     )
     notes = sum((Counter(piece.notes) for piece in pieces), Counter[str]())
-    return result.with_cautions(job.cautions(notes) + cautions.find(result))
+    result = result.with_cautions(job.cautions(notes) + cautions.find(result))
+    warn(result.cautions)
+    return result
 
 
 def curvature(

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flatlens import results
+from flatlens.digest import ADDED
 from flatlens.folders import damaged
 from flatlens.grid import TRAIN
 from flatlens.runs import disk, replacing
@@ -206,8 +207,8 @@ def _figures(sweep: Sweep, keys: Sequence[str]) -> pa.Table:
 
 
 def _at(row: Mapping[str, Any], figure: _Figure) -> Any:
-    found = row[figure.name]
-    return found if figure.part is None else found[figure.part]
+    found = row.get(figure.name) if figure.name in ADDED else row[figure.name]
+    return found if figure.part is None or found is None else found[figure.part]
 
 
 def _array(values: list[Any], field: pa.Field) -> pa.Array:

@@ -102,7 +102,7 @@ def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool, spec
 
                 drawn = drawn and (run.path / "spectrum.parquet").exists()
                 run = densities.add(run)
-            made = run.trace()
+            made = run.trace(whole=False)
             if not drawn:
                 made.report(page)
     except KeyboardInterrupt:

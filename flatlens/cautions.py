@@ -205,9 +205,9 @@ def low_accuracy(right: int, n: int, classes: int | None, recorded: float | None
         f"of {n} clean inputs {100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}] are classified"
     )
     causes = (
-        "likely causes: inputs that are not normalised as in its training (?mean=…&std=… in the model's name, normalize= "
-        "in Python), labels in another order, other bounds, weights that are not its own; figures of such a model say "
-        "nothing about it"
+        "likely causes: inputs that are not normalised as in its training (?mean=…&std=… in the model's name, "
+        "normalize= in Python), labels in another order, other bounds, weights that are not its own; figures of such a "
+        "model say nothing about it"
     )
     if recorded is not None and found.high < recorded - SLACK:
         yield Caution("low-accuracy", f"{said} as labelled, and {100 * recorded:.1f} % are on record; {causes}")

@@ -38,7 +38,8 @@ def digest(trace: Trace) -> dict[str, Any]:
 
     Returns:
         ``accuracy`` clean and attacked; ``rows``, the fields of `flatlens.valley.Summary` for each path and layer, of
-        κ where there is one, and of the attack ``over_tau``, how many valleys there are for each τ of `flatlens.valley.TAUS`;
+        κ where there is one, and of the attack ``over_tau``, how many valleys there are for each τ of
+        `flatlens.valley.TAUS`;
         ``curves``, quartiles over all samples at each step, in the order of the rows;
         ``measures``, what each measure is at clean inputs, peaks and ends; ``cautions``.
     """

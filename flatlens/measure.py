@@ -193,6 +193,7 @@ def provenance(job: Job) -> dict[str, Any]:
             "pyarrow": pa.__version__,
         },
         "measurement_version": MEASUREMENT_VERSION,
+        **_of_others(job),
         "device": str(job.victim.device),
         "threads": torch.get_num_threads(),
         "folded": job.victim.folded,
@@ -201,3 +202,9 @@ def provenance(job: Job) -> dict[str, Any]:
         "samples": len(job.x),
         "seed": job.seed,
     }
+
+
+def _of_others(job: Job) -> dict[str, Any]:
+    """What is known of an attack that is not flatlens' own: its library and the settings in effect."""
+    known = getattr(job.attack, "provenance", None)
+    return {"recorded_attack": dict(known)} if known else {}

@@ -21,8 +21,8 @@ from safetensors.numpy import load_file, save
 
 from flatlens.errors import DiskError, RunError, StaleRunError
 from flatlens.spec import RunSpec, difference, from_dict, read_toml
-from flatlens.tensorfile import concatenate
 from flatlens.stored import StoredTable, tensors
+from flatlens.tensorfile import concatenate
 from flatlens.trajectory import LAYERS, MEASUREMENT_VERSION, SCHEMA_VERSION, STEPS, Caution, Images, Trace, fitting
 
 RUNNING, FINISHED = "running", "finished"
@@ -325,7 +325,7 @@ def _as_tensors(images: Images) -> dict[str, np.ndarray[Any, Any]]:
 def _from_tensors(tensors: Mapping[str, np.ndarray[Any, Any]]) -> Images:
     sample, step = tensors["sample"], tensors["step"]
     if ((np.diff(sample) > 0) | ((np.diff(sample) == 0) & (np.diff(step) >= 0))).all():
-        return Images(**{name: tensors[name] for name in Images._fields})  # type: ignore[arg-type]
+        return Images(**{name: tensors[name] for name in Images._fields})
     order = np.lexsort((step, sample))
     return Images(**{name: tensors[name][order] for name in Images._fields})
 

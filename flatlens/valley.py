@@ -27,6 +27,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+NO_CAUTIONS: tuple[str, ...] = ()
+
 TAU = 0.1
 """The end of a valley lies at or below this fraction of the peak."""
 TAUS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -184,7 +186,7 @@ class Summary(_Statistics):
     """
 
     # No field: a summary is compared, stored and tabulated by its statistics alone.
-    cautions = ()
+    cautions = NO_CAUTIONS
 
     def __repr__(self) -> str:
         """Its cautions first, then a line for each statistic, with its 95 % interval."""

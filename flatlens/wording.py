@@ -23,7 +23,7 @@ _WORDS = ("attack", "device", "dtype", "images", "layer", "norm", "objective")
 
 
 def in_python(text: str) -> str:
-    """A message in Python's words: ``--batch-size 16`` is ``batch_size=16``, ``raise --probes`` is ``raise probes=``."""
+    """A message in Python's words: ``--batch-size 16`` is ``batch_size=16``, ``--only-correct`` is a keyword, too."""
     text = re.sub(r"--set ([a-z_.]+)=\[([^\]]*)\]", r"\1=(\2)", text)
     text = re.sub(r"--set ([a-z_.]+)=", r"\1=", text)
     text = re.sub(rf"(?<![\w-])--({'|'.join(_WORDS)}) (\w+)", r'\1="\2"', text)

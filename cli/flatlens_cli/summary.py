@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 MEASURE = "relative_flatness"
 
 _NOTE = (
-    "Shares of the flipped in %, medians over them, each with its 95 % interval (a median from n = 6 on). A valley stays "
-    "flipped, peaks inside the path and ends at {tau:g} × the peak or below. Settled: flipped at the end; flat end: at "
-    "{tau:g} × the peak or below. Lag: peak − flip step; rise: peak / start; depth: log₁₀(peak / end)."
+    "Shares of the flipped in %, medians over them, each with its 95 % interval (a median from n = 6 on). A valley "
+    "stays flipped, peaks inside the path and ends at {tau:g} × the peak or below. Settled: flipped at the end; "
+    "flat end: at {tau:g} × the peak or below. Lag: peak − flip step; rise: peak / start; depth: log₁₀(peak / end)."
 )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import typer
 
 from flatlens.errors import RunError, UsageError
 from flatlens.spec import RunSpec
+from flatlens.wording import CautionWarning
 from flatlens_cli import options, terminal
 from flatlens_cli.options import INTERRUPTED, run_spec
 
@@ -46,6 +48,7 @@ def trace(
     layer: options.Layer = None,
     probes: options.Probes = None,
     limit: options.Limit = None,
+    sample_seed: options.SampleSeed = None,
     samples: options.Samples = None,
     only_correct: options.OnlyCorrect = None,
     dead_units: options.DeadUnits = None,
@@ -94,7 +97,10 @@ def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool, spec
         with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
             from flatlens import execute
 
-            run = execute.run(spec, out, force=force, progress=progress)
+            with warnings.catch_warnings():
+                # They are in the summary, and on the page.
+                warnings.simplefilter("ignore", CautionWarning)
+                run = execute.run(spec, out, force=force, progress=progress)
             page = run.path / "report.html"
             drawn = run.resumed == "finished" and page.exists()
             if spectrum:
@@ -150,6 +156,7 @@ def _plan(spec: RunSpec, *, json: bool) -> None:
                 ("layers", ", ".join(plan.layers)),
                 ("samples", f"{plan.samples:,}, {plan.batch_size:,} at a time"),
                 ("batches", f"{plan.batches:,}"),
+                ("steps", str(plan.steps) if plan.steps else "the attack does not say how many: 40 are counted"),
                 ("forward passes", f"{plan.forward_passes:,}, each of a batch"),
                 ("backward passes", f"{plan.backward_passes:,}, each of a batch"),
                 ("memory", f"about {terminal.size(plan.memory_bytes)}"),

@@ -63,6 +63,8 @@ class StoredTable:
             raise _damaged(self.file, error) from error
         if not pa.types.is_dictionary(column.type):
             column = column.cast(field.type)
+        # What reading took is given back at once: the next column is another's.
+        pa.default_memory_pool().release_unused()
         if self._rows is None:
             return column
         return pa.chunked_array([column.unify_dictionaries().combine_chunks().take(pa.array(self._rows))])

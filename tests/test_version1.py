@@ -101,7 +101,9 @@ def test_asked_again_it_says_why_and_names_force(old, monkeypatch, folder, spec,
 
 
 def test_on_the_command_line_it_is_one_line_and_a_usage_error(old, capsys):
-    assert app.run(["trace", "--config", str(old / "run" / "spec.toml"), "--out", str(old / "run"), "--trust-pickle"]) == 2
+    assert (
+        app.run(["trace", "--config", str(old / "run" / "spec.toml"), "--out", str(old / "run"), "--trust-pickle"]) == 2
+    )
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "measurement version 1" in err and "--force" in err
     assert app.run(["report", str(old / "run")]) == 0 and app.run(["status", str(old / "sweep")]) == 0

@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from flatlens.spec import TrainSpec as TrainSpec
     from flatlens.sweep import Sweep as Sweep
     from flatlens.trajectory import Trace as Trace
+    from flatlens.wording import CautionWarning as CautionWarning
 
 __version__ = "0.1.0"
 
 # Public name -> where it lives; imported when first used, so that `flatlens --help` needs no torch.
 _PUBLIC = {
+    "CautionWarning": ("flatlens.wording", "CautionWarning"),
     "FlatlensError": ("flatlens.errors", "FlatlensError"),
     "Run": ("flatlens.runs", "Run"),
     "RunSpec": ("flatlens.spec", "RunSpec"),
@@ -46,6 +48,7 @@ _PUBLIC = {
     "trace": ("flatlens.measure", "trace"),
 }
 __all__ = [
+    "CautionWarning",
     "FlatlensError",
     "Run",
     "RunSpec",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pyarrow.compute as pc
 
+from flatlens.intervals import wilson
 from flatlens.trajectory import ATTACK, Caution, Trace
 
 SATURATED = 0.999
@@ -17,6 +18,8 @@ ROUNDING = 1e-5
 """By how much, relatively, float32 arithmetic may overshoot eps."""
 WIDEST = 16.0
 """Bounds wider than this are those of raw bytes: standardised images span about 5."""
+SLACK = 0.03
+"""By how much a clean accuracy may lie below the recorded one, which may be of other samples of the same data."""
 BOUND_ROUNDING = 1e-9
 """By how much, relatively, a float64 loss may exceed its certificate's bound by rounding."""
 
@@ -24,6 +27,7 @@ BOUND_ROUNDING = 1e-9
 def find(trace: Trace) -> tuple[Caution, ...]:
     """All that the tables give cause to warn of, each with its figure."""
     checks = (
+        _accuracy,
         _not_finite,
         _unconfirmed,
         _zero_gradients,
@@ -69,25 +73,26 @@ def _unconfirmed(trace: Trace) -> Iterator[Caution]:
 
 
 def _zero_gradients(trace: Trace) -> Iterator[Caution]:
-    norms = trace.matrix("input_grad_norm").values
-    zero = norms == 0
-    if zero.any():
-        samples, step = int(zero.any(1).sum()), int(zero.any(0).argmax())
+    zero = [trace.matrix("input_grad_norm", restart=run).values == 0 for run in range(trace.restarts)]
+    if any(one.any() for one in zero):
+        samples = int(np.any([one.any(1) for one in zero], axis=0).sum())
+        step = min(int(one.any(0).argmax()) for one in zero if one.any())
         yield Caution(
             "zero-gradient",
-            f"the input gradient of {samples} of {len(zero)} samples is exactly 0 at some step (first at step {step}): "
-            "the attack stalls there, whatever the landscape (gradient masking or a saturated loss)",
+            f"the input gradient of {samples} of {len(zero[0])} samples is exactly 0 at some step (first at step "
+            f"{step}): the attack stalls there, whatever the landscape (gradient masking or a saturated loss)",
         )
 
 
 def _stopped_early(trace: Trace) -> Iterator[Caution]:
     for path in trace.paths:
-        last = trace.last_steps(path=path)
-        if len(last) and last.min() < last.max():
-            shorter = int((last < last.max()).sum())
+        runs = trace.restarts if path == ATTACK else 1
+        last = np.stack([trace.last_steps(path=path, restart=run) for run in range(runs)])
+        if last.size and last.min() < last.max():
+            shorter = int((last < last.max()).any(0).sum())
             yield Caution(
                 "stopped-early",
-                f"{path} stopped early for {shorter} of {len(last)} samples (paths of {last.min()} to {last.max()} "
+                f"{path} stopped early for {shorter} of {last.shape[1]} samples (paths of {last.min()} to {last.max()} "
                 "steps): an average at a step runs over those still on their way, n stands beside it",
             )
 
@@ -95,12 +100,13 @@ def _stopped_early(trace: Trace) -> Iterator[Caution]:
 def _silent_success(trace: Trace) -> Iterator[Caution]:
     if pc.any(pc.equal(trace.steps["kind"], "best")).as_py():
         return  # the attack's result is its best point, not its last
-    flipped = trace.matrix("flipped").values
-    silent = int((flipped[:, 1:].any(1) & ~flipped[:, -1]).sum())
+    flipped = [trace.matrix("flipped", restart=run).values for run in range(trace.restarts)]
+    ever = np.any([one[:, 1:].any(1) for one in flipped], axis=0)
+    silent = int((ever & ~np.any([one[:, -1] for one in flipped], axis=0)).sum())
     if silent:
         yield Caution(
             "silent-success",
-            f"{silent} of {len(flipped)} samples were flipped in the middle of the path but are not at its end; "
+            f"{silent} of {len(ever)} samples were flipped in the middle of the path but are not at its end; "
             "judging by the last iterate alone overstates robustness",
         )
 
@@ -108,17 +114,19 @@ def _silent_success(trace: Trace) -> Iterator[Caution]:
 def _not_converged(trace: Trace) -> Iterator[Caution]:
     if trace.spec.get("targeted") is not None:
         return
-    loss, flipped = trace.matrix("loss").values, trace.matrix("flipped").values
-    length = trace.last_steps()
-    if length.max(initial=0) < 2:
-        return
-    rows = np.arange(len(loss))
-    before = loss[rows, np.maximum(0, length - np.maximum(1, length // 10))]
-    rising = int((~flipped.any(1) & (length >= 2) & (loss[rows, length] > before * (1 + RISING))).sum())
-    if rising:
+    unflipped, rising = [], []
+    for run in range(trace.restarts):
+        loss, length = trace.matrix("loss", restart=run).values, trace.last_steps(restart=run)
+        rows = np.arange(len(loss))
+        before = loss[rows, np.maximum(0, length - np.maximum(1, length // 10))]
+        rising.append((length >= 2) & (loss[rows, length] > before * (1 + RISING)))
+        unflipped.append(~trace.matrix("flipped", restart=run).values.any(1))
+    never = np.all(unflipped, axis=0)
+    count = int((never & np.any(rising, axis=0)).sum())
+    if count:
         yield Caution(
             "not-converged",
-            f"the loss of {rising} of {int((~flipped.any(1)).sum())} unflipped samples was still rising at the end; "
+            f"the loss of {count} of {int(never.sum())} unflipped samples was still rising at the end; "
             "more steps may flip them",
         )
 
@@ -127,7 +135,7 @@ def _too_large(trace: Trace) -> Iterator[Caution]:
     eps, norm = trace.spec.get("eps"), trace.spec.get("norm")
     if eps is None or norm not in trace.steps.column_names:
         return
-    size = trace.result(str(norm))
+    size = trace.ends(str(norm)).max(axis=1)
     over = int((size > eps * (1 + ROUNDING)).sum())
     if over:
         yield Caution(
@@ -140,30 +148,72 @@ def _confident(trace: Trace) -> Iterator[Caution]:
     """Low flatness beside a saturated softmax."""
     if not trace.layer_names:
         return
-    valley = trace.valley()
-    confidence = trace.matrix("confidence").values[np.arange(len(valley.sample)), trace.last_steps()]
-    saturated = int((valley.is_valley & (confidence > SATURATED)).sum())
+    valleys = saturated = 0
+    for run in range(trace.restarts):
+        valley = trace.valley(restart=run)
+        last = trace.last_steps(restart=run)
+        confidence = trace.matrix("confidence", restart=run).values[np.arange(len(last)), last]
+        valleys += int(valley.is_valley.sum())
+        saturated += int((valley.is_valley & (confidence > SATURATED)).sum())
     if saturated:
         yield Caution(
             "flat-because-confident",
-            f"{saturated} of {int(valley.is_valley.sum())} valleys end at a confidence above {SATURATED}: "
+            f"{saturated} of {valleys} valleys end at a confidence above {SATURATED}: "
             "they are flat because the softmax is saturated, which is no evidence of robustness",
         )
 
 
 def _wide_errors(trace: Trace) -> Iterator[Caution]:
     for name in trace.layer_names:
-        se = trace.matrix("trace_se", path=ATTACK, layer=name).values
-        value = trace.matrix("trace", path=ATTACK, layer=name).values
-        with np.errstate(divide="ignore", invalid="ignore"):
-            wide = se > 0.1 * np.abs(value)
-        if wide.any():
+        wide = known = 0
+        for run in range(trace.restarts):
+            se, value = (trace.matrix(column, layer=name, restart=run).values for column in ("trace_se", "trace"))
+            finite = np.isfinite(se) & np.isfinite(value)
+            known += int(finite.sum())
+            wide += int((se[finite] > 0.1 * np.abs(value[finite])).sum())
+        if wide:
             yield Caution(
                 "wide-error",
                 f"the estimate of layer '{name}' has a standard error above 10 % "
-                f"in {100 * wide.mean():.0f} % of its rows; "
-                "raise --probes",
+                f"in {_share(wide, known)} of its rows; raise --probes",
             )
+
+
+def _share(count: int, n: int) -> str:
+    """A share in %, never rounded to none or all."""
+    return f"{min(max(100 * count / n, 1), 99 if count < n else 100):.0f} %"
+
+
+def _accuracy(trace: Trace) -> Iterator[Caution]:
+    prediction, label = (trace.matrix(name).values[:, 0] for name in ("prediction", "label"))
+    classes, recorded = trace.manifest.get("classes"), trace.manifest.get("recorded_accuracy")
+    yield from low_accuracy(int((prediction == label).sum()), len(label), classes, recorded)
+
+
+def low_accuracy(right: int, n: int, classes: int | None, recorded: float | None = None) -> Iterator[Caution]:
+    """A clean accuracy that says that the model is not fed as it was made to be.
+
+    Args:
+        right: clean inputs that are classified as labelled.
+        n: of how many.
+        classes: K. A model that was made for these data does better than half way from guessing, 1/K, to 1: below
+            that, with the whole 95 % interval, something else is likely wrong.
+        recorded: the share, 0 to 1, that is on record for these weights and data.
+    """
+    found = wilson(right, n)
+    said = (
+        f"of {n} clean inputs {100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}] are classified"
+    )
+    causes = (
+        "likely causes: inputs that are not normalised as in its training (?mean=…&std=… in the model's name, "
+        "normalize= in Python), labels in another order, other bounds, weights that are not its own; figures of such a "
+        "model say nothing about it"
+    )
+    if recorded is not None and found.high < recorded - SLACK:
+        yield Caution("low-accuracy", f"{said} as labelled, and {100 * recorded:.1f} % are on record; {causes}")
+    elif classes and found.high < (1 + 1 / classes) / 2:
+        guess = f"guessing among {classes} classes gives {100 / classes:.3g} %"
+        yield Caution("low-accuracy", f"{said} as labelled, where {guess} and a model made for them far more; {causes}")
 
 
 def _certificate(trace: Trace) -> Iterator[Caution]:

@@ -20,12 +20,14 @@ from flatlens.matrices import Places
 from flatlens.trajectory import ATTACK, MEASURES, Trace
 from flatlens.valley import Bools, Floats, Fraction, Ints
 
-DIGEST_VERSION = 1
+DIGEST_VERSION = 2
 """Raised when the digest's fields change; it is written into each, for whoever reads them."""
+ADDED = ("settled", "flat_end", "flatter_than_clean", "settled_step", "end_vs_clean", "clean_percentile")
+"""Fields of a row that digests of version 1 lack."""
 
 
 class Accuracy(NamedTuple):
-    """Shares of all samples that are classified as labelled, at the clean input and at the last step."""
+    """Shares of all samples that are classified as labelled, at the clean input and at what the attack found."""
 
     clean: Fraction
     attacked: Fraction
@@ -36,7 +38,9 @@ def digest(trace: Trace) -> dict[str, Any]:
 
     Returns:
         ``accuracy`` clean and attacked; ``rows``, the fields of `flatlens.valley.Summary` for each path and layer, of
-        κ where there is one; ``curves``, quartiles over all samples at each step, in the order of the rows;
+        κ where there is one, and of the attack ``over_tau``, how many valleys there are for each τ of
+        `flatlens.valley.TAUS`;
+        ``curves``, quartiles over all samples at each step, in the order of the rows;
         ``measures``, what each measure is at clean inputs, peaks and ends; ``cautions``.
     """
     walks = {path: _walk(rows) for path, rows in _by_path(trace)}
@@ -53,8 +57,9 @@ def digest(trace: Trace) -> dict[str, Any]:
         for path in trace.paths:
             values = probed.matrix(path, measure)
             key = {"path": path, "layer": layer, "measure": measure}
-            summary = _valley(values, walks[path]).summary()
-            out["rows"].append(key | {"method": probed.method, "exact": probed.exact} | record(summary))
+            found = _valley(values, walks[path])
+            row = key | {"method": probed.method, "exact": probed.exact} | record(found.summary())
+            out["rows"].append(row | ({"over_tau": found.over_tau().count.tolist()} if path == ATTACK else {}))
             band = valleys.band(values)
             curve = {name: [_short(v) for v in getattr(band, name).tolist()] for name in ("median", "low", "high")}
             out["curves"].append(key | curve | {"n": band.n.tolist()})
@@ -75,6 +80,15 @@ def accuracy(trace: Trace, path: str = ATTACK) -> Accuracy:
         valleys.wilson(int((prediction[:, 0] == label).sum()), n),
         valleys.wilson(int((end == label).sum()), n),
     )
+
+
+def attacked_at(trace: Trace) -> str:
+    """In words, where the accuracy under attack is taken: ``last iterate, worst of 5 restarts``."""
+    rows = trace.steps.select(["path", "restart", "kind"])
+    rows = rows.filter(pc.equal(rows["path"], ATTACK))
+    kinds, runs = (pc.unique(rows[name]).to_pylist() for name in ("kind", "restart"))
+    point = "best point" if "best" in kinds else "returned point" if "returned" in kinds else "last iterate"
+    return f"{point}, worst of {len(runs)} restarts" if len(runs) > 1 else point
 
 
 def record(value: Any) -> Any:

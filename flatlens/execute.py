@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import inspect
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from flatlens import attacks, cautions, datasets, models, runs, trained
+from flatlens import attacks, cautions, datasets, models, reached, runs, trained
 from flatlens.attacks import libraries, points, recording
 from flatlens.errors import AttackError, DataError, LayerError, SpecError
 from flatlens.forward import Forward, Victim
@@ -27,13 +28,16 @@ from flatlens.measure import provenance
 from flatlens.memory import bytes_per_sample
 from flatlens.progress import Report
 from flatlens.spec import TRUST, RunSpec, demand_named
-from flatlens.trajectory import MEASUREMENT_VERSION, Trace
+from flatlens.trajectory import MEASUREMENT_VERSION, Caution, Trace
 from flatlens.uris import parse
 from flatlens.valley import Ints
+from flatlens.wording import warn
 
 DIGITS = "flatlens:digits"
 SURVEYED = 8
 """Samples on which the cost of a layer is measured."""
+TIMED = 7
+"""How often, with and without the layer in turn."""
 
 
 class Loaded(NamedTuple):
@@ -66,6 +70,8 @@ class Plan(NamedTuple):
     training_passes: int = 0
     """Forward, and as many backward, passes to train the model that a recipe names, where it is not there yet."""
     training_seconds: float = 0.0
+    steps: int | None = None
+    """Of a path; None where the attack does not say how many it takes, and 40 are counted."""
 
 
 class LayerRow(NamedTuple):
@@ -77,8 +83,12 @@ class LayerRow(NamedTuple):
     is_head: bool
     method: str
     exact: bool | None
+    passes: int | None
+    """Backward passes of a batch that it adds to each step, the attack's own not counted; None where not known."""
     cost: float | None
-    """In steps of the attack; None where it is not known."""
+    """Time in steps of the attack: the median of `TIMED` pairs, and the least and the largest; None where not known."""
+    cost_low: float | None = None
+    cost_high: float | None = None
 
 
 def run(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report | None = None) -> runs.Run:
@@ -93,11 +103,15 @@ def run(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report
     Raises:
         RunError: the folder holds a run of another spec, or other files.
         ResourceError: memory or disk ran out; finished batches are saved.
+
+    Warns:
+        CautionWarning: for each caution of the run.
     """
     begun = begin(spec, out, force=force, progress=progress)
     if not begun.run.finished:
         measure(begun, begun.run.missing(), progress=progress)
         finish(begun)
+    warn(Caution(**caution) for caution in begun.run.manifest.get("warnings", ()))
     return begun.run
 
 
@@ -110,6 +124,8 @@ def begin(
     """
     out = Path(out)
     found = runs.existing(out, force=force)
+    if found is not None:
+        runs.demand_current(found)
     stored = None if found is None else found.spec
     if stored is not None and spec.batch_size is None:
         spec = dataclasses.replace(spec, batch_size=stored.batch_size)
@@ -146,11 +162,11 @@ def finish(begun: Begun) -> Trace:
     """Join the batches, which are all there, and judge the whole."""
     result = begun.run
     notes, seconds = result.merge()
-    # The tables are read back as any reader would read them, and judged as such.
-    whole = runs.Run(result.path, result.manifest | {"state": runs.FINISHED}).trace()
-    whole = whole.with_cautions(begun.job.cautions(notes) + cautions.find(whole))
-    result.finish(whole.cautions, seconds=round(seconds, 3))
-    return whole
+    # What is on the disk is judged as any reader would read it, a column at a time.
+    made = runs.Run(result.path, result.manifest | {"state": runs.FINISHED}).trace(whole=False)
+    made = made.with_cautions(begun.job.cautions(notes) + cautions.find(made))
+    result.finish(made.cautions, seconds=round(seconds, 3))
+    return made
 
 
 def load(spec: RunSpec, progress: Report | None = None) -> Loaded:
@@ -160,6 +176,7 @@ def load(spec: RunSpec, progress: Report | None = None) -> Loaded:
     data = datasets.load(spec.data)
     chosen = _choose(spec, data.y)
     loaded = _model(spec, tuple(data.x.shape[1:]), data.classes, progress)
+    recorded = reached.on_record(loaded, spec.data)
     x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
     job = prepare(
         loaded.model,
@@ -179,6 +196,7 @@ def load(spec: RunSpec, progress: Report | None = None) -> Loaded:
         bounds=(spec.bounds[0], spec.bounds[1]),
         only_correct=spec.only_correct,
         dead_units=spec.dead_units,
+        recorded_accuracy=recorded,
     )
     identity: dict[str, object] = {
         "weights_sha256": loaded.sha256,
@@ -186,6 +204,7 @@ def load(spec: RunSpec, progress: Report | None = None) -> Loaded:
         "data_sha256": data.sha256,
         "points_sha256": _points_sha256(spec),
         "measurement_version": MEASUREMENT_VERSION,
+        "recorded_accuracy": recorded,
         "labels": list(data.labels) if data.labels else None,
     }
     return Loaded(dataclasses.replace(spec, batch_size=job.batch_size), job, identity)
@@ -215,7 +234,7 @@ def plan(spec: RunSpec) -> Plan:
     here.grad(lambda at: at.loss)
     backward_seconds = time.perf_counter() - began - measured
     points = job.batches * (job.length + 1)
-    backward = job.batches * spec.steps * job.runs
+    backward = job.batches * (job.length if spec.foreign else spec.steps) * job.runs
     # The user's own model confirms what each run has found.
     forwards = points * (job.runs + len(job.controls)) + job.batches * job.runs
     weights = sum(p.numel() * p.element_size() for p in job.model.parameters())
@@ -233,6 +252,7 @@ def plan(spec: RunSpec) -> Plan:
         seconds=forwards * measured + backward * backward_seconds,
         training_passes=training.passes,
         training_seconds=training.seconds,
+        steps=job.length if job.says_length else None,
     )
 
 
@@ -268,24 +288,54 @@ def _layer_row(job: Job, name: str) -> LayerRow:
         victim = Victim(job.model, batch.x, layers=[name], bounds=job.victim.bounds, device=job.victim.device)
         measure = AnyLayer(victim, batch.x)
     except LayerError as error:
-        return LayerRow(*known, method=f"none: {error}", exact=None, cost=None)
+        return LayerRow(*known, method=f"none: {error}", exact=None, passes=None, cost=None)
 
     def step() -> Forward:
         return victim(batch.x, batch.y)
 
-    alone = _seconds(lambda: step().grad(lambda at: at.loss))
-    both = _seconds(lambda: [measure(here := step()), here.grad(lambda at: at.loss)])
-    return LayerRow(*known, *measure.methods[name], cost=max(0.0, both / alone - 1))
+    def alone() -> None:
+        step().grad(lambda at: at.loss)
+
+    def both() -> None:
+        here = step()
+        measure(here)
+        here.grad(lambda at: at.loss)
+
+    both()  # slow for the first time
+    here = step()
+    with _counted() as passes:
+        measure(here)
+    # One after the other, so that what else the machine does falls on both.
+    pairs = [(_seconds(alone), _seconds(both)) for _ in range(TIMED)]
+    costs = sorted(max(0.0, together / bare - 1) for bare, together in pairs)
+    cost = costs[TIMED // 2]
+    return LayerRow(*known, *measure.methods[name], passes[0], cost, costs[0], costs[-1])
+
+
+@contextlib.contextmanager
+def _counted() -> Iterator[list[int]]:
+    """Count the backward passes that are made meanwhile, whoever makes them."""
+    made, plain = [0], torch.autograd.grad
+
+    def grad(*args: Any, **kwargs: Any) -> Any:
+        # Passes that are batched are as many as there are directions.
+        directions = kwargs.get("grad_outputs") if kwargs.get("is_grads_batched") else None
+        made[0] += (
+            1 if directions is None else len(directions[0] if isinstance(directions, (list, tuple)) else directions)
+        )
+        return plain(*args, **kwargs)
+
+    torch.autograd.grad = grad
+    try:
+        yield made
+    finally:
+        torch.autograd.grad = plain
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """The shortest of seven."""
-    best = math.inf
-    for _ in range(7):
-        began = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - began)
-    return best
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 def _model(spec: RunSpec, shape: tuple[int, ...], classes: int, progress: Report | None) -> models.loaders.Loaded:
@@ -296,7 +346,10 @@ def _model(spec: RunSpec, shape: tuple[int, ...], classes: int, progress: Report
 
 
 def _choose(spec: RunSpec, y: Ints) -> Ints:
-    """Indices of the samples that a spec asks for, ascending; ``limit`` takes as many of each class as there are."""
+    """Indices of the samples that a spec asks for, ascending; ``limit`` takes as many of each class as there are.
+
+    They are the same for all seeds, so that runs of several seeds differ in nothing but their noise.
+    """
     if spec.samples is not None:
         beyond = [i for i in spec.samples if i >= len(y)]
         if beyond:
@@ -306,7 +359,7 @@ def _choose(spec: RunSpec, y: Ints) -> Ints:
         chosen = np.arange(len(y))
     if spec.limit is None or spec.limit >= len(chosen):
         return chosen
-    return chosen[datasets.balanced(y[chosen], spec.limit, spec.seed)]
+    return chosen[datasets.balanced(y[chosen], spec.limit, spec.sample_seed or 0)]
 
 
 def _attack(spec: RunSpec, model: nn.Module) -> Attack:

@@ -8,6 +8,7 @@ from flatlens import runs
 from flatlens.errors import RunError
 from flatlens.sweep import PLAN, Sweep, is_sweep, load
 from flatlens.trajectory import Trace
+from flatlens.wording import warn
 
 
 def open_folder(path: str | Path) -> Trace | Sweep:
@@ -15,12 +16,17 @@ def open_folder(path: str | Path) -> Trace | Sweep:
 
     Raises:
         RunError: it is neither, or the run is not finished or damaged.
+
+    Warns:
+        CautionWarning: for each caution of a run.
     """
     path = Path(path)
     if is_sweep(path):
         return load(path)
     demand(path)
-    return runs.load(path).trace()
+    found = runs.load(path).trace()
+    warn(found.cautions)
+    return found
 
 
 def demand(path: Path) -> None:

@@ -67,6 +67,11 @@ class Job:
         return int(getattr(self.attack, "length", 40))
 
     @property
+    def says_length(self) -> bool:
+        """Whether the attack says how many steps it takes."""
+        return getattr(self.attack, "steps", getattr(self.attack, "length", None)) is not None
+
+    @property
     def total(self) -> int:
         """The whole work, in samples × steps."""
         return len(self.x) * (self.length + 1) * (self.runs + len(self.controls))
@@ -231,8 +236,12 @@ def prepare(
     bounds: tuple[float, float] = (0.0, 1.0),
     only_correct: bool = False,
     dead_units: bool = False,
+    recorded_accuracy: float | None = None,
 ) -> Job:
-    """Check the model and the data, and make the victim. See `trace` for the arguments."""
+    """Check the model and the data, and make the victim. See `trace` for the arguments.
+
+    ``recorded_accuracy`` is that on clean inputs, where one is on record.
+    """
     keep_freed_memory()
     x, y = check_data(x, y)
     ids = torch.arange(len(x)) if ids is None else ids
@@ -251,12 +260,15 @@ def prepare(
             raise AttackError(f"eps has {len(eps)} values for {len(x)} samples; give one number, or one per sample")
         if only_correct:
             raise AttackError("eps has a value per sample, which --only-correct would mix up; choose the samples first")
+    few: tuple[Caution, ...] = ()
     if only_correct:
         right = _correct(victim, x, y)
         if not right.any():
             raise DataError(
                 f"none of the {len(x)} samples is classified as labelled; --only-correct leaves nothing to attack"
             )
+        # Of those that are left all are right: the tables cannot tell any more.
+        few = tuple(cautions.low_accuracy(int(right.sum()), len(right), victim.classes, recorded_accuracy))
         x, y, ids = x[right], y[right], ids[right]
     length = int(getattr(attack, "length", 40))
     fitted = batch_size or batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
@@ -278,6 +290,7 @@ def prepare(
         preflight=(
             *_preflight(model, victim, x, bounds),
             *cautions.unnormalised(bounds, eps),
+            *few,
             *cautions.not_probed(skipped),
         ),
     )

@@ -25,6 +25,7 @@ from flatlens.memory import batch_that_fits, bytes_per_sample
 from flatlens.models import OBJECT, normalized
 from flatlens.progress import Report
 from flatlens.trajectory import MEASUREMENT_VERSION, Images, Trace
+from flatlens.wording import python_words, warn
 
 
 def trace(
@@ -87,20 +88,24 @@ def trace(
         LayerError: a layer does not exist or cannot be probed.
         DataError: inputs or labels that cannot be.
         RunError: the folder holds something already.
+
+    Warns:
+        CautionWarning: for each of the trace's ``cautions``.
     """
     if out is not None:
         saving.demand_free(Path(out), force=force)
-    data = given.samples(x, y)
-    net, name = given.model(model, data, normalize)
-    made = given.attack(attack, net, seed)
-    asked = given.names("layer", layers, layer, (HEAD,))
-    walked = spec.all_controls(given.names("control", controls, control, ()))
-    low, high = spec.read_bounds(bounds)
-    job = prepare(
-        net, data.x, data.y, attack=made, controls=walked, layers=asked, probes=probes, batch_size=batch_size,
-        seed=seed, device=device, dtype=dtype, images=images, bounds=(low, high), dead_units=dead_units,
-    )  # fmt: skip
-    pieces = [piece for _, piece in job.pieces(range(job.batches), progress)]
+    with python_words():
+        data = given.samples(x, y)
+        net, name = given.model(model, data, normalize)
+        made = given.attack(attack, net, seed)
+        asked = given.names("layer", layers, layer, (HEAD,))
+        walked = spec.all_controls(given.names("control", controls, control, ()))
+        low, high = spec.read_bounds(bounds)
+        job = prepare(
+            net, data.x, data.y, attack=made, controls=walked, layers=asked, probes=probes, batch_size=batch_size,
+            seed=seed, device=device, dtype=dtype, images=images, bounds=(low, high), dead_units=dead_units,
+        )  # fmt: skip
+        pieces = [piece for _, piece in job.pieces(range(job.batches), progress)]
     kept = [piece.images for piece in pieces if piece.images is not None]
     result = Trace(
         pa.concat_tables([piece.steps for piece in pieces]),
@@ -114,6 +119,7 @@ def trace(
     result = result.with_cautions(job.cautions(notes) + cautions.find(result))
     if out is not None:
         result.save(out, force=force)
+    warn(result.cautions)
     return result
 
 
@@ -224,6 +230,7 @@ def provenance(job: Job) -> dict[str, Any]:
             "pyarrow": pa.__version__,
         },
         "measurement_version": MEASUREMENT_VERSION,
+        **_of_others(job),
         "device": str(job.victim.device),
         "threads": torch.get_num_threads(),
         "folded": job.victim.folded,
@@ -232,3 +239,9 @@ def provenance(job: Job) -> dict[str, Any]:
         "samples": len(job.x),
         "seed": job.seed,
     }
+
+
+def _of_others(job: Job) -> dict[str, Any]:
+    """What is known of an attack that is not flatlens' own: its library and the settings in effect."""
+    known = getattr(job.attack, "provenance", None)
+    return {"recorded_attack": dict(known)} if known else {}

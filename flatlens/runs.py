@@ -21,8 +21,9 @@ from safetensors.numpy import load_file, save
 
 from flatlens.errors import DiskError, RunError, StaleRunError
 from flatlens.spec import RunSpec, difference, from_dict, read_toml
+from flatlens.stored import StoredTable, tensors
 from flatlens.tensorfile import concatenate
-from flatlens.trajectory import LAYERS, SCHEMA_VERSION, STEPS, Caution, Images, Trace
+from flatlens.trajectory import LAYERS, MEASUREMENT_VERSION, SCHEMA_VERSION, STEPS, Caution, Images, Trace, fitting
 
 RUNNING, FINISHED = "running", "finished"
 _TABLES = {"steps": STEPS, "layers": LAYERS}
@@ -117,17 +118,26 @@ class Run:
         """Put the manifest on disk."""
         _write(self.path / "manifest.json", json.dumps(self.manifest, indent=2, ensure_ascii=False).encode() + b"\n")
 
-    def trace(self) -> Trace:
-        """The run's tables.
+    def trace(self, *, whole: bool = True) -> Trace:
+        """The run's tables; what an older flatlens has not measured is null.
+
+        Args:
+            whole: read the tables and inputs into memory; else each column is read when it is asked for, which is
+                enough to judge and to draw a run that is larger than the memory.
 
         Raises:
             RunError: the run is not finished, or a file of it is missing or damaged.
         """
         self.demand_finished()
+        tables: dict[str, Any]
         try:
-            tables = {name: pq.read_table(self.path / f"{name}.parquet") for name in _TABLES}
+            files = {name: self.path / f"{name}.parquet" for name in _TABLES}
+            if whole:
+                tables = {name: fitting(pq.read_table(file), _TABLES[name]) for name, file in files.items()}
+            else:
+                tables = {name: StoredTable(file, _TABLES[name]) for name, file in files.items()}
             stored = self.path / "images.safetensors"
-            images = _from_tensors(load_file(stored)) if stored.exists() else None
+            images = _from_tensors((load_file if whole else tensors)(stored)) if stored.exists() else None
             density = self.path / "spectrum.parquet"
             spectrum = pq.read_table(density) if density.exists() else None
         except (OSError, pa.ArrowException, SafetensorError) as error:
@@ -224,6 +234,27 @@ def existing(path: Path, *, force: bool = False) -> Run | None:
     return None
 
 
+def demand_current(run: Run) -> None:
+    """Refuse to go on with a run, finished or not, whose numbers another version of flatlens measures otherwise.
+
+    Raises:
+        StaleRunError: it is of another measurement version.
+    """
+    version = run.manifest.get("measurement_version")
+    if version == MEASUREMENT_VERSION:
+        return
+    kept = (
+        "it opens, reports and exports as before"
+        if run.finished
+        else f"its {run.manifest['batches'] - len(run.missing())} finished batches are not mixed with new ones"
+    )
+    raise StaleRunError(
+        f"'{run.path}' holds a run of measurement version {version}, and this flatlens measures by version "
+        f"{MEASUREMENT_VERSION} (what --seed draws has changed, and columns are new): {kept}; choose another --out, or "
+        "replace it with --force"
+    )
+
+
 def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any]) -> Run:
     """Go on with a run, which must be of the same spec, weights, data and measurement version.
 
@@ -292,7 +323,10 @@ def _as_tensors(images: Images) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _from_tensors(tensors: Mapping[str, np.ndarray[Any, Any]]) -> Images:
-    order = np.lexsort((tensors["step"], tensors["sample"]))
+    sample, step = tensors["sample"], tensors["step"]
+    if ((np.diff(sample) > 0) | ((np.diff(sample) == 0) & (np.diff(step) >= 0))).all():
+        return Images(**{name: tensors[name] for name in Images._fields})
+    order = np.lexsort((step, sample))
     return Images(**{name: tensors[name][order] for name in Images._fields})
 
 

@@ -99,7 +99,9 @@ class RunSpec:
     """One run: a model, data, an attack, its controls, and what is measured along them.
 
     Fields bear the names of the flags of ``flatlens trace``; ``layers`` and ``controls`` are taken too. ``name`` is
-    what the run is called in tables and on pages. `resolved` fills in what was left out.
+    what the run is called in tables and on pages. `resolved` fills in what was left out. ``seed`` is of all noise
+    (random starts and targets, controls, probes) and never of which samples are taken: ``limit`` takes the same ones
+    for all seeds, and others for another ``sample_seed``.
     """
 
     model: str
@@ -118,6 +120,7 @@ class RunSpec:
     layer: tuple[str, ...] = ("head",)
     probes: int = 16
     limit: int | None = None
+    sample_seed: int | None = None
     samples: tuple[int, ...] | None = None
     only_correct: bool = False
     batch_size: int | None = None
@@ -490,8 +493,9 @@ def _check(spec: RunSpec) -> None:
         raise SpecError(f"--samples {','.join(map(str, spec.samples))}: needs indices of at least 0, for example 3,17")
     if spec.samples is not None and len(set(spec.samples)) < len(spec.samples):
         raise SpecError(f"--samples {','.join(map(str, spec.samples))}: names a sample twice")
-    if spec.seed < 0:
-        raise SpecError(f"--seed {spec.seed}: needs a whole number of at least 0")
+    for key in ("seed", "sample_seed"):
+        if (value := getattr(spec, key)) is not None and value < 0:
+            raise SpecError(f"{flag(key)} {value}: needs a whole number of at least 0")
     all_controls(spec.control)
     if spec.targeted is not None and spec.targeted not in TARGETS and not spec.targeted.isdigit():
         raise SpecError(unknown("target", spec.targeted, ["LABEL (a number)", *TARGETS], where="there are"))

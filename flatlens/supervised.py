@@ -12,10 +12,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from flatlens.errors import RunError
+from flatlens.errors import RunError, SpecError
 from flatlens.grid import Cell
 from flatlens.locks import LOOKING, is_held
 from flatlens.runs import disk, replacing
+from flatlens.spec import from_dict
 from flatlens.sweep import PLAN, VERSION, Sweep, is_sweep, load, write
 
 
@@ -57,7 +58,12 @@ def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] 
             (path / "work").mkdir(exist_ok=True)
             about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "shard": name}
             write(folder / f"{name}.json", about)
-            sweep.plan = _amended(path, cells, text)
+            sweep.plan, older = _amended(path, cells, text)
+            if older:
+                said = "cells are" if older > 1 else "cell is"
+                sweep.notes.append(
+                    f"{older} {said} of an older measurement version and done again; the old results are in replaced/"
+                )
         yield sweep
     finally:
         lock.release()
@@ -73,13 +79,22 @@ def _is_ours(entry: Path) -> bool:
     return entry.name in ("locks", "work", "sweep.toml") or entry.name.endswith(".tmp")
 
 
-def _amended(path: Path, cells: list[Cell], text: str) -> dict[str, dict[str, Any]]:
-    """The plan, on the disk: these cells, and all that are finished already."""
+def _amended(path: Path, cells: list[Cell], text: str) -> tuple[dict[str, dict[str, Any]], int]:
+    """The plan, on the disk: these cells, and all others that are finished already.
+
+    Results of these same cells by an older measurement version, which had other keys, are set aside and counted.
+    """
     plan = {cell.key: cell.spec.to_dict() for cell in cells}
     stored = load(path) if is_sweep(path) else None
+    older = 0
     if stored is not None:
+        wanted = {cell.spec.hash() for cell in cells}
         for key in stored.plan:
-            if key not in plan and stored.is_done(key):
+            there = key not in plan and (stored.is_done(key) or stored.work(key).is_dir())
+            if there and _hash(stored.plan[key]) in wanted:
+                stored.set_aside(key)
+                older += 1
+            elif there and stored.is_done(key):
                 plan[key] = stored.plan[key]
     given = path / "sweep.toml"
     if not given.exists() or given.read_bytes() != text.encode():
@@ -87,4 +102,11 @@ def _amended(path: Path, cells: list[Cell], text: str) -> dict[str, dict[str, An
             file.write(text.encode())
     if stored is None or list(stored.plan.items()) != list(plan.items()):
         write(path / PLAN, {"schema_version": VERSION, "cells": plan})
-    return plan
+    return plan, older
+
+
+def _hash(spec: dict[str, Any]) -> str | None:
+    try:
+        return from_dict(spec).hash()
+    except SpecError:  # of another flatlens
+        return None

@@ -6,7 +6,7 @@
       cells/KEY/       a finished cell: a run's folder with its page and digest; it appears whole, by a renaming
       work/KEY/        a cell under way, with its finished batches
       failed/KEY.json  what went wrong with a cell
-      replaced/        results of weights or data that have changed since
+      replaced/        results of weights, data or a measurement version that have changed since
       locks/           who is at work, held while they are
       cells.parquet    a row per cell, path and layer
       report.html      the sweep's page
@@ -80,10 +80,12 @@ class Sweep:
         path: the folder.
         plan: the resolved specs of the cells by key, as plain data, in order.
         locks: who is at work.
+        notes: what whoever asked for it should know of how it was amended.
     """
 
     def __init__(self, path: Path, plan: dict[str, dict[str, Any]]) -> None:
         self.path, self.plan, self.locks = path, plan, Locks(path / "locks")
+        self.notes: list[str] = []
 
     # ---- what was measured ----------------------------------------------------------------------
 
@@ -227,11 +229,14 @@ class Sweep:
             self.locks.forget(key)
 
     def set_aside(self, key: str) -> None:
-        """Keep the results of a finished cell, of other weights or data than today's, outside the sweep."""
+        """Keep the results of a cell, of other weights, data or measurements than today's, outside the sweep."""
         with disk(self.path):
             folder = self.path / "replaced"
             folder.mkdir(exist_ok=True)
-            self.cell(key).rename(folder / f"{key}-{time.time_ns()}")
+            for found in (self.cell(key), self.work(key)):
+                with contextlib.suppress(FileNotFoundError):  # another shard was faster
+                    found.rename(folder / f"{key}-{time.time_ns()}")
+            self.forgive(key)
 
     def fail(self, key: str, failure: Failure) -> None:
         """Keep what went wrong with a cell."""

@@ -17,13 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flatlens import results
+from flatlens.digest import ADDED
 from flatlens.folders import damaged
 from flatlens.grid import TRAIN
 from flatlens.runs import disk, replacing
 from flatlens.settings import flat, shown
 from flatlens.spec import RunSpec, TrainSpec
 from flatlens.sweep import Sweep
+from flatlens.trajectory import KEY as KEY
 from flatlens.trajectory import LAYERS, STEPS
+from flatlens.trajectory import fitting as fitting
 from flatlens.valley import Fraction, Median, Summary
 
 RUN_TABLES = {"steps": STEPS, "layers": LAYERS}
@@ -93,24 +96,6 @@ def parts(run: Path, name: str) -> Iterator[pa.Table]:
         pieces = (file.read_row_group(i) for i in range(file.num_row_groups))
         for piece in pieces if file.num_row_groups else [file.read()]:
             yield fitting(piece, RUN_TABLES[name])
-
-
-def fitting(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A table with this schema's columns; those that flatlens did not measure when it was made are null.
-
-    Raises:
-        pyarrow.ArrowInvalid: columns are of other types, or the keys are missing.
-    """
-    for i, field in enumerate(schema):
-        if field.name not in table.column_names:
-            if i < len(KEY):
-                raise pa.ArrowInvalid(f"there is no column '{field.name}'")
-            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-    return table.select(schema.names).cast(schema)
-
-
-KEY = ("path", "restart", "sample", "step", "kind")
-"""What a row of ``steps`` is of; a row of ``layers`` is of a layer, too."""
 
 
 def constant(value: Any, kind: pa.DataType, n: int) -> pa.Array:
@@ -222,8 +207,8 @@ def _figures(sweep: Sweep, keys: Sequence[str]) -> pa.Table:
 
 
 def _at(row: Mapping[str, Any], figure: _Figure) -> Any:
-    found = row[figure.name]
-    return found if figure.part is None else found[figure.part]
+    found = row.get(figure.name) if figure.name in ADDED else row[figure.name]
+    return found if figure.part is None or found is None else found[figure.part]
 
 
 def _array(values: list[Any], field: pa.Field) -> pa.Array:

@@ -100,10 +100,11 @@ def find(model: str, recipe: TrainSpec, *, progress: Report | None = None, **tru
     """
     work = _Work(model, recipe, trust)
     file = _place(work)
-    _train(work, file, force=False, progress=progress)
+    record = _train(work, file, force=False, progress=progress).record
     statedicts.put(checkpoints.read(file), work.loaded.model, str(file))
     trained = sha256(work.loaded.model)
-    return replace(work.loaded, sha256=trained, source=f"trained by recipe, {file}", recipe_sha256=work.hash)
+    source = f"trained by recipe, {file}"
+    return replace(work.loaded, sha256=trained, source=source, recipe_sha256=work.hash, reached=record)
 
 
 def cost(model: str, recipe: TrainSpec, **trust: bool) -> Cost:

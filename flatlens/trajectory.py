@@ -20,13 +20,16 @@ from numpy.typing import NDArray
 from flatlens import valley as valleys
 from flatlens.errors import LayerError, RunError, SpecError, unknown
 from flatlens.matrices import Places
+from flatlens.wording import told
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA_VERSION = 1
-MEASUREMENT_VERSION = 1
-"""Raised when the numbers change for the same specification: finished runs are then computed anew."""
+"""Raised when an older flatlens could no longer read a run. New columns are no such change: it does not look at them,
+and where a run has not got them they are read as null (`fitting`)."""
+MEASUREMENT_VERSION = 2
+"""Raised when the numbers change for the same specification: what was measured before is then computed anew."""
 
 ATTACK = "attack"
 """The value of ``path`` for the attack itself; a control bears its own name."""
@@ -48,6 +51,8 @@ STEPS = pa.schema(
         ("loss", pa.float64()),
         ("confidence", pa.float64()),
         ("margin", pa.float64()),
+        # The largest logit minus the second: the margin of whatever is predicted, whatever the label.
+        ("gap", pa.float64()),
         ("entropy", pa.float64()),
         ("linf", pa.float64()),
         ("l2", pa.float64()),
@@ -76,6 +81,8 @@ LAYERS = pa.schema(
         ("weight_norm", pa.float64()),
         ("feature_norm_sq", pa.float64()),
         ("confidence_term", pa.float64()),
+        # κ / (c · gap²): what is left of κ once the confidence and the scale of the logits are taken out.
+        ("scale_free", pa.float64()),
         ("weight_grad_norm", pa.float64()),
         ("effective_rank", pa.float64()),
         # Of the layer's inputs, how many are exactly 0: behind a ReLU, the units that pass no gradient.
@@ -88,6 +95,9 @@ LAYERS = pa.schema(
         ("feature_distance", pa.float64()),
     ]
 )
+
+KEY = tuple(name for name, _ in _KEY)
+"""What a row of ``steps`` is of; a row of ``layers`` is of a layer, too."""
 
 SPECTRUM = pa.schema(
     [("at", pa.string()), ("eigenvalue", pa.float64()), ("weight", pa.float64()), ("samples", pa.int32())]
@@ -102,6 +112,21 @@ MEASURES = {
     "ggn_trace": "Tr GGN, trace of the Gauss–Newton matrix",
 }
 """What a valley can be looked for in: column of ``layers`` -> its name for people. High = sharp for all."""
+
+
+def fitting(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table with this schema's columns; those that flatlens did not measure when it was made are null.
+
+    Raises:
+        pyarrow.ArrowInvalid: columns are of other types, or the keys are missing.
+    """
+    for name in KEY:
+        if name not in table.column_names:
+            raise pa.ArrowInvalid(f"there is no column '{name}'")
+    for field_ in schema:
+        if field_.name not in table.column_names:
+            table = table.append_column(field_, pa.nulls(table.num_rows, field_.type))
+    return table.select(schema.names).cast(schema)
 
 
 class Caution(NamedTuple):
@@ -133,7 +158,7 @@ class Matrix(NamedTuple):
     values: NDArray[Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trace:
     """The trajectory of every sample: two tables, and what made them.
 
@@ -163,6 +188,11 @@ class Trace:
         """The paths in this trace: the attack first, then its controls."""
         found = pc.unique(self.steps["path"]).to_pylist()
         return tuple(sorted(found, key=lambda p: (p != ATTACK, found.index(p))))
+
+    @cached_property
+    def restarts(self) -> int:
+        """How many runs of the attack there are, each a path of its own; a control has one."""
+        return int(pc.max(self.steps["restart"]).as_py() or 0) + 1
 
     @cached_property
     def layer_names(self) -> tuple[str, ...]:
@@ -234,9 +264,9 @@ class Trace:
         grid = Places.of(part["sample"].to_numpy(), part["step"].to_numpy())
         return Matrix(grid.sample, grid.fill(part[column].to_numpy(zero_copy_only=False)))
 
-    def last_steps(self, *, path: str = ATTACK) -> NDArray[np.int64]:
+    def last_steps(self, *, path: str = ATTACK, restart: int = 0) -> NDArray[np.int64]:
         """Each sample's last step ``[n]``, in the order of their ids; they differ where an attack stops early."""
-        steps = self.matrix("step", path=path).values
+        steps = self.matrix("step", path=path, restart=restart).values
         return np.asarray(steps[:, -1], dtype=np.int64)
 
     def result(self, column: str, *, path: str = ATTACK) -> NDArray[Any]:
@@ -246,19 +276,28 @@ class Trace:
         """
         if column not in self.steps.column_names:
             raise SpecError(unknown("measure", column, self.steps.column_names[5:]))
-        rows = self.steps.filter(pc.equal(self.steps["path"], path))
-        sample, step, restart, kind, flipped, loss = (
-            rows[name].to_numpy(zero_copy_only=False)
-            for name in ("sample", "step", "restart", "kind", "flipped", "loss")
-        )
-        # Of a run its best point, or else its last; a loss that is not finite never wins; among equals the first run.
-        order = np.lexsort((-step, kind != "best", restart, sample))
-        head = np.append(True, (np.diff(sample[order]) != 0) | (np.diff(restart[order]) != 0))
-        ends = order[head]
-        loss = np.where(np.isnan(loss), -np.inf, loss)[ends]
-        order = ends[np.lexsort((restart[ends], -loss, ~flipped[ends].astype(bool), sample[ends]))]
+        rows, ends, sample = self._ends(path)
+        flipped, loss = (rows[name].to_numpy(zero_copy_only=False)[ends] for name in ("flipped", "loss"))
+        # A loss that is not finite never wins; among equals the first run.
+        loss = np.where(np.isnan(loss), -np.inf, loss)
+        order = np.lexsort((np.arange(len(ends)), -loss, ~flipped.astype(bool), sample))
         first = np.append(True, np.diff(sample[order]) != 0)
-        return np.asarray(rows[column].to_numpy(zero_copy_only=False)[order[first]])
+        return np.asarray(rows[column].to_numpy(zero_copy_only=False)[ends[order[first]]])
+
+    def ends(self, column: str, *, path: str = ATTACK) -> NDArray[Any]:
+        """A column of ``steps`` at what each run of the attack has found, ``[n, restarts]``; see `result`."""
+        rows, ends, sample = self._ends(path)
+        values = rows[column].to_numpy(zero_copy_only=False)[ends]
+        return np.asarray(values.reshape(len(np.unique(sample)), -1))
+
+    def _ends(self, path: str) -> tuple[pa.Table, NDArray[np.intp], NDArray[np.int64]]:
+        """The rows of a path, where in them each run ends with its best point or else its last, and whose it is."""
+        rows = self.steps.filter(pc.equal(self.steps["path"], path))
+        sample, step, restart = (rows[name].to_numpy() for name in ("sample", "step", "restart"))
+        best = pc.equal(rows["kind"], "best").to_numpy()
+        order = np.lexsort((-step, ~best, restart, sample))
+        head = np.append(True, (np.diff(sample[order]) != 0) | (np.diff(restart[order]) != 0))[: len(order)]
+        return rows, order[head], sample[order[head]]
 
     def valley(
         self,
@@ -267,29 +306,33 @@ class Trace:
         layer: str | None = None,
         path: str = ATTACK,
         tau: float = valleys.TAU,
+        restart: int = 0,
     ) -> valleys.Valley:
         """Who flipped, who ran into a valley; ``.summary()`` gives fractions and medians with intervals.
 
-        It is of the path, step by step, of the attack's first run; what all its runs found is in `result`.
+        It is of the path, step by step, of one run of the attack; what all its runs found is in `result`.
 
         Args:
             measure: one of `MEASURES`.
             layer: the layer; the first one when left out.
             path: ``"attack"`` or the name of a control.
             tau: the end must lie at or below ``tau`` times the peak.
+            restart: which run of the attack, counted from 0.
         """
         if measure not in MEASURES:
             raise SpecError(unknown("measure", measure, MEASURES))
-        sharpness = self.matrix(measure, path=path, layer=layer or self.layer_names[0])
-        flipped = self.matrix("flipped", path=path)
-        correct = self.matrix("prediction", path=path).values == self.matrix("label", path=path).values
+        sharpness = self.matrix(measure, path=path, layer=layer or self.layer_names[0], restart=restart)
+        flipped, prediction, label = (
+            self.matrix(name, path=path, restart=restart).values for name in ("flipped", "prediction", "label")
+        )
         return valleys.find(
             sharpness.values,
-            flipped.values,
+            flipped,
             sharpness.sample,
-            correct=correct[:, 0],
-            last=self.last_steps(path=path),
+            correct=prediction[:, 0] == label[:, 0],
+            last=self.last_steps(path=path, restart=restart),
             tau=tau,
+            cautions=tuple(map(told, self.cautions)),
         )
 
     def report(self, file: str | Path = "report.html") -> Path:
@@ -318,3 +361,13 @@ class Trace:
     def with_cautions(self, cautions: tuple[Caution, ...]) -> Trace:
         """The same trace with these cautions."""
         return replace(self, cautions=cautions)
+
+    def __repr__(self) -> str:
+        """Its cautions first, then what it is of: the tables themselves are ``steps`` and ``layers``."""
+        what = " on ".join(str(self.spec[key]) for key in ("attack", "model") if key in self.spec) or "a path"
+        samples = pc.count_distinct(self.steps["sample"]).as_py()
+        steps = int(pc.max(self.steps["step"]).as_py() or 0)
+        said = f"Trace({what}: {samples} samples, {steps} steps, layers {', '.join(self.layer_names) or 'none'}"
+        beside = [path for path in self.paths if path != ATTACK]
+        more = f", {self.restarts} restarts" * (self.restarts > 1) + f", controls {', '.join(beside)}" * bool(beside)
+        return "\n".join([*(f"Caution: {told(caution)}" for caution in self.cautions), f"{said}{more})"])

@@ -9,38 +9,30 @@ Matrices are ``[n, T+1]``: a row per sample, a column per step, step 0 the clean
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flatlens.intervals import Fraction as Fraction
+from flatlens.intervals import Median as Median
+from flatlens.intervals import Shares as Shares
+from flatlens.intervals import median as median
+from flatlens.intervals import shares as shares
+from flatlens.intervals import wilson as wilson
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+NO_CAUTIONS: tuple[str, ...] = ()
+
 TAU = 0.1
 """The end of a valley lies at or below this fraction of the peak."""
-
-
-class Fraction(NamedTuple):
-    """A share of samples with its 95 % Wilson interval; ``value`` is NaN when ``n`` is 0."""
-
-    value: float
-    low: float
-    high: float
-    count: int  # type: ignore[assignment]  # hides tuple.count
-    n: int
-
-
-class Median(NamedTuple):
-    """A median with its 95 % bootstrap percentile interval; NaN when ``n`` is 0."""
-
-    value: float
-    low: float
-    high: float
-    n: int
+TAUS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Where the share of valleys is looked at as a function of τ, which is a free choice that carries the number."""
 
 
 class Band(NamedTuple):
@@ -54,7 +46,7 @@ class Band(NamedTuple):
     n: Ints
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Valley:
     """What each trajectory did; arrays are ``[n]``, in the order of ``sample``.
 
@@ -68,30 +60,68 @@ class Valley:
     """Flipped at some step, having started unflipped."""
     flip_step: Ints
     stays_flipped: Bools
+    """Flipped at every step from the flip on."""
+    settled: Bools
+    """Flipped at the end of the path, having started unflipped; it may have flipped back on its way."""
+    settled_step: Ints
+    """The step from which on it is flipped for good: the first after its last unflipped one."""
     flips_back: Bools
     peak_step: Ints
     interior_peak: Bools
     rise: Floats
-    """measure(peak) / measure(0)."""
+    """measure(peak) / measure(0); +inf where measure(0) is 0 or the quotient is beyond float64."""
     depth: Floats
-    """log10(measure(peak) / measure(T))."""
+    """log10(measure(peak) / measure(T)); +inf where the end is at or below 0, which is as deep as can be."""
+    end_vs_clean: Floats
+    """measure(T) / measure(0); NaN where measure(0) is below 0, or both are 0."""
+    clean_percentile: Floats
+    """The share of clean inputs, of the samples that started unflipped, at which the measure is at most that at this
+    end; those that are equal to it count half. 0.5 is an end as flat as the median clean input."""
+    flatter_than_clean: Bools
+    """measure(T) < measure(0): it ends flatter than its own clean input."""
+    flat_end: Bools
+    """measure(T) ≤ τ · measure(peak), wherever the peak lies and whatever the prediction does."""
     lag: Ints
     """peak step − flip step (0 where it did not flip; read it with ``flipped``)."""
     is_valley: Bools
     finite: Bools
     """All values of the measure along the path are finite."""
+    at_peak: Floats
+    at_end: Floats
+    """The measure at the peak and at the end of the path."""
     tau: float
+    cautions: tuple[str, ...] = ()
+    """What a reader must know of the trace before believing the numbers."""
 
     @property
     def counted(self) -> Bools:
         """Samples that started unflipped: the base of every fraction."""
         return self.correct_at_start
 
+    def over_tau(self, tau: Sequence[float] = TAUS) -> Shares:
+        """The share of valleys among the flipped, had ``tau`` been another: print it beside any share of valleys."""
+        among = self.stays_flipped & self.interior_peak & (self.at_peak > 0)
+        end, peak = self.at_end[among], self.at_peak[among]
+        return shares(tau, [int((end <= t * peak).sum()) for t in tau], int(self.flipped.sum()))
+
+    def depths(self, most: int = 200) -> Shares:
+        """The distribution of ``depth`` over the flipped: at each finite depth the share that is at most as deep.
+
+        Ends at or below 0 are infinitely deep: where there are such, the last share is below 1. At most ``most``
+        positions are kept, at even ranks.
+        """
+        depth = np.sort(self.depth[self.flipped & ~np.isnan(self.depth)])
+        finite = depth[np.isfinite(depth)]
+        rank = np.unique(np.linspace(0, len(finite) - 1, min(len(finite), most)).round().astype(np.int64))
+        at = np.unique(finite[rank])
+        return shares(at, np.searchsorted(depth, at, side="right").tolist(), len(depth))
+
     def summary(self) -> Summary:
         """Counts, fractions and medians with 95 % intervals."""
         base, flipped = self.counted, self.flipped
         at = flipped & self.finite
-        return Summary(
+        settled = self.settled & base
+        found = Summary(
             n=len(self.sample),
             correct=wilson(int(base.sum()), len(base)),
             flipped=wilson(int(flipped.sum()), int(base.sum())),
@@ -104,17 +134,25 @@ class Valley:
             rise=median(self.rise[at]),
             depth=median(self.depth[at]),
             lag=median(self.lag[at].astype(float)),
+            settled=wilson(int(settled.sum()), int(flipped.sum())),
+            flat_end=wilson(int((self.flat_end & flipped).sum()), int(flipped.sum())),
+            flatter_than_clean=wilson(int((self.flatter_than_clean & at).sum()), int(at.sum())),
+            settled_step=median(self.settled_step[settled].astype(float)),
+            end_vs_clean=median(self.end_vs_clean[at]),
+            clean_percentile=median(self.clean_percentile[at]),
             not_finite=int((~self.finite).sum()),
             tau=self.tau,
         )
+        found.cautions = self.cautions
+        return found
+
+    def __repr__(self) -> str:
+        """What its summary says."""
+        return repr(self.summary())
 
 
-class Summary(NamedTuple):
-    """The statistics of one path (an attack or a control) and one measure.
-
-    ``correct`` is a share of all samples; ``flipped`` and ``valley_of_all`` are shares of the correct ones;
-    ``valley_of_flipped``, ``flips_back`` and ``interior_peak`` of the flipped ones; medians are over the flipped ones.
-    """
+class _Statistics(NamedTuple):
+    """The fields of a `Summary`."""
 
     n: int
     correct: Fraction
@@ -128,8 +166,32 @@ class Summary(NamedTuple):
     rise: Median
     depth: Median
     lag: Median
+    settled: Fraction
+    flat_end: Fraction
+    flatter_than_clean: Fraction
+    settled_step: Median
+    end_vs_clean: Median
+    clean_percentile: Median
     not_finite: int
     tau: float
+
+
+class Summary(_Statistics):
+    """The statistics of one path (an attack or a control) and one measure.
+
+    ``correct`` is a share of all samples; ``flipped`` and ``valley_of_all`` are shares of the correct ones;
+    ``valley_of_flipped``, ``flips_back``, ``interior_peak``, ``settled`` and ``flat_end`` of the flipped ones, and
+    ``flatter_than_clean`` of those whose measure is finite throughout; medians are over the flipped ones, and
+    ``settled_step`` over those that are settled.
+    """
+
+    # No field: a summary is compared, stored and tabulated by its statistics alone.
+    cautions = NO_CAUTIONS
+
+    def __repr__(self) -> str:
+        """Its cautions first, then a line for each statistic, with its 95 % interval."""
+        lines = [f"  {name}: {value}" for name, value in self._asdict().items()]
+        return "\n".join([*(f"Caution: {text}" for text in self.cautions), "Summary", *lines])
 
 
 def find(
@@ -140,6 +202,7 @@ def find(
     correct: Bools | None = None,
     last: Ints | None = None,
     tau: float = TAU,
+    cautions: tuple[str, ...] = (),
 ) -> Valley:
     """Decide for each trajectory whether it ran into a valley.
 
@@ -150,6 +213,7 @@ def find(
         correct: classified as labelled at step 0, ``[n]``; all when left out. The others are kept apart.
         last: each sample's last step, ``[n]``, where paths differ in length; T for all when left out.
         tau: the end must lie at or below ``tau`` times the peak, 0 < tau < 1.
+        cautions: what the measures' reader must know.
     """
     if not 0 < tau < 1:
         raise ValueError(f"tau = {tau} is not between 0 and 1")
@@ -171,29 +235,53 @@ def find(
     safe = np.where(np.isfinite(measure) & ~beyond, measure, -np.inf)
     peak = safe.argmax(axis=1)
     interior = finite & (peak > 0) & (peak < last)
-    top, start, end = safe[rows, peak], measure[:, 0], measure[rows, last]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rise = np.where(finite & (start > 0), top / start, np.nan)
-        depth = np.where(finite & (top > 0) & (end > 0), np.log10(top / end), np.nan)
-        # A measure that reaches exactly 0 is infinitely deep; one that is 0 throughout has no valley.
-        depth = np.where(finite & (top > 0) & (end == 0), np.inf, depth)
-        falls = (top > 0) & (end <= tau * top)
+    # Plus 0: a quotient by −0 would be −inf.
+    top, start, end = safe[rows, peak], measure[:, 0] + 0.0, measure[rows, last]
+    known = finite & (top > 0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        # What starts at exactly 0 rises infinitely; a measure that is 0 throughout does not rise.
+        rise = np.where(known & (start >= 0), top / start, np.nan)
+        # Of logarithms: the quotient would overflow where the end is subnormal.
+        depth = np.where(known, np.where(end > 0, np.log10(top) - np.log10(end), np.inf), np.nan)
+        end_vs_clean = np.where(finite & (start >= 0), end / start, np.nan)
+        flat_end = known & (end <= tau * top)
+    # A path has not flipped for good before the step after its last unflipped one.
+    unflipped = length - 1 - (~flipped)[:, ::-1].argmax(axis=1)
+    settled = start_ok & flipped[rows, last]
     return Valley(
         sample=np.arange(n) if sample is None else np.asarray(sample, dtype=np.int64),
         correct_at_start=start_ok,
         flipped=ever,
         flip_step=first.astype(np.int64),
         stays_flipped=stays,
+        settled=settled,
+        settled_step=np.where(settled, unflipped + 1, -1).astype(np.int64),
         flips_back=ever & ~stays,
         peak_step=np.where(finite, peak, -1).astype(np.int64),
         interior_peak=interior,
         rise=rise,
         depth=depth,
         lag=np.where(ever, peak - first, 0).astype(np.int64),
-        is_valley=stays & interior & falls,
+        end_vs_clean=end_vs_clean,
+        clean_percentile=_percentile(end, start[start_ok], finite),
+        flatter_than_clean=finite & (end < start),
+        flat_end=flat_end,
+        is_valley=stays & interior & flat_end,
         finite=finite,
+        at_peak=top,
+        at_end=end,
         tau=tau,
+        cautions=cautions,
     )
+
+
+def _percentile(values: Floats, law: Floats, known: Bools) -> Floats:
+    """The mid-rank of each value in ``law``, 0 to 1; NaN where it is not known or there is no law."""
+    law = np.sort(law[np.isfinite(law)])
+    if not len(law):
+        return np.full(len(values), np.nan)
+    below, most = (np.searchsorted(law, values, side=side) for side in ("left", "right"))
+    return np.where(known, (below + most) / (2 * len(law)), np.nan)
 
 
 def align(values: Floats, flip_step: Ints) -> tuple[Ints, Floats]:
@@ -227,57 +315,3 @@ def band(values: Floats, position: Ints | None = None) -> Band:
         mean[cols] = np.nanmean(values[:, cols], axis=0)
     where = np.arange(values.shape[1]) if position is None else position
     return Band(where, mid, low, high, mean, n)
-
-
-def wilson(count: int, n: int) -> Fraction:
-    """A share with its 95 % Wilson score interval (Wilson 1927)."""
-    if n == 0:
-        return Fraction(np.nan, np.nan, np.nan, count, 0)
-    z2 = 1.959963984540054**2
-    share = count / n
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    # The interval's ends at 0 and n successes are 0 and 1 exactly; rounding must not say otherwise.
-    low = 0.0 if count == 0 else float(centre - half)
-    high = 1.0 if count == n else float(centre + half)
-    return Fraction(share, low, high, count, n)
-
-
-def median(values: Floats, *, draws: int = 2000, seed: int = 0) -> Median:
-    """The median with its 95 % bootstrap percentile interval.
-
-    The median of a resample of size n is x₍⌈nU₎₎ with U a middle order statistic of n uniforms, which is a
-    beta variable: it is drawn directly, so that 100,000 samples cost no more than 10.
-    """
-    values = np.sort(values[~np.isnan(values)])
-    n = len(values)
-    if n == 0:
-        return Median(np.nan, np.nan, np.nan, 0)
-    one, next_one = _resampled(n, draws, seed)
-    picked = values[one] if n % 2 else _middle(values[one], values[next_one])
-    low, high = np.percentile(picked, [2.5, 97.5], method="nearest")
-    centre = values[n // 2] if n % 2 else _middle(values[n // 2 - 1], values[n // 2])
-    return Median(float(centre), float(low), float(high), n)
-
-
-@lru_cache(maxsize=64)
-def _resampled(n: int, draws: int, seed: int) -> tuple[Ints, Ints]:
-    """Which order statistics are the middle two of each resample; the second is for an even n.
-
-    They depend on nothing but n: the medians of one path share them.
-    """
-    rng = np.random.default_rng(seed)
-    lower = (n + 1) // 2
-    u = rng.beta(lower, n - lower + 1, draws)
-    if n % 2:
-        return _rank(u, n), _rank(u, n)
-    return _rank(u, n), _rank(u + (1 - u) * rng.beta(1, n - lower, draws), n)
-
-
-def _rank(u: Floats, n: int) -> Ints:
-    return np.clip(np.ceil(u * n).astype(np.int64) - 1, 0, n - 1)
-
-
-def _middle(a: Floats, b: Floats) -> Floats:
-    # inf − inf would be NaN where both are infinite (a measure that ended at exactly 0).
-    return np.where(a == b, a, (a + b) / 2)

@@ -92,6 +92,7 @@ def _steps(path, walk, truth):
     label = np.repeat(truth, length)
     columns = _key(path, n, length) | flat
     columns |= {"label": label, "target": np.full(n * length, -1), "flipped": flat["prediction"] != label}
+    columns |= {"gap": np.abs(flat["margin"])}
     columns |= {"entropy": flat["confidence"] * 0.1, "linf": walk["distance"].ravel()}
     columns |= {"l2": 4 * columns["linf"], "input_grad_norm": 1 - flat["confidence"]}
     end = columns["step"] == length - 1
@@ -111,6 +112,7 @@ def _layers(path, walk, layers, rng):
             "relative_flatness": 4.2 * trace, "relative_flatness_se": trace * np.nan,
             "relative_sharpness": 13.0 * trace, "weight_norm": trace * 0 + 13**0.5, "feature_norm_sq": a2,
             "confidence_term": c if head else c * np.nan,
+            "scale_free": 4.2 * trace / c / np.maximum(np.abs(walk["margin"]), 1e-3) ** 2,
         }  # fmt: skip
         if head:
             rise = walk["loss"] - walk["loss"][:, :1]

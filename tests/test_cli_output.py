@@ -43,7 +43,7 @@ def finished(monkeypatch, tmp_path):
     known = types.SimpleNamespace(trace=make_trace(30, 10), resumed="new", error=None, printed="", drawn=0)
 
     class Known(Run):
-        def trace(self):
+        def trace(self, *, whole=True):
             return known.trace
 
     def run(of, out, *, force=False, progress=None):

@@ -59,7 +59,8 @@ def layers(
 ) -> None:
     """The layers of a model that can be probed: how, whether exactly, and at what cost.
 
-    The cost is in attack steps: 1 doubles the time of an attack.
+    Passes are backward passes of a batch that each step takes more. The cost is that in time, in attack steps: 1
+    doubles the time of an attack; the median of several timings, with the least and the largest.
     """
     if model is None:
         raise UsageError("--model is missing; `flatlens models` lists what there is")
@@ -72,12 +73,13 @@ def layers(
     if json:
         terminal.emit({"model": model, "layers": [row._asdict() for row in found]})
         return
-    rows = [("layer", "kind", "shape", "method", "exact", "cost")]
+    rows = [("layer", "kind", "shape", "method", "exact", "passes", "cost")]
     for row in found:
         name = f"{row.name} = head" if row.is_head else row.name
         exact = "–" if row.exact is None else "yes" if row.exact else "no"
-        cost = "–" if row.cost is None else f"{row.cost:.2g}"
-        rows.append((name, row.kind, " × ".join(map(str, row.shape)), row.method or "–", exact, cost))
+        passes = "–" if row.passes is None else str(row.passes)
+        cost = "–" if row.cost is None else f"{row.cost:.2g} ({row.cost_low:.2g} … {row.cost_high:.2g})"
+        rows.append((name, row.kind, " × ".join(map(str, row.shape)), row.method or "–", exact, passes, cost))
     terminal.show(terminal.columns(rows, header=True))
 
 

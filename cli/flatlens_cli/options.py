@@ -21,7 +21,7 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 _DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
 
-_WHOLE = ("steps", "restarts", "probes", "limit", "batch_size", "seed")
+_WHOLE = ("steps", "restarts", "probes", "limit", "batch_size", "seed", "sample_seed")
 
 _WHAT = "What to run"
 _ATTACK = "The attack"
@@ -141,7 +141,11 @@ BatchSize = Annotated[
     str | None,
     _option(_HOW, "Samples at a time, or auto: what fits", "--batch-size", default="auto", metavar="N|auto"),
 ]
-Seed = Annotated[str | None, _option(_HOW, "Of all noise.", "--seed", metavar="N")]
+SampleSeed = Annotated[
+    str | None,
+    _option(_MEASURE, "Other samples for --limit; --seed takes the same", "--sample-seed", default="0", metavar="N"),
+]
+Seed = Annotated[str | None, _option(_HOW, "Of all noise: starts, targets, controls, probes.", "--seed", metavar="N")]
 Device = Annotated[str | None, _option(_HOW, "auto, cpu, cuda, cuda:1, mps.", "--device", metavar="NAME")]
 Dtype = Annotated[
     str | None,

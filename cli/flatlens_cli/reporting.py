@@ -44,7 +44,7 @@ def _runs(run: list[Path], out: Path | None) -> Path:
     from flatlens import runs
     from flatlens.report import page
 
-    traces = [runs.load(path).trace() for path in run]
+    traces = [runs.load(path).trace(whole=False) for path in run]
     return page.write(traces, out or (run[0] / "report.html" if len(run) == 1 else Path("report.html")))
 
 

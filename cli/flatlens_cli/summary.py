@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 MEASURE = "relative_flatness"
 
 _NOTE = (
-    "Valleys in %, medians over the flipped, each with its 95 % interval. A valley stays flipped, peaks inside the "
-    "path and ends at {tau:g} × the peak or below. Lag: peak − flip step; rise: peak / start; depth: log₁₀(peak / end)."
+    "Shares of the flipped in %, medians over them, each with its 95 % interval (a median from n = 6 on). A valley "
+    "stays flipped, peaks inside the path and ends at {tau:g} × the peak or below. Settled: flipped at the end; "
+    "flat end: at {tau:g} × the peak or below. Lag: peak − flip step; rise: peak / start; depth: log₁₀(peak / end)."
 )
 
 
@@ -46,6 +48,7 @@ def text(trace: Trace, page: Path) -> RenderableType:
     from rich.console import Group
     from rich.padding import Padding
 
+    from flatlens.digest import attacked_at
     from flatlens.trajectory import MEASURES
 
     clean, attacked, n = _accuracy(trace)
@@ -56,7 +59,7 @@ def text(trace: Trace, page: Path) -> RenderableType:
         ("data", f"{trace.spec['data']}, {n:,} samples"),
         ("attack", attack(trace.spec)),
         ("measure", f"{MEASURES[MEASURE]}, of {trace.layer_names[0]}"),
-        ("accuracy", f"{100 * clean:.1f} % clean, {100 * attacked:.1f} % under attack"),
+        ("accuracy", f"{100 * clean:.1f} % clean, {100 * attacked:.1f} % under attack ({attacked_at(trace)})"),
     ]
     tail = [("caution", caution.message) for caution in trace.cautions]
     tail.append(("report", str(page)))
@@ -128,6 +131,10 @@ def _table(summaries: Mapping[str, Summary]) -> RenderableType:
         ("lag", *(_median(s.lag, s) for s in summaries.values())),
         ("rise", *(_median(s.rise, s, _ratio) for s in summaries.values())),
         ("depth", *(_median(s.depth, s, "{:.2f}".format) for s in summaries.values())),
+        ("settled", *(_percent(s.settled) for s in summaries.values())),
+        ("flat end", *(_percent(s.flat_end) for s in summaries.values())),
+        ("flatter than clean", *(_percent(s.flatter_than_clean) for s in summaries.values())),
+        ("end / clean", *(_median(s.end_vs_clean, s, _ratio) for s in summaries.values())),
     ]
     return terminal.columns(rows, header=True)
 
@@ -143,7 +150,8 @@ def _median(found: Median, summary: Summary, show: Callable[[float], str] = "{:g
         return "–"
     # Every median says its n: the number of flipped above, or its own where some values are not finite.
     n = "" if found.n == summary.flipped.count else f", n {found.n}"
-    return f"{show(found.value)} [{show(found.low)}, {show(found.high)}]{n}"
+    interval = "" if math.isnan(found.low) else f" [{show(found.low)}, {show(found.high)}]"
+    return f"{show(found.value)}{interval}{n}"
 
 
 def _ratio(value: float) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import typer
 
 from flatlens.errors import RunError, UsageError
 from flatlens.spec import RunSpec
+from flatlens.wording import CautionWarning
 from flatlens_cli import options, terminal
 from flatlens_cli.options import INTERRUPTED, run_spec
 
@@ -46,6 +48,7 @@ def trace(
     layer: options.Layer = None,
     probes: options.Probes = None,
     limit: options.Limit = None,
+    sample_seed: options.SampleSeed = None,
     samples: options.Samples = None,
     only_correct: options.OnlyCorrect = None,
     dead_units: options.DeadUnits = None,
@@ -96,7 +99,10 @@ def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool, spec
         with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
             from flatlens import execute
 
-            run = execute.run(spec, out, force=force, progress=progress)
+            with warnings.catch_warnings():
+                # They are in the summary, and on the page.
+                warnings.simplefilter("ignore", CautionWarning)
+                run = execute.run(spec, out, force=force, progress=progress)
             page = run.path / "report.html"
             drawn = run.resumed == "finished" and page.exists()
             if spectrum:
@@ -104,7 +110,7 @@ def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool, spec
 
                 drawn = drawn and (run.path / "spectrum.parquet").exists()
                 run = densities.add(run)
-            made = run.trace()
+            made = run.trace(whole=False)
             if not drawn:
                 made.report(page)
     except KeyboardInterrupt:
@@ -152,6 +158,7 @@ def _plan(spec: RunSpec, *, json: bool) -> None:
                 ("layers", ", ".join(plan.layers)),
                 ("samples", f"{plan.samples:,}, {plan.batch_size:,} at a time"),
                 ("batches", f"{plan.batches:,}"),
+                ("steps", str(plan.steps) if plan.steps else "the attack does not say how many: 40 are counted"),
                 ("forward passes", f"{plan.forward_passes:,}, each of a batch"),
                 ("backward passes", f"{plan.backward_passes:,}, each of a batch"),
                 ("memory", f"about {terminal.size(plan.memory_bytes)}"),

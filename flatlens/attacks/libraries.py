@@ -5,11 +5,16 @@ Imports none of them by itself.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
+import math
+import sys
 from collections.abc import Callable
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from flatlens.errors import AttackError, unknown
@@ -18,6 +23,8 @@ from flatlens.uris import Uri
 Runner = Callable[[nn.Module, Tensor, Tensor, tuple[float, float]], Any]
 
 CALLABLE = "callable"
+LONGEST = 32
+"""Of a list that is a setting; longer ones are data."""
 
 PIP = {
     "torchattacks": "pip install torchattacks==3.5.1 --no-deps",
@@ -90,6 +97,79 @@ def _foolbox(attack: Any, eps: float | None) -> Runner:
 def _first(result: Any) -> Any:
     """The examples; pyautoattack returns their predictions too."""
     return result[0] if isinstance(result, tuple) else result
+
+
+def provenance(attack: Any, library: str) -> dict[str, Any]:
+    """What can be read off an attack of which run it was: library, version, class and the settings in effect.
+
+    Returns:
+        ``library``, ``version``, ``attack`` and ``parameters``, plain data: of an object its public attributes (of an
+        object made of others, theirs by name), of a function its keywords' defaults; None where nothing is known.
+    """
+    parameters = _parameters(attack, type(attack).__module__.split(".")[0])
+    if library == CALLABLE:
+        return {"library": None, "version": None, "attack": _qualified(attack), "parameters": parameters}
+    known = "pyautoattack" if library == "autoattack" else library
+    return {"library": known, "version": version(attack, known), "attack": type(attack).__name__} | {
+        "parameters": parameters
+    }
+
+
+def version(attack: Any, library: str) -> str | None:
+    """The version of an attack's library: as installed, or as the module says; None where neither does."""
+    home = type(attack).__module__.split(".")[0]
+    for name in (home, library):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    found = getattr(sys.modules.get(home), "__version__", None)
+    return found if isinstance(found, str) else None
+
+
+def _qualified(attack: Any) -> str:
+    own = attack.func if isinstance(attack, functools.partial) else attack
+    named = own if hasattr(own, "__qualname__") else type(own)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _parameters(attack: Any, home: str, depth: int = 3) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if inspect.isroutine(attack) or isinstance(attack, functools.partial):
+        with contextlib.suppress(TypeError, ValueError):
+            known = inspect.signature(attack).parameters.values()
+            found = {p.name: p.default for p in known if p.default is not inspect.Parameter.empty}
+    else:
+        found = dict(getattr(attack, "__dict__", {}))
+    out = {}
+    for key, value in found.items():
+        own = type(value).__module__.split(".")[0] == home and not isinstance(value, nn.Module)
+        if _is_plain(value):
+            if not key.startswith("_"):  # what a library keeps for itself; attacks within attacks are settings
+                out[key] = _as_plain(value)
+        elif own and depth > 1 and (inner := _parameters(value, home, depth - 1)):
+            out[key] = {"attack": type(value).__name__, **inner}
+        elif isinstance(value, (list, tuple)) and depth > 1 and value and len(value) <= LONGEST:
+            parts = [_parameters(one, home, depth - 1) for one in value if hasattr(one, "__dict__")]
+            if len(parts) == len(value):
+                out[key] = [{"attack": type(one).__name__, **part} for one, part in zip(value, parts, strict=True)]
+    return out
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return len(value) <= LONGEST and all(map(_is_plain, value))
+    return (
+        value is None
+        or isinstance(value, (bool, int, float, torch.device))
+        or (isinstance(value, str) and len(value) <= 1000)
+    )
+
+
+def _as_plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_as_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return str(value) if isinstance(value, torch.device) else value
 
 
 def radius(attack: Any) -> float | None:

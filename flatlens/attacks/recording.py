@@ -7,9 +7,9 @@ the attack takes a gradient on; these are its iterates, and what it returns is t
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,7 @@ def recorded(
         target=target,
         calls_per_step=libraries.calls_per_step(attack) if calls_per_step is None else calls_per_step,
         seed=seed,
+        provenance=libraries.provenance(attack, kind) | ({"epsilons": eps} if kind == "foolbox" else {}),
     )
 
 
@@ -83,6 +84,8 @@ class Recorded:
     target: int | str | None
     calls_per_step: int
     seed: int | None
+    provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Library, version and settings in effect (`libraries.provenance`)."""
 
     def __post_init__(self) -> None:
         if self.calls_per_step < 0:

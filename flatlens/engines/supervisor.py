@@ -115,7 +115,7 @@ def run_sweep(
         finally:
             made.stop()
         states = [sweep.is_done(cell.key) for cell in mine]
-        result = Result(sweep, sum(states), len(states) - sum(states), work.new, found.notes + work.notes)
+        result = Result(sweep, sum(states), len(states) - sum(states), work.new, found.notes + sweep.notes + work.notes)
     return result
 
 

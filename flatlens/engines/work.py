@@ -147,7 +147,7 @@ def _finish(begun: Begun) -> None:
     from flatlens.runs import disk, replacing
 
     # It may have been killed after it was finished, and before it was declared so to the sweep.
-    trace = begun.run.trace() if begun.run.finished else execute.finish(begun)
+    trace = begun.run.trace(whole=False) if begun.run.finished else execute.finish(begun)
     texts = {
         "digest.json": json.dumps(digest.digest(trace), allow_nan=False),
         "report.html": page.document([trace], plotly=PLOTLY),

@@ -37,6 +37,8 @@ class Curvature:
         weight_norm: ‖W‖_F.
         feature_norm_sq: ‖a‖², the squared norm of the layer's input columns.
         confidence_term: c = Σ p_k (1 − p_k).
+        scale_free: κ / (c · gap²), gap = the largest logit minus the second; the same whatever the logits are
+            multiplied by. NaN where the gap is 0, and, but for the head, where c is below the range of float64.
         weight_grad_norm: ‖∂ℓ/∂W‖_F, the slope where the others are the curvature; NaN where no label is known.
         effective_rank: (Σ λ)² / Σ λ² over the eigenvalues of the Gauss–Newton matrix: how many carry its trace.
         spectrum: the non-zero eigenvalues, ``[n, r]``, descending; None where it was not asked for or is not exact.
@@ -54,6 +56,7 @@ class Curvature:
     weight_norm: Float[Tensor, " n"]
     feature_norm_sq: Float[Tensor, " n"]
     confidence_term: Float[Tensor, " n"]
+    scale_free: Float[Tensor, " n"]
     weight_grad_norm: Float[Tensor, " n"]
     effective_rank: Float[Tensor, " n"]
     spectrum: Float[Tensor, "n r"] | None = None

@@ -31,6 +31,7 @@ from flatlens.hessian.gauss_newton import CHUNK, Products, contract, pull_back
 from flatlens.hessian.head import Head
 from flatlens.hessian.hutchinson import Residual, Rest, generator, rest
 from flatlens.hessian.preflight import preflight
+from flatlens.hessian.scale_free import scale_free
 from flatlens.hessian.softmax import softmax
 from flatlens.memory import is_out_of_memory
 
@@ -142,8 +143,8 @@ class AnyLayer:
                 continue
             if (node := bending(graph, place(here.taps[name].output))) is not None:
                 raise LayerError(
-                    f"layer '{name}' is followed by {node} at some inputs, and by nothing that bends at the first ones: "
-                    "the model branches; choose inputs that take one branch, or another layer"
+                    f"layer '{name}' is followed by {node} at some inputs, and by nothing that bends at the first ones: the "
+                    "model branches; choose inputs that take one branch, or another layer"
                 )
 
     def _measure(self, here: Forward, spectrum: bool) -> dict[str, Curvature]:
@@ -155,7 +156,7 @@ class AnyLayer:
             samples=self.probes,
             generator=generator(self.seed, "classes", 0),
         )
-        confidence = softmax(wide(here.logits.detach())).confidence_term
+        logits = wide(here.logits.detach())
         smooth = [name for name in self._columns if name in self._found.smooth]
         try:
             residual = Residual(here, smooth, along.residual) if smooth else None
@@ -187,7 +188,7 @@ class AnyLayer:
         gram = torch.stack([products.gram for products in found.values()])
         spectra = zip(*_spectra(gram, along.weight), strict=True)
         return {
-            name: self._assemble(name, along, products, *spectra_of, confidence, rests.get(name), spectrum)
+            name: self._assemble(name, along, products, *spectra_of, logits, rests.get(name), spectrum)
             for (name, products), spectra_of in zip(found.items(), spectra, strict=True)
         }
 
@@ -221,7 +222,7 @@ class AnyLayer:
         found: Products,
         values: Float[Tensor, "n m"],
         rank: Float[Tensor, " n"],
-        confidence: Float[Tensor, " n"],
+        logits: Float[Tensor, "n K"],
         more: Rest | None,
         spectrum: bool,
     ) -> Curvature:
@@ -238,6 +239,7 @@ class AnyLayer:
         slope = (found.gram @ along.gradient.unsqueeze(2)).squeeze(2) * along.gradient
         norm = self._norms[name].to(trace.device)
         unknown = torch.full_like(trace, torch.nan)
+        confidence = softmax(logits).confidence_term
         if method == GAUSS_NEWTON:
             trace = trace_se = kappa = kappa_se = top = unknown
         return Curvature(
@@ -253,6 +255,8 @@ class AnyLayer:
             weight_norm=norm.expand_as(trace),
             feature_norm_sq=found.feature_norm_sq,
             confidence_term=confidence,
+            # Of another loss κ is no multiple of c.
+            scale_free=scale_free(kappa, confidence, logits) if self.loss == "cross-entropy" else unknown,
             weight_grad_norm=slope.sum(1).clamp(min=0).sqrt(),
             effective_rank=rank,
             spectrum=values if spectrum and exact else None,
@@ -285,7 +289,7 @@ def _total(
 def _spectra(
     gram: Float[Tensor, "layers n m m"], weight: Float[Tensor, "n m"]
 ) -> tuple[Float[Tensor, "layers n m"], Float[Tensor, "layers n"]]:
-    """Of Σ_c ω_c vec(G_c) vec(G_c)ᵀ: the eigenvalues that are not 0, descending; and (Σ λ)² / Σ λ², NaN where all are 0.
+    """Of Σ_c ω_c vec(G_c) vec(G_c)ᵀ: the eigenvalues that are not 0, descending; (Σ λ)² / Σ λ², NaN where all are 0.
 
     All layers at once.
     """

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from flatlens.checks import ROUNDINGS
 from flatlens.errors import LayerError
 from flatlens.hessian import Curvature
+from flatlens.hessian.scale_free import NORMAL, over_gap, without_top
 from flatlens.hessian.softmax import eigenvalues, gradient_norm, participation, softmax, top_eigenvalue
 
 PAIRWISE_CLASSES = 4096
@@ -63,6 +64,7 @@ class Head:
         soft = softmax(own)
         c = soft.confidence_term
         trace = norm_sq * c
+        variance = self._weight_variance(soft.p)
         zero = torch.zeros_like(trace)
         finite = torch.isfinite(norm_sq) & torch.isfinite(c)
         # LAPACK refuses NaN: a sample that is not finite keeps NaN in every column and harms no other.
@@ -75,12 +77,13 @@ class Head:
             trace_se=zero,
             ggn_trace=trace,
             top_eigenvalue=norm_sq * top_eigenvalue(safe) * blank,
-            relative_flatness=norm_sq * self._weight_variance(soft.p),
+            relative_flatness=norm_sq * variance,
             relative_flatness_se=zero,
             relative_sharpness=self.weight_norm**2 * trace,
             weight_norm=self.weight_norm.expand_as(trace),
             feature_norm_sq=norm_sq,
             confidence_term=c,
+            scale_free=over_gap(norm_sq * self._variance_over(c, variance, own), own),
             weight_grad_norm=norm_sq.sqrt() * (torch.full_like(c, torch.nan) if y is None else gradient_norm(soft, y)),
             effective_rank=participation(safe) * blank,
             spectrum=(norm_sq * blank).unsqueeze(1) * eigenvalues(safe) if spectrum else None,
@@ -109,6 +112,23 @@ class Head:
             v = self.weight - self.weight[top]
             out[i] = (row * (v - row @ v).square().sum(1)).sum()
         return out
+
+    def _variance_over(
+        self, c: Float[Tensor, " n"], variance: Float[Tensor, " n"], logits: Float[Tensor, "n k"]
+    ) -> Float[Tensor, " n"]:
+        """Σ p_k ‖w_k − w̄‖² / c, also where both have underflowed.
+
+        With q = 1 − p_1 → 0 both are of order q, and the quotient tends to ½ Σ_{k≠1} r_k ‖w_k − w_1‖², r = p / q.
+        """
+        lost = (c <= NORMAL).nonzero().squeeze(1)
+        if not len(lost):
+            return variance / c
+        top = logits[lost].argmax(1)
+        if self._pairwise is not None:
+            distance = self._pairwise[top]
+        else:
+            distance = torch.stack([(self.weight - self.weight[k]).square().sum(1) for k in top])
+        return (variance / c).index_copy(0, lost, 0.5 * (without_top(logits[lost], top) * distance).sum(1))
 
 
 def _squared_distances(weight: Float[Tensor, "k i"]) -> Float[Tensor, "k k"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,6 +46,7 @@ class Loaded:
         sha256: of all parameters and buffers: names, shapes, dtypes and bytes.
         source: where the weights come from, for people.
         recipe_sha256: of what a trained model was made from, or None: recipe, data and initial weights.
+        reached: the record of its training, ``test`` the data and ``accuracy`` what it reached there; or None.
     """
 
     model: nn.Module
@@ -53,6 +54,7 @@ class Loaded:
     sha256: str
     source: str
     recipe_sha256: str | None = None
+    reached: Mapping[str, object] | None = None
 
 
 def load(uri: str, *, shape: tuple[int, ...], classes: int, trust: Trust = NOTHING) -> Loaded:

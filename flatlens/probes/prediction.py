@@ -12,7 +12,7 @@ from flatlens.probes import Columns, Path
 
 
 def prediction(here: Forward, path: Path) -> Columns:
-    """Prediction, flip, loss (nats), confidence, margin (logits) and entropy (nats), in float64."""
+    """Prediction, flip, loss (nats), confidence, margin and gap (logits) and entropy (nats), in float64."""
     logits = here.logits.detach().double() if here.logits.device.type != "mps" else here.logits.detach().cpu().double()
     y = here.y.to(logits.device)
     log_p = torch.log_softmax(logits, 1)
@@ -25,6 +25,7 @@ def prediction(here: Forward, path: Path) -> Columns:
         "loss": F.nll_loss(log_p, y, reduction="none"),
         "confidence": p.amax(1),
         "margin": margin(logits, y),
+        "gap": gap(logits),
         "entropy": -torch.where(p > 0, p * log_p, 0.0).sum(1),
     }
 
@@ -33,6 +34,12 @@ def margin(logits: Float[Tensor, "n k"], y: Int[Tensor, " n"]) -> Float[Tensor, 
     """z_y − max_{j≠y} z_j: negative where the label has lost."""
     own = logits.gather(1, y.unsqueeze(1))
     return (own - logits.scatter(1, y.unsqueeze(1), -torch.inf).amax(1, keepdim=True)).squeeze(1)
+
+
+def gap(logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+    """The largest logit minus the second largest: 0 where two classes tie, and no label is asked for."""
+    first, second = logits.topk(2, dim=1).values.unbind(1)
+    return first - second
 
 
 def perturbation(here: Forward, path: Path) -> Columns:

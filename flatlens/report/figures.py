@@ -182,7 +182,7 @@ def layers(trace: Trace, measure: str = "relative_flatness", *, path: str = ATTA
         middle = series.curve(
             trace.matrix(measure, path=path, layer=layer).values, np.zeros(0, dtype=np.int64)
         ).raw.median
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             z.append(np.log10(middle / middle[0]))
     change: Floats = np.where(np.isfinite(z), z, np.nan)
     names = [_text(name) for name in trace.layer_names]

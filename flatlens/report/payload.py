@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flatlens.digest import attacked_at
 from flatlens.digest import record as record
 from flatlens.report import series
 from flatlens.report.density import density
 from flatlens.settings import shown
 from flatlens.trajectory import ATTACK, MEASURES, Trace
-from flatlens.valley import Band, Floats, Ints
+from flatlens.valley import Band, Floats, Ints, Shares
 
 MOST_SAMPLES = 200
 """Samples whose own curves (and images) are embedded."""
@@ -27,6 +28,8 @@ MOST_LINES = 120
 CURVE_BYTES = 8_000_000
 IMAGE_BYTES = 20_000_000
 """What all runs of one page together may spend on curves of single samples, and on images."""
+MOST_DEPTHS = 60
+"""Points of a distribution of depths: more cannot be told apart in a small panel."""
 MOST_CLASSES = 1000
 """Probabilities of more classes than this are not embedded."""
 
@@ -72,6 +75,7 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
         "steps": length - 1,
         "labels": None if trace.labels is None else [str(x) for x in trace.labels],
         "accuracy": record(series.accuracy(attack)),
+        "attacked_at": attacked_at(attack),
         "layers": [record(p) for p in probes],
         "measures": list(measures),
         "sample": [int(i) for i in ids],
@@ -116,13 +120,22 @@ def _layer(own: Trace, path: str, layer: str, flip: Ints, ids: Ints, measures: S
             "peak": pack(np.where(rows >= 0, found.peak_step[rows], -1)),
             "cells": {k: pack(v) for k, v in grid._asdict().items()},
             "summary": record(found.summary()),
+            "over_tau": _shares(found.over_tau()),
+            "depths": _shares(found.depths(MOST_DEPTHS)),
         }
     curves = {
         "factors": series.factors(own, layer, flip, path=path),
         "looseness": series.looseness(own, layer, flip, path=path),
     }
     drawn = {kind: None if of is None else {name: curve(c) for name, c in of.items()} for kind, of in curves.items()}
-    return {"measures": looks} | drawn
+    free = own.matrix("scale_free", path=path, layer=layer).values
+    there = bool(np.isfinite(free).any())
+    return {"measures": looks, "free": curve(series.curve(free, flip)) if there else None} | drawn
+
+
+def _shares(found: Shares) -> Plain:
+    packed = {name: pack(getattr(found, name)) for name in ("position", "value", "low", "high")}
+    return packed | {"n": found.n}
 
 
 def _density(trace: Trace) -> Plain | None:

@@ -137,7 +137,7 @@ def looseness(trace: Trace, layer: str, flip: Ints, *, path: str = ATTACK) -> di
     rise = trace.matrix("loss_change", path=path, layer=layer).values
     for name in BOUNDS:
         bound = trace.matrix(name, path=path, layer=layer).values
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             ratio = np.where(rise > 0, bound / rise, np.nan)
         ratio[~np.isfinite(ratio)] = np.nan
         if not np.isnan(ratio).all():

@@ -20,7 +20,7 @@ function drawTiles() {
   const r = run(), summary = summaryOf(r.paths[0]);
   const tiles = [
     tile("Clean accuracy", r.accuracy.clean, "samples are right at step 0"),
-    tile("Accuracy under attack", r.accuracy.attacked, "samples are right at the last step"),
+    tile("Accuracy under attack", r.accuracy.attacked, `samples are right at the ${r.attacked_at}`),
     summary ? tile("Flipped", summary.flipped, "that were right, at some step") : null,
     forest(),
   ];
@@ -59,8 +59,10 @@ function whisker(f, colour) {
 
 const COLUMNS = [
   ["correct", "right at start", "share"], ["flipped", "flipped", "share"], ["valley_of_flipped", "valley, of flipped", "share"], ["valley_of_all", "valley, of right", "share"],
-  ["flips_back", "flips back", "share"], ["interior_peak", "peak inside", "share"], ["flip_step", "flip step", "median"],
+  ["flips_back", "flips back", "share"], ["interior_peak", "peak inside", "share"], ["settled", "settled", "share"], ["flat_end", "flat end", "share"], ["flatter_than_clean", "flatter than clean", "share"],
+  ["flip_step", "flip step", "median"],
   ["peak_step", "peak step", "median"], ["lag", "lag", "median"], ["rise", "rise, ×", "median"], ["depth", "depth, log₁₀", "median"],
+  ["end_vs_clean", "end ÷ clean", "median"], ["clean_percentile", "rank among clean", "median"],
 ];
 
 function drawTable() {
@@ -82,12 +84,12 @@ function drawTable() {
   });
   $("statistics").replaceChildren(make("caption", {}, `${fullMeasure(state.measure)}, layer ${layer}`), make("thead", {}, head), body);
   const own = summaryOf(focus()), unfinished = own ? own.not_finite : 0;
-  $("statistics-note").textContent = `With 95 % intervals (Wilson for shares, bootstrap for medians); medians are over flipped samples. A valley ends at no more than ${own ? own.tau : 0.1} of its peak. Rise is peak over start, depth log₁₀ of peak over end, lag peak step minus flip step. These are numbers of this sample and this model, not of models in general.`
+  $("statistics-note").textContent = `With 95 % intervals (Wilson for shares, bootstrap for medians); medians are over flipped samples. A valley ends at no more than ${own ? own.tau : 0.1} of its peak. Settled is flipped at the end, a flat end at no more than that fraction of the peak, flatter than clean below the measure at its own clean input; the rank is that of the end among all clean inputs, 0 to 1. Rise is peak over start, depth log₁₀ of peak over end (∞ where it ends at or below 0), lag peak step minus flip step. Medians of fewer than 6 samples have no interval. Accuracy under attack is the worst case over restarts of the last iterate, or of the best point where an attack keeps one (APGD, DDN). These are numbers of this sample and this model, not of models in general.`
     + (unfinished ? ` ${count(unfinished)} samples of this path have values that are not finite; they count as having no valley.` : "");
 }
 
 function cell(f, kind) {
   if (!f.n) return make("td", { class: "empty" }, "–");
   if (kind === "share") return make("td", {}, percent(f.value), make("small", {}, `${(100 * f.low).toFixed(1)}–${(100 * f.high).toFixed(1)}`), make("small", {}, `n = ${count(f.n)}`));
-  return make("td", {}, number(f.value), make("small", {}, `${number(f.low)} … ${number(f.high)}`), make("small", {}, `n = ${count(f.n)}`));
+  return make("td", {}, number(f.value), f.low === null ? null : make("small", {}, `${number(f.low)} … ${number(f.high)}`), make("small", {}, `n = ${count(f.n)}`));
 }

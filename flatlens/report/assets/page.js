@@ -13,7 +13,7 @@ const narrow = () => window.innerWidth < 640;
 // What a zoom belongs to: with other axes it starts anew.
 const view = () => [state.run, state.path, state.layer, state.measure, state.aligned].join("|");
 
-const FIGURES = { valley: drawValley, flow: drawFlow, factors: drawFactors, bound: drawBound, margin: drawMargin, peak: drawPeak, heat: drawHeat, density: drawDensity };
+const FIGURES = { valley: drawValley, free: drawFree, tau: drawTau, flow: drawFlow, factors: drawFactors, bound: drawBound, margin: drawMargin, peak: drawPeak, heat: drawHeat, density: drawDensity };
 const SAMPLE_FIGURES = ["valley", "flow", "margin", "peak"];
 const pickables = {};
 const waiting = new Set();

@@ -177,4 +177,49 @@ function drawBound() {
   }));
 }
 
+// κ without confidence: the paths beside one another, always on logarithms, for it spans decades near a tie.
+function drawFree() {
+  const looks = shownPaths().map((p) => ({ ...p, free: p.layers[state.layer].free })).filter((p) => p.free);
+  $("free-card").hidden = !focus().layers.some((l) => l.free);
+  if ($("free-card").hidden) return;
+  const bands = looks.map((p) => bandOf(p.free)), scale = scaleOf("log", bands), traces = [];
+  looks.forEach((p, k) => traces.push(...bandTraces(bands[k], scale.f, pathColour(p.index), pathDash(p.index), p.name,
+    { where: where(), halo: isFocus(p), fill: isFocus(p) ? 0.2 : 0.1, width: isFocus(p) ? 3 : 2 })));
+  const range = state.aligned && looks.some(isFocus) ? alignedRange(looks.filter(isFocus).map((p) => bandOf(p.free))) : undefined;
+  react("free", traces, layout({
+    height: 430, showlegend: true, uirevision: view(),
+    xaxis: stepAxis(range ? { range } : {}), yaxis: axis("κ / (c · gap²)", scale.axis),
+    shapes: state.aligned ? [flipMark()] : [], annotations: looks.length ? [] : [absent("not measured at this layer")],
+  }));
+}
+
+// Shares of the flipped: of valleys by τ, and of depths.
+function drawTau() {
+  const looks = shownPaths().map((p) => ({ ...p, look: p.layers[state.layer].measures[state.measure] })).filter((p) => p.look && p.look.over_tau.value.some(Number.isFinite));
+  const traces = [];
+  for (const p of looks) {
+    const { over_tau: of, depths } = p.look, colour = pathColour(p.index), x = [...of.position], width = isFocus(p) ? 3 : 2;
+    const edge = { x, mode: "lines", line: { width: 0 }, hoverinfo: "skip", showlegend: false };
+    traces.push({ ...edge, y: [...of.low].map((v) => 100 * v) }, { ...edge, y: [...of.high].map((v) => 100 * v), fill: "tonexty", fillcolor: fade(colour, isFocus(p) ? 0.18 : 0.08) });
+    traces.push({
+      x, y: [...of.value].map((v) => 100 * v), mode: "lines", name: plain(p.name), legendgroup: p.name, line: { color: colour, width, dash: pathDash(p.index) },
+      hovertemplate: `<b>${plain(p.name)}</b><br>τ = %{x}: %{y:.1f} % of ${count(of.n)} flipped<extra></extra>`,
+    });
+    traces.push({
+      x: [...depths.position], y: [...depths.value].map((v) => 100 * v), xaxis: "x2", yaxis: "y2", mode: "lines", showlegend: false,
+      line: { color: colour, width, dash: pathDash(p.index), shape: "hv" },
+      hovertemplate: `<b>${plain(p.name)}</b><br>%{y:.1f} % are at most %{x:.2f} deep<extra></extra>`,
+    });
+  }
+  const own = summaryOf(focus()), at = own ? own.tau : 0.1;
+  react("tau", traces, layout({
+    height: 430, showlegend: true, uirevision: view(),
+    xaxis: axis("τ", { type: "log", anchor: "y", tickvals: [0.001, 0.01, 0.1, 0.5, 0.9], ticktext: ["0.001", "0.01", "0.1", "0.5", "0.9"] }),
+    yaxis: axis("valleys, %", { domain: [0.6, 1], range: [-3, 103], tickvals: [0, 50, 100] }),
+    xaxis2: axis("depth, log₁₀", { anchor: "y2", rangemode: "tozero" }), yaxis2: axis("at most, %", { domain: [0, 0.38], range: [-3, 103], tickvals: [0, 50, 100] }),
+    shapes: [{ type: "line", x0: at, x1: at, yref: "y domain", y0: 0, y1: 1, line: { color: css("--muted"), width: 1, dash: "dot" } }],
+    annotations: looks.length ? [] : [absent("no sample flipped")],
+  }));
+}
+
 const toHex = (colour) => (colour.startsWith("#") ? colour : "#888888");

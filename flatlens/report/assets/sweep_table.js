@@ -77,7 +77,7 @@ function show(column, item) {
   if (column.kind === "state") return stateCell(item.cell, f);
   if (!f || !f.n) return make("td", { class: "empty" }, "–");
   const title = column.kind === "median" ? `median of ${count(f.n)} flipped samples` : `${count(f.count)} of ${count(f.n)}`;
-  if (column.kind === "median") return make("td", { title }, column.write(f.value), make("small", {}, `${column.write(f.low)} … ${column.write(f.high)}`));
+  if (column.kind === "median") return make("td", { title }, column.write(f.value), Number.isNaN(f.low) ? null : make("small", {}, `${column.write(f.low)} … ${column.write(f.high)}`));
   const numbers = [percent(f.value), make("small", {}, `${(100 * f.low).toFixed(1)}–${(100 * f.high).toFixed(1)}`)];
   return make("td", { title }, ...numbers, column.plainly ? null : make("small", { class: "drawn" }, whisker(f, pathColour(column.path)), ` n ${count(f.n)}`));
 }

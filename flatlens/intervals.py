@@ -1,0 +1,119 @@
+"""Shares and medians with their 95 % intervals (numpy only)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+LEAST = 6
+"""Fewer numbers than this allow no 95 % interval of their median: its widest covers 1 − 2 · 2⁻ⁿ, 93.75 % for n = 5."""
+
+
+class Fraction(NamedTuple):
+    """A share of samples with its 95 % Wilson interval; ``value`` is NaN when ``n`` is 0."""
+
+    value: float
+    low: float
+    high: float
+    count: int  # type: ignore[assignment]  # hides tuple.count
+    n: int
+
+    def __str__(self) -> str:
+        """``0.4 [0.25, 0.58], 12 of 30``."""
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}], {self.count} of {self.n}" if self.n else "n = 0"
+
+
+class Median(NamedTuple):
+    """A median with its 95 % bootstrap percentile interval; NaN when ``n`` is 0, the interval below `LEAST`."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        """``9.2 [8.1, 11], n = 30``."""
+        interval = "" if np.isnan(self.low) else f" [{self.low:.3g}, {self.high:.3g}]"
+        return f"{self.value:.3g}{interval}, n = {self.n}"
+
+
+class Shares(NamedTuple):
+    """A share at each of some positions ``[m]``, with its 95 % Wilson interval; NaN when ``n`` is 0."""
+
+    position: Floats
+    value: Floats
+    low: Floats
+    high: Floats
+    count: Ints  # type: ignore[assignment]  # hides tuple.count
+    n: int
+
+
+def wilson(count: int, n: int) -> Fraction:
+    """A share with its 95 % Wilson score interval (Wilson 1927)."""
+    if n == 0:
+        return Fraction(np.nan, np.nan, np.nan, count, 0)
+    z2 = 1.959963984540054**2
+    share = count / n
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    # The interval's ends at 0 and n successes are 0 and 1 exactly; rounding must not say otherwise.
+    low = 0.0 if count == 0 else float(centre - half)
+    high = 1.0 if count == n else float(centre + half)
+    return Fraction(share, low, high, count, n)
+
+
+def shares(position: Sequence[float] | Floats, count: Sequence[int], n: int) -> Shares:
+    """``count`` of ``n`` at each position, with intervals."""
+    found = [wilson(k, n) for k in count]
+    value, low, high = (np.array([getattr(one, name) for one in found]) for name in ("value", "low", "high"))
+    return Shares(np.asarray(position, dtype=float), value, low, high, np.asarray(count, dtype=np.int64), n)
+
+
+def median(values: Floats, *, draws: int = 2000, seed: int = 0) -> Median:
+    """The median with its 95 % bootstrap percentile interval; of fewer than `LEAST` values, without one.
+
+    The median of a resample of size n is x₍⌈nU₎₎ with U a middle order statistic of n uniforms, which is a
+    beta variable: it is drawn directly, so that 100,000 samples cost no more than 10.
+    """
+    values = np.sort(values[~np.isnan(values)])
+    n = len(values)
+    if n == 0:
+        return Median(np.nan, np.nan, np.nan, 0)
+    centre = values[n // 2] if n % 2 else _middle(values[n // 2 - 1], values[n // 2])
+    if n < LEAST:
+        return Median(float(centre), np.nan, np.nan, n)
+    one, next_one = _resampled(n, draws, seed)
+    picked = values[one] if n % 2 else _middle(values[one], values[next_one])
+    low, high = np.percentile(picked, [2.5, 97.5], method="nearest")
+    return Median(float(centre), float(low), float(high), n)
+
+
+@lru_cache(maxsize=64)
+def _resampled(n: int, draws: int, seed: int) -> tuple[Ints, Ints]:
+    """Which order statistics are the middle two of each resample; the second is for an even n.
+
+    They depend on nothing but n: the medians of one path share them.
+    """
+    rng = np.random.default_rng(seed)
+    lower = (n + 1) // 2
+    u = rng.beta(lower, n - lower + 1, draws)
+    if n % 2:
+        return _rank(u, n), _rank(u, n)
+    return _rank(u, n), _rank(u + (1 - u) * rng.beta(1, n - lower, draws), n)
+
+
+def _rank(u: Floats, n: int) -> Ints:
+    return np.clip(np.ceil(u * n).astype(np.int64) - 1, 0, n - 1)
+
+
+def _middle(a: Floats, b: Floats) -> Floats:
+    # inf − inf would be NaN where both are infinite, and the sum of two large numbers overflows.
+    with np.errstate(over="ignore"):
+        return np.where(a == b, a, a / 2 + b / 2)

@@ -26,8 +26,9 @@ from flatlens.loop import Attack
 from flatlens.measure import provenance
 from flatlens.memory import bytes_per_sample
 from flatlens.progress import Report
-from flatlens.spec import TRUST, RunSpec
+from flatlens.spec import RunSpec
 from flatlens.trajectory import MEASUREMENT_VERSION, Trace
+from flatlens.trust import TRUST
 from flatlens.uris import parse
 from flatlens.valley import Ints
 

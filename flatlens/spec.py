@@ -21,6 +21,7 @@ import tomli_w
 
 from flatlens.attacks import ATTACKS, CONTROLS, NORMS, OBJECTIVES, SCHEMES
 from flatlens.errors import SpecError, unknown
+from flatlens.trust import TRUST
 from flatlens.uris import parse
 
 DEFAULT_LINF_EPS = 8 / 255
@@ -35,8 +36,6 @@ BEYOND = 2**63
 NO_EPS = ("ddn",)
 ADVERSARIAL = ("pgd",)
 """Ways of adversarial training."""
-TRUST = ("trust_pickle", "trust_remote_code")
-"""What lets a model's files run code: it is said by whoever starts the run, and not by a file that was handed over."""
 OWN_OBJECTIVE = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr"}
 
 
@@ -260,20 +259,6 @@ def parse_toml(text: str, file: str | Path) -> dict[str, Any]:
         raise SpecError(f"'{file}' is not TOML: {error}") from error
     except RecursionError as error:
         raise SpecError(f"'{file}' has tables or lists within each other beyond what can be read") from error
-
-
-def without_trust(values: Mapping[str, Any], flags: Mapping[str, Any], file: str | Path) -> dict[str, Any]:
-    """The settings of a file, which may not say by itself that code shall run.
-
-    Raises:
-        SpecError: it does, and the flags do not say it too.
-    """
-    for key in TRUST:
-        if values.get(key) and not flags.get(key):
-            raise SpecError(
-                f"'{file}' asks for {key}, which lets code run; if you trust its model, give {flag(key)} too"
-            )
-    return {key: value for key, value in values.items() if key not in TRUST}
 
 
 def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:

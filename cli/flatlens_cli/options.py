@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flatlens import spec
+from flatlens import spec, trust
 from flatlens.spec import RunSpec
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -56,6 +56,10 @@ TrustPickle = Annotated[
 TrustRemoteCode = Annotated[
     bool | None,
     _option(_WHAT, "Let Python code beside an hf: model run.", "--trust-remote-code"),
+]
+TrustCode = Annotated[
+    bool,
+    _option(_WHAT, "Let the file of --config name code: file.py:factory, plug-ins.", "--trust-code"),
 ]
 
 Attack = Annotated[str | None, _option(_ATTACK, "The attack; see `flatlens attacks`", "--attack", metavar="NAME")]
@@ -142,11 +146,17 @@ def run_spec(flags: Mapping[str, Any], config: Path | None = None, assignments: 
         assignments: ``key=value`` texts.
 
     Raises:
-        SpecError: a setting that does not exist, is missing, or cannot be.
+        SpecError: a setting that does not exist, is missing, or cannot be; or the file names code, without leave.
     """
-    values = spec.without_trust(_flat(spec.read_toml(config)), flags, config) if config else {}
-    values |= {key: _read(key, value) for key in spec.KEYS if (value := flags.get(key)) not in (None, [], ())}
-    return spec.from_dict(spec.assign(values, assignments))
+    given = {key: _read(key, value) for key in spec.KEYS if (value := flags.get(key)) not in (None, [], ())}
+    if config is None:
+        return spec.from_dict(spec.assign(given, assignments))
+    values = trust.without_trust(_flat(spec.read_toml(config)), flags, config)
+    made = spec.from_dict(spec.assign(values | given, assignments))
+    typed = spec.assign(given, assignments)
+    named = [(key, getattr(made, key)) for key in trust.NAMES_CODE if key not in typed]
+    trust.demand_code(named, flags, config)
+    return made
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:

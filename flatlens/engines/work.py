@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from flatlens.engines import CHECK, DISK, TRAIN, Done, More, Outcome, Task, Trouble
 from flatlens.errors import DiskError, FlatlensError, StaleRunError
-from flatlens.spec import TRUST, from_dict
+from flatlens.spec import from_dict
 from flatlens.sweep import Sweep
+from flatlens.trust import TRUST
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized

@@ -75,15 +75,15 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        what = f"internal: {type(error).__name__}: {error}"
+        what = f"internal: {type(error).__name__}: {' '.join(str(error).split())}"
         return _failed(error, what if debug else f"{what}; run again with --debug", FAILED, debug=debug)
     return result if isinstance(result, int) else 0
 
 
 def _failed(error: Exception, message: str, code: int, *, debug: bool) -> int:
     if debug:
-        traceback.print_exception(error)
-    terminal.complain("error: " + " ".join(message.split()))
+        terminal.complain("".join(traceback.format_exception(error)).rstrip("\n"), lines=True)
+    terminal.complain(f"error: {message}")
     return code
 
 
@@ -91,7 +91,7 @@ def _parsing(error: typer.TyperException) -> str:
     """The parser's message in the form of ours: the value, and what would work."""
     if (option := getattr(error, "option_name", None)) and (near := getattr(error, "possibilities", None)):
         return f"no option '{option}'. Did you mean '{difflib.get_close_matches(option, near, 1, 0.0)[0]}'?"
-    message = error.format_message().strip().rstrip(".")
+    message = " ".join(error.format_message().split()).rstrip(".")
     message = message[:1].lower() + message[1:]
     if message.endswith("?"):
         return message

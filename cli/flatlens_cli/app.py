@@ -83,7 +83,7 @@ def run(arguments: Sequence[str]) -> int:
 def _failed(error: Exception, message: str, code: int, *, debug: bool) -> int:
     if debug:
         terminal.complain("".join(traceback.format_exception(error)).rstrip("\n"), lines=True)
-    terminal.complain(f"error: {message}")
+    terminal.complain("error: " + " ".join(line.strip() for line in message.split("\n")).strip())
     return code
 
 

@@ -9,9 +9,9 @@ from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from flatlens import arrays, formats, results, runs, sweep, tables
+from flatlens import arrays, formats, results, runs, stored, sweep, tables
+from flatlens.borders import DamageError
 from flatlens.errors import ResourceError, RunError, SpecError, unknown
 from flatlens.folders import damaged, demand
 from flatlens.grid import TRAIN
@@ -139,15 +139,17 @@ def _tables(found: list[Source], table: str) -> Iterator[tuple[int, pa.Table]]:
             for part in _joined(source.folder) if table == JOINED else tables.parts(source.folder, table):
                 front = {name: tables.constant(v, f.type, part.num_rows) for name, (v, f) in source.front.items()}
                 yield i, pa.table({**front, **dict(zip(part.column_names, part.columns, strict=True))})
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, DamageError) as error:
             raise damaged(source.folder, error) from error
 
 
 def _joined(folder: Path) -> Iterator[pa.Table]:
     """The two tables of a run as one, in the order of its steps, then of its layers."""
-    with pq.ParquetFile(folder / "steps.parquet") as steps, pq.ParquetFile(folder / "layers.parquet") as layers:
-        batches = runs.load(folder).manifest.get("batches")
-        if steps.num_row_groups == layers.num_row_groups == batches and batches:
+    run = runs.load(folder)
+    files = [stored.verify(folder / f"{name}.parquet", run.files) for name in ("steps", "layers")]
+    with stored.opened(files[0]) as steps, stored.opened(files[1]) as layers:
+        batches = run.manifest["batches"]
+        if steps.num_row_groups == layers.num_row_groups == batches:
             # A batch of samples is one piece of each.
             for i in range(batches):
                 yield _join(steps.read_row_group(i), layers.read_row_group(i))
@@ -156,7 +158,7 @@ def _joined(folder: Path) -> Iterator[pa.Table]:
 
 
 def _join(steps: pa.Table, layers: pa.Table) -> pa.Table:
-    steps, layers = tables.fitting(steps, STEPS), tables.fitting(layers, LAYERS)
+    steps, layers = tables.fitting(steps, STEPS, "steps"), tables.fitting(layers, LAYERS, "layers")
     key = list(tables.KEY)
     left, right = (
         table.select(key).append_column(name, pa.array(range(table.num_rows), pa.int64()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import secrets
@@ -16,17 +17,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
-from flatlens.errors import DiskError, RunError, StaleRunError
-from flatlens.spec import RunSpec, difference, from_dict, read_toml
+from flatlens import borders, stored
+from flatlens.borders import DamageError, inside
+from flatlens.errors import DiskError, RunError, SpecError, StaleRunError
+from flatlens.sealing import file_sha256, seal
+from flatlens.spec import KEYS, RunSpec, difference, from_dict, parse_toml
 from flatlens.tensorfile import concatenate
 from flatlens.trajectory import LAYERS, SCHEMA_VERSION, STEPS, Caution, Images, Trace
 
 RUNNING, FINISHED = "running", "finished"
 _TABLES = {"steps": STEPS, "layers": LAYERS}
+FILES = ("spec.toml", "steps.parquet", "layers.parquet", "images.safetensors", "spectrum.parquet")
+"""Of these a finished run's manifest tells the SHA-256."""
 _NOTES, _SECONDS = b"flatlens.notes", b"flatlens.seconds"
+_SPEC_BYTES = 1 << 20
 
 
 class Run:
@@ -42,9 +48,55 @@ class Run:
         self.path, self.manifest, self.resumed = path, manifest, resumed
 
     @property
+    def files(self) -> dict[str, str] | None:
+        """The SHA-256 of each file by its name; None of a run that was made before hashes were kept."""
+        return self.manifest.get("files")
+
+    @property
     def spec(self) -> RunSpec:
-        """The resolved specification."""
-        return from_dict(read_toml(self.path / "spec.toml"))
+        """The resolved specification.
+
+        Raises:
+            StaleRunError: it is damaged, or of a newer flatlens.
+        """
+        values = self._settings()
+        if unknown := [key for key in values if key not in KEYS]:
+            raise StaleRunError(
+                f"the run in '{self.path}' has the setting '{unknown[0]}', which this flatlens does not know: upgrade"
+            )
+        with self._whole():
+            return from_dict(values)
+
+    def _settings(self) -> dict[str, Any]:
+        with self._whole():
+            file = self.path / "spec.toml"
+            content = borders.read_bytes(file, _SPEC_BYTES)
+            if self.files is not None:
+                stored.verify(file, self.files)
+            return parse_toml(content.decode("utf-8"), "spec.toml")
+
+    def settings(self) -> dict[str, Any]:
+        """The resolved specification as plain data, with what a newer flatlens has added.
+
+        Raises:
+            StaleRunError: it is damaged.
+        """
+        values = self._settings()
+        with self._whole():
+            return values | from_dict({key: value for key, value in values.items() if key in KEYS}).to_dict()
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Turn what is wrong with a file into the one line about it."""
+        try:
+            yield
+        except (DamageError, SpecError, OSError, ValueError) as error:
+            what = error.strerror or error if isinstance(error, OSError) else error
+            if isinstance(error, FileNotFoundError):
+                what = f"{Path(str(error.filename)).name} is missing"
+            raise StaleRunError(
+                f"the run in '{self.path}' is damaged: {borders.one_line(what)}; run it again with --force"
+            ) from error
 
     @property
     def finished(self) -> bool:
@@ -53,8 +105,32 @@ class Run:
 
     def missing(self) -> list[int]:
         """Batches that are not done yet; a finished run has joined them."""
-        wanted = range(0 if self.finished else self.manifest["batches"])
-        return [i for i in wanted if not self._part(i, "steps.parquet").exists()]
+        if self.finished:
+            return []
+        try:
+            there = {entry.name for entry in os.scandir(inside(self.path, "parts"))}
+        except FileNotFoundError:
+            there = set()
+        return [i for i in range(self.manifest["batches"]) if f"{i:05d}.steps.parquet" not in there]
+
+    def drop_damaged(self) -> list[int]:
+        """Remove the batches of an unfinished run that are not what was written, so that they are measured again."""
+        dropped = []
+        lost = set(self.missing())
+        for i in range(0 if self.finished else self.manifest["batches"]):
+            if i not in lost and not self._is_whole(i):
+                self._part(i, "steps.parquet").unlink(missing_ok=True)
+                dropped.append(i)
+        return dropped
+
+    def _is_whole(self, index: int) -> bool:
+        try:
+            sums = borders.read_json(self._part(index, "json"))["files"]
+            for name, digits in sums.items():
+                stored.verify(self._part(index, name), {self._part(index, name).name: digits})
+        except (DamageError, OSError, KeyError, AttributeError, TypeError):
+            return False
+        return set(sums) >= {"steps.parquet", "layers.parquet"}
 
     def save_part(
         self,
@@ -66,17 +142,26 @@ class Run:
     ) -> None:
         """Keep one finished batch, which took ``seconds``.
 
-        The table of steps is written last, with the notes: where it is, all is there. Batches may be saved in any
-        order and by several processes.
+        The table of steps is written last, with the notes: where it is, all is there, and the hashes of all three, too.
+        Batches may be saved in any order and by several processes.
         """
         with disk(self.path):
             self._part(index, "").parent.mkdir(exist_ok=True)
+            files: dict[str, str] = {}
+            self._part(index, "images.safetensors").unlink(missing_ok=True)
             if images is not None:
-                _write(self._part(index, "images.safetensors"), save(_as_tensors(images)))
-            for name in ("layers", "steps"):
-                with replacing(self._part(index, f"{name}.parquet")) as file:
+                name = "images.safetensors"
+                _write(self._part(index, name), save(_as_tensors(images)))
+                files[name] = file_sha256(self._part(index, name))
+            for name in ("layers.parquet", "steps.parquet"):
+                with replacing(self._part(index, name)) as file:
                     known = {_NOTES: json.dumps(dict(notes)), _SECONDS: repr(seconds)}
-                    pq.write_table(tables[name].replace_schema_metadata(known), file)
+                    table = tables[name.partition(".")[0]].replace_schema_metadata(known)
+                    pq.write_table(table, file)  # its hash is kept: it needs no checksums of pages
+                    file.flush()
+                    files[name] = file_sha256(Path(file.name))
+                    if name == "steps.parquet":
+                        _write(self._part(index, "json"), seal({"files": files}))
 
     def merge(self) -> tuple[Counter[str], float]:
         """Join the parts into the run's tables, a part at a time.
@@ -88,7 +173,10 @@ class Run:
         notes, seconds = Counter[str](), 0.0
         with disk(self.path):
             for name, schema in _TABLES.items():
-                with replacing(self.path / f"{name}.parquet") as file, pq.ParquetWriter(file, schema) as writer:
+                with (
+                    replacing(self.path / f"{name}.parquet") as file,
+                    pq.ParquetWriter(file, schema, write_page_checksum=True) as writer,
+                ):
                     for i in range(count):
                         writer.write_table(pq.read_table(self._part(i, f"{name}.parquet")))
             parts = [part for i in range(count) if (part := self._part(i, "images.safetensors")).exists()]
@@ -96,26 +184,36 @@ class Run:
                 with replacing(self.path / "images.safetensors") as file:
                     concatenate(parts, file)
             for i in range(count):
-                stored = pq.read_schema(self._part(i, "steps.parquet")).metadata or {}
-                notes.update(json.loads(stored.get(_NOTES, b"{}")))
-                seconds += float(stored.get(_SECONDS, b"0"))
+                known = pq.read_schema(self._part(i, "steps.parquet")).metadata or {}
+                notes.update(json.loads(known.get(_NOTES, b"{}")))
+                seconds += float(known.get(_SECONDS, b"0"))
         return notes, seconds
 
     def finish(self, cautions: tuple[Caution, ...], **known: Any) -> None:
         """Declare the tables complete, and drop the parts that they were joined from."""
-        self.manifest |= {"state": FINISHED, "warnings": [c._asdict() for c in cautions], **known}
+        files = {name: file_sha256(path) for name in FILES if (path := self.path / name).exists()}
+        self.manifest |= {"state": FINISHED, "warnings": [c._asdict() for c in cautions], "files": files, **known}
         with disk(self.path):
             self.write_manifest()
             shutil.rmtree(self.path / "parts", ignore_errors=True)
 
+    def keep(self, name: str, content: bytes) -> None:
+        """Keep one more file beside the tables of a finished run, and its hash in the manifest."""
+        with disk(self.path):
+            _write(self.path / name, content)
+            if self.files is not None:
+                self.files[name] = file_sha256(self.path / name)
+                self.write_manifest()
+
     def save_spectrum(self, table: pa.Table) -> None:
         """Keep the spectral densities beside the tables."""
-        with disk(self.path), replacing(self.path / "spectrum.parquet") as file:
-            pq.write_table(table, file)
+        out = io.BytesIO()
+        pq.write_table(table, out, write_page_checksum=True)
+        self.keep("spectrum.parquet", out.getvalue())
 
     def write_manifest(self) -> None:
         """Put the manifest on disk."""
-        _write(self.path / "manifest.json", json.dumps(self.manifest, indent=2, ensure_ascii=False).encode() + b"\n")
+        _write(self.path / "manifest.json", seal(self.manifest))
 
     def trace(self) -> Trace:
         """The run's tables.
@@ -124,27 +222,27 @@ class Run:
             RunError: the run is not finished, or a file of it is missing or damaged.
         """
         self.demand_finished()
-        try:
-            tables = {name: pq.read_table(self.path / f"{name}.parquet") for name in _TABLES}
-            stored = self.path / "images.safetensors"
-            images = _from_tensors(load_file(stored)) if stored.exists() else None
-            density = self.path / "spectrum.parquet"
-            spectrum = pq.read_table(density) if density.exists() else None
-        except (OSError, pa.ArrowException, SafetensorError) as error:
-            raise RunError(
-                f"the run in '{self.path}' is damaged: {_first_line(error)}; run it again with --force"
-            ) from error
+        with self._whole():
+            tables = {name: stored.table(self.path, name, self.files) for name in _TABLES}
+            stored.check_points(tables["steps"], tables["layers"])
+            images = stored.images(path, self.files) if (path := self.kept("images.safetensors")) else None
+            spectrum = stored.table(self.path, "spectrum", self.files) if self.kept("spectrum.parquet") else None
         labels = self.manifest.get("labels")
         return Trace(
             tables["steps"],
             tables["layers"],
-            self.spec.to_dict(),
-            cautions=tuple(Caution(**c) for c in self.manifest.get("warnings", ())),
+            self.settings(),
+            cautions=tuple(Caution(c["code"], c["message"]) for c in self.manifest.get("warnings") or ()),
             images=images,
             labels=tuple(labels) if labels else None,
             manifest=self.manifest,
             spectrum=spectrum,
         )
+
+    def kept(self, name: str) -> Path | None:
+        """A file that not every run has; one that the manifest does not tell of is left over from something else."""
+        there = os.path.lexists(self.path / name) and (self.files is None or name in self.files)
+        return self.path / name if there else None
 
     def demand_finished(self) -> None:
         """Refuse a run that is not finished."""
@@ -156,7 +254,7 @@ class Run:
             )
 
     def _part(self, index: int, ending: str) -> Path:
-        return self.path / "parts" / f"{index:05d}.{ending}"
+        return inside(self.path, "parts") / f"{index:05d}.{ending}"
 
 
 def create(path: Path, spec: RunSpec, manifest: dict[str, Any], *, parents: bool = True) -> Run:
@@ -184,12 +282,16 @@ def load(path: str | Path) -> Run:
         what = "does not exist" if not path.exists() else "holds no manifest.json"
         raise RunError(f"'{path}' is no run: it {what}; name the --out folder of a `flatlens trace`")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = borders.read_json(file)
+        borders.check(manifest, {"schema_version": borders.MANIFEST["schema_version"]}, file.name)
         version = manifest["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StaleRunError(f"'{file}' is damaged: {_first_line(error)}; run it again with --force") from error
+        if version <= SCHEMA_VERSION:
+            borders.check_manifest(manifest)
+    except DamageError as error:
+        raise StaleRunError(f"'{file}' is damaged: {error}; run it again with --force") from error
     if version > SCHEMA_VERSION:
         raise RunError(f"the run in '{path}' has schema {version}; this flatlens reads {SCHEMA_VERSION}: upgrade it")
+    inside(path, "parts")
     return Run(path, manifest)
 
 
@@ -255,7 +357,7 @@ def replacing(path: Path) -> Iterator[Any]:
     # Several machines may write to one folder: a process number alone could be another's.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -289,12 +391,3 @@ def disk(path: Path) -> Iterator[None]:
 
 def _as_tensors(images: Images) -> dict[str, np.ndarray[Any, Any]]:
     return {name: np.ascontiguousarray(values) for name, values in images._asdict().items()}
-
-
-def _from_tensors(tensors: Mapping[str, np.ndarray[Any, Any]]) -> Images:
-    order = np.lexsort((tensors["step"], tensors["sample"]))
-    return Images(**{name: tensors[name][order] for name in Images._fields})
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from flatlens import runs
 from flatlens.errors import RunError
 from flatlens.grid import Cell
-from flatlens.locks import LOOKING, is_held
+from flatlens.locks import LOOKING, file_lock, is_held
 from flatlens.runs import disk, replacing
-from flatlens.sweep import PLAN, VERSION, Sweep, is_sweep, load, write
+from flatlens.sweep import PLAN, VERSION, Sweep, demand_no_links, is_sweep, load, write
 
 
 @contextlib.contextmanager
@@ -37,12 +38,13 @@ def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] 
     # In this order: a shard that begins now writes its plan before anything that is not told from others' files.
     if path.exists() and not all(_is_ours(entry) for entry in path.iterdir()) and not _was_sweep(path):
         raise RunError(f"--out '{path}' holds other files and no sweep; name a new or an empty folder")
+    demand_no_links(path)
     name = "{}-of-{}".format(*shard)
     folder = path / "locks"
     with disk(path):
         folder.mkdir(parents=True, exist_ok=True)
     sweep = Sweep(path, {})
-    lock = FileLock(folder / f"{name}.supervisor", timeout=1)
+    lock = file_lock(folder / f"{name}.supervisor", timeout=1)
     with disk(path):
         try:
             lock.acquire()
@@ -74,17 +76,24 @@ def _is_ours(entry: Path) -> bool:
 
 
 def _amended(path: Path, cells: list[Cell], text: str) -> dict[str, dict[str, Any]]:
-    """The plan, on the disk: these cells, and all that are finished already."""
+    """The plan, on the disk: these cells, and all that are finished already, as they were when they were measured."""
+    stored = load(path).plan if is_sweep(path) else {}
+    known = Sweep(path, stored)
+    done = known.keys("cells")
     plan = {cell.key: cell.spec.to_dict() for cell in cells}
-    stored = load(path) if is_sweep(path) else None
-    if stored is not None:
-        for key in stored.plan:
-            if key not in plan and stored.is_done(key):
-                plan[key] = stored.plan[key]
+    plan |= {key: spec for key, spec in stored.items() if key in done}
+    for key in plan.keys() & (done - stored.keys()):  # the plan was damaged, and removed
+        with contextlib.suppress(RunError):
+            plan[key] = runs.load(known.cell(key)).settings()
     given = path / "sweep.toml"
     if not given.exists() or given.read_bytes() != text.encode():
         with replacing(given) as file:
             file.write(text.encode())
-    if stored is None or list(stored.plan.items()) != list(plan.items()):
-        write(path / PLAN, {"schema_version": VERSION, "cells": plan})
+    save_plan(path, plan, stored)
     return plan
+
+
+def save_plan(path: Path, plan: dict[str, dict[str, Any]], stored: dict[str, dict[str, Any]] | None = None) -> None:
+    """Put the plan on the disk, unless it is what is ``stored`` there."""
+    if not stored or list(stored.items()) != list(plan.items()):
+        write(path / PLAN, {"schema_version": VERSION, "cells": plan})

@@ -16,12 +16,17 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flatlens import results
+from flatlens import results, runs
+from flatlens.borders import DamageError
+from flatlens.errors import RunError
 from flatlens.folders import damaged
 from flatlens.grid import TRAIN
 from flatlens.runs import disk, replacing
 from flatlens.settings import flat, shown
 from flatlens.spec import RunSpec, TrainSpec
+from flatlens.stored import KEY as KEY
+from flatlens.stored import fitting as fitting
+from flatlens.stored import pieces
 from flatlens.sweep import Sweep
 from flatlens.trajectory import LAYERS, STEPS
 from flatlens.valley import Fraction, Median, Summary
@@ -58,7 +63,7 @@ def save(sweep: Sweep) -> Path:
     """
     file, table = sweep.path / "cells.parquet", cells(sweep)
     with disk(sweep.path), replacing(file) as out:
-        pq.write_table(table, out)
+        pq.write_table(table, out, write_page_checksum=True)
     return file
 
 
@@ -83,34 +88,17 @@ def stream(sweep: Sweep, name: str) -> Iterator[pa.Table]:
         try:
             for part in parts(sweep.cell(key), name):
                 yield part.add_column(0, CELL, constant(key, CELL.type, part.num_rows))
-        except (OSError, pa.ArrowException) as error:
-            raise damaged(sweep.cell(key), f"{name}.parquet: {error}") from error
+        except (DamageError, RunError) as error:
+            raise damaged(sweep.cell(key), error.__cause__ if isinstance(error, RunError) else error) from error
 
 
 def parts(run: Path, name: str) -> Iterator[pa.Table]:
-    """A run's table as it was measured, batch by batch."""
-    with pq.ParquetFile(run / f"{name}.parquet") as file:
-        pieces = (file.read_row_group(i) for i in range(file.num_row_groups))
-        for piece in pieces if file.num_row_groups else [file.read()]:
-            yield fitting(piece, RUN_TABLES[name])
-
-
-def fitting(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A table with this schema's columns; those that flatlens did not measure when it was made are null.
+    """A run's table as it was measured, batch by batch.
 
     Raises:
-        pyarrow.ArrowInvalid: columns are of other types, or the keys are missing.
+        DamageError: it is not what was written, or no such table.
     """
-    for i, field in enumerate(schema):
-        if field.name not in table.column_names:
-            if i < len(KEY):
-                raise pa.ArrowInvalid(f"there is no column '{field.name}'")
-            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-    return table.select(schema.names).cast(schema)
-
-
-KEY = ("path", "restart", "sample", "step", "kind")
-"""What a row of ``steps`` is of; a row of ``layers`` is of a layer, too."""
+    yield from pieces(run, name, runs.load(run).files)
 
 
 def constant(value: Any, kind: pa.DataType, n: int) -> pa.Array:
@@ -199,8 +187,7 @@ CELLS = pa.schema(
 
 def _figures(sweep: Sweep, keys: Sequence[str]) -> pa.Table:
     """The rows of some cells."""
-    manifests = [results.manifest(sweep, key) for key in keys]
-    digests = [results.digest(sweep, key) for key in keys]
+    manifests, digests = zip(*(results.figures(sweep, key) for key in keys), strict=True)
     try:
         points = [flat(sweep.plan[key]) for key in keys]
         about: list[list[Any]] = [list(keys)]

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flatlens import grid
+from flatlens import grid, runs
 from flatlens.engines import (
     CELL,
     CHECK,
@@ -25,9 +25,9 @@ from flatlens.engines import (
     Trouble,
     check_workers,
 )
-from flatlens.errors import DiskError, SpecError, unknown
+from flatlens.errors import DiskError, RunError, SpecError, unknown
 from flatlens.progress import Progress, Report
-from flatlens.supervised import supervised
+from flatlens.supervised import save_plan, supervised
 from flatlens.sweep import Failure, Sweep
 
 PIECE = 60.0
@@ -283,6 +283,8 @@ class _Supervisor:
         for key in keys:
             if _differs(self.sweep.cell(key), outcome.found):
                 self.sweep.set_aside(key)
+                self.sweep.plan[key] = self.specs[key]
+                save_plan(self.sweep.path, self.sweep.plan)
                 self.notes.append(f"cell {key} was of other weights or data: it is done again, the old is in replaced/")
                 self._plan(key)
 
@@ -290,7 +292,7 @@ class _Supervisor:
 def _differs(cell: Path, found: dict[str, Any]) -> bool:
     """Whether a finished cell was made from something else; a manifest that cannot be read is no proof of anything."""
     try:
-        manifest = json.loads((cell / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = runs.load(cell).manifest
+    except RunError:
         return True
     return any(manifest.get(name) != value for name, value in found.items())

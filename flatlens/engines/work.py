@@ -149,14 +149,10 @@ def _finish(begun: Begun) -> None:
 
     # It may have been killed after it was finished, and before it was declared so to the sweep.
     trace = begun.run.trace() if begun.run.finished else execute.finish(begun)
-    texts = {
-        "digest.json": json.dumps(digest.digest(trace), allow_nan=False),
-        "report.html": page.document([trace], plotly=PLOTLY),
-    }
-    with disk(begun.run.path):
-        for name, text in texts.items():
-            with replacing(begun.run.path / name) as file:
-                file.write(text.encode())
+    begun.run.keep("digest.json", json.dumps(digest.digest(trace), allow_nan=False).encode())
+    text = page.document([trace], plotly=PLOTLY).encode("utf-8", "backslashreplace")
+    with disk(begun.run.path), replacing(begun.run.path / "report.html") as file:
+        file.write(text)
 
 
 def _die_with_parent() -> None:

@@ -10,6 +10,7 @@ from string import Template
 
 from plotly.offline import get_plotlyjs
 
+from flatlens.borders import DamageError, plain_file
 from flatlens.errors import ResourceError
 from flatlens.runs import replacing
 
@@ -67,17 +68,22 @@ def save(text: str, file: Path) -> Path:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as out:
-            out.write(text.encode())
+            out.write(text.encode("utf-8", "backslashreplace"))  # names of files may be no UTF-8
     except OSError as error:
         raise ResourceError(f"cannot write {file}: {error.strerror or error}") from error
     return file
 
 
 def save_plotly(folder: Path) -> Path:
-    """Put plotly.min.js into a folder, unless it is there, for pages that link it.
+    """Put plotly.min.js into a folder for pages that link it; one that is there must be plotly's own, or is replaced.
 
     Raises:
         ResourceError: the file cannot be written.
     """
-    file = Path(folder) / PLOTLY
-    return file if file.exists() else save(get_plotlyjs(), file)
+    file, own = Path(folder) / PLOTLY, get_plotlyjs()
+    try:
+        if plain_file(file).read_bytes() == own.encode():
+            return file
+    except (OSError, DamageError):
+        pass  # it is not there, or leads elsewhere
+    return save(own, file)

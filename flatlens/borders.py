@@ -210,13 +210,28 @@ _ROW = table(
     | dict.fromkeys(("flipped", "valley_of_flipped", "valley_of_all"), _SHARE)
     | dict.fromkeys(("rise", "depth", "lag", "flip_step"), _MEDIAN)
 )
+
+
+def _sizes(value: Any) -> bool:
+    """A list of `SIZE`; a page's curves are most of a digest, and are looked at as a whole."""
+    if not isinstance(value, list):
+        return False
+    if set(map(type, value)) <= {float, type(None)}:
+        return math.isfinite(sum(filter(None, value))) or all(map(SIZE.holds, value))
+    return all(map(SIZE.holds, value))
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, list) and (
+        not value or (set(map(type, value)) == {int} and 0 <= min(value) <= max(value) < 2**63)
+    )
+
+
 _BAND = ("median", "low", "high", "n")
+_CURVE_FIELDS = _KEY | dict.fromkeys(_BAND[:3], Field("numbers", _sizes)) | {"n": Field("counts", _counts)}
 _CURVE = Field(
     "a curve: path, layer, and as many median, low, high, n",
-    lambda value: (
-        table(_KEY | dict.fromkeys(_BAND[:3], listed(SIZE)) | {"n": listed(whole())}).holds(value)
-        and len({len(value[name]) for name in _BAND}) == 1
-    ),
+    lambda value: _first_wrong(value, _CURVE_FIELDS) is None and len({len(value[name]) for name in _BAND}) == 1,
 )
 DIGEST = {
     "accuracy": table({"clean": _SHARE, "attacked": _SHARE}),

@@ -16,7 +16,7 @@ from flatlens.errors import ResourceError, RunError, SpecError, unknown
 from flatlens.folders import damaged, demand
 from flatlens.grid import TRAIN
 from flatlens.progress import Progress, Report
-from flatlens.runs import disk, replacing
+from flatlens.runs import clear_leftovers, disk, replacing
 from flatlens.settings import TRAIN_KEYS, flat, varying
 from flatlens.sweep import Sweep
 from flatlens.trajectory import LAYERS, STEPS
@@ -190,5 +190,6 @@ def _opened(file: Path | None, out: object) -> Iterator[IO[bytes]]:
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.is_dir():
             raise ResourceError(f"--out '{file}' is a folder; name a file")
+        clear_leftovers(file.parent, file.name)
         with replacing(file) as stream:
             yield stream

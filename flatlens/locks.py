@@ -15,13 +15,13 @@ LOOKING = 0.5
 """Seconds within which whoever only looks whether a lock is held has let go of it."""
 
 
-def file_lock(path: Path, timeout: float = -1) -> FileLock:
+def file_lock(path: Path, timeout: float = -1, root: Path | None = None) -> FileLock:
     """A lock, whose file must be a plain one: opening it empties it, whatever else it is.
 
     Raises:
         RunError: its file is a link.
     """
-    return FileLock(own_file(path, path.parent.parent), timeout=timeout)
+    return FileLock(own_file(path, root or path.parent.parent), timeout=timeout)
 
 
 def who(file: Path) -> dict[str, Any]:

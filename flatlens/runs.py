@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import io
 import json
 import os
 import secrets
 import shutil
+import socket
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,15 +20,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import Timeout
 from safetensors.numpy import save
 
 from flatlens import borders, stored
 from flatlens.borders import DamageError, inside
 from flatlens.errors import DiskError, RunError, SpecError, StaleRunError
+from flatlens.locks import at_work, file_lock, who
 from flatlens.sealing import file_sha256, seal
 from flatlens.spec import KEYS, RunSpec, difference, from_dict, parse_toml
 from flatlens.tensorfile import concatenate
 from flatlens.trajectory import LAYERS, SCHEMA_VERSION, STEPS, Caution, Images, Trace
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 RUNNING, FINISHED = "running", "finished"
 _TABLES = {"steps": STEPS, "layers": LAYERS}
@@ -33,6 +43,10 @@ FILES = ("spec.toml", "steps.parquet", "layers.parquet", "images.safetensors", "
 """Of these a finished run's manifest tells the SHA-256."""
 _NOTES, _SECONDS = b"flatlens.notes", b"flatlens.seconds"
 _SPEC_BYTES = 1 << 20
+LOCK = (".lock", ".lock.json")
+"""The lock of who is at work on a run by itself, and what is known of them; a sweep has locks of its own."""
+PATIENCE = 1.0
+"""Seconds in which whoever is just done with a run lets go of it."""
 
 
 class Run:
@@ -262,8 +276,7 @@ def create(path: Path, spec: RunSpec, manifest: dict[str, Any], *, parents: bool
     run = Run(path, {"schema_version": SCHEMA_VERSION, "state": RUNNING} | manifest, "new")
     with disk(path):
         path.mkdir(parents=parents, exist_ok=True)
-        for left in path.glob(".*.tmp"):
-            left.unlink()
+        clear_leftovers(path)
         _write(path / "spec.toml", spec.to_toml().encode())
         run.write_manifest()
     return run
@@ -296,38 +309,75 @@ def load(path: str | Path) -> Run:
 
 
 def existing(path: Path, *, force: bool = False) -> Run | None:
-    """The run that a folder already holds, or None; with ``force`` it is removed first.
+    """The run that a folder already holds, or None; None as well with ``force``, which replaces it: see `remove`.
 
     Raises:
         RunError: the folder holds other things.
+        StaleRunError: the run is damaged.
     """
     if path.exists() and not path.is_dir():
         raise RunError(f"--out '{path}' is a file; name a folder")
     # A run that was killed while it began leaves its spec, or a file under its temporary name: no loss.
-    ours = {"spec.toml"} | ({p.name for p in path.iterdir() if p.suffix == ".tmp"} if path.exists() else set())
+    ours = {"spec.toml", *LOCK} | ({p.name for p in path.iterdir() if p.suffix == ".tmp"} if path.exists() else set())
     if not path.exists() or all(p.name in ours for p in path.iterdir()):
         return None
-    if not (path / "manifest.json").exists():
+    if not os.path.lexists(path / "manifest.json"):
         raise RunError(f"--out '{path}' holds other files and no run; name a new or an empty folder")
-    if not force:
-        return load(path)
-    for name in (
-        "parts",
-        "spec.toml",
-        "steps.parquet",
-        "layers.parquet",
-        "images.safetensors",
-        "spectrum.parquet",
-        "report.html",
-        "manifest.json",
-    ):
-        found = path / name
-        shutil.rmtree(found) if found.is_dir() else found.unlink(missing_ok=True)
-    return None
+    return None if force else load(path)
 
 
-def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any]) -> Run:
+def remove(path: Path) -> None:
+    """Remove the run in a folder, whatever its state; of a link, the link. Its replacement is prepared by now.
+
+    Raises:
+        DiskError: a file cannot be removed.
+    """
+    with disk(path):
+        # The manifest goes last: until then the folder is known to be a run's.
+        for name in ("parts", *FILES, "digest.json", "report.html", "manifest.json"):
+            found = path / name
+            if found.is_dir() and not found.is_symlink():
+                shutil.rmtree(found)
+            else:
+                found.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Be the only process that works on a run's folder, which is made; without a run in it, it goes again.
+
+    Raises:
+        RunError: another process is at work on it.
+        DiskError: it cannot be made.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    with disk(path):
+        path.mkdir(parents=True, exist_ok=True)
+    lock = file_lock(inside(path, LOCK[0]), timeout=PATIENCE, root=path)
+    with disk(path):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(at_work(who(path / LOCK[1]), path)) from None
+    try:
+        with disk(path):
+            about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+            _write(path / LOCK[1], json.dumps(about).encode())
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            for name in reversed(LOCK):
+                (path / name).unlink(missing_ok=True)
+            lock.release()
+            for folder in made:
+                folder.rmdir()  # only where it is empty
+        lock.release()
+
+
+def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any], *, whole: bool = True) -> Run:
     """Go on with a run, which must be of the same spec, weights, data and measurement version.
+
+    Batches that are not what was written are measured again, unless others are at work on them (not ``whole``).
 
     Raises:
         StaleRunError: it is not; the message says in what it differs.
@@ -338,6 +388,7 @@ def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any]) -> Run:
         ("data_sha256", "data"),
         ("points_sha256", "points"),
         ("measurement_version", "measurement version"),
+        ("batches", "number of batches"),
     ):
         if run.manifest.get(key) != manifest.get(key):
             differs.append(f"other {name}")
@@ -348,6 +399,8 @@ def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any]) -> Run:
     run.resumed = FINISHED if run.finished else "resumed"
     if run.finished:  # and killed before it had dropped its parts
         shutil.rmtree(run.path / "parts", ignore_errors=True)
+    elif whole:
+        run.drop_damaged()
     return run
 
 
@@ -358,6 +411,9 @@ def replacing(path: Path) -> Iterator[Any]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
+            if fcntl is not None:
+                with contextlib.suppress(OSError):  # some file systems know no locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -369,6 +425,26 @@ def replacing(path: Path) -> Iterator[Any]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def clear_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what `replacing` has left of writers that were killed; whoever still writes holds a lock on his file."""
+    for left in folder.glob(f".{glob.escape(name) if name != '*' else name}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if left.is_file() and not left.is_symlink() and _is_written(left):
+                continue
+            left.unlink()
+
+
+def _is_written(file: Path) -> bool:
+    if fcntl is None:
+        return False
+    with file.open("rb") as probe:
+        try:
+            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _write(path: Path, content: bytes) -> None:

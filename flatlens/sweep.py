@@ -137,10 +137,13 @@ class Sweep:
         beside it.
         """
         from flatlens import results, tables
+        from flatlens.report import parts
 
         if file is not None:
             return results.draw(self, Path(file))
         page = results.draw(self, self.path / "report.html")
+        if os.path.lexists(self.path / parts.PLOTLY):
+            parts.save_plotly(self.path)  # the cells' pages run what bears this name
         tables.save(self)
         return page
 

@@ -107,6 +107,8 @@ def sweep(
         if result.new == 0 and not result.failed:
             terminal.complain(f"nothing to do: '{out}' holds all of these cells, finished")
         terminal.show(_ended(file, result, page), err=json)
+    elif result.failed:
+        _complain_of_failures(result)
     if json:
         terminal.emit(_facts(result.sweep, result.sweep.state()) | {"new": result.new, "report": page})
     if result.failed:
@@ -189,6 +191,15 @@ def _ended(file: Path, result: Result, page: Path) -> RenderableType:
     if failed:
         parts += ["", terminal.columns(list(_failures(result.sweep, failed)))]
     return Group(*parts)
+
+
+def _complain_of_failures(result: Result) -> None:
+    """What went wrong, where nothing else is said."""
+    terminal.complain(
+        f"{result.failed:,} of {result.done + result.failed:,} cells failed: mend the cause and give --retry"
+    )
+    for kind, line in _failures(result.sweep, result.sweep.state().failed):
+        terminal.complain(f"{kind}: {line}" if kind else line)
 
 
 def _told(found: Sweep, state: State) -> RenderableType:

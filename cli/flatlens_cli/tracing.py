@@ -94,10 +94,11 @@ def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool, spec
     try:
         with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
             from flatlens import execute
+            from flatlens.report import parts
 
             run = execute.run(spec, out, force=force, progress=progress)
             page = run.path / "report.html"
-            drawn = run.resumed == "finished" and page.exists()
+            drawn = run.resumed == "finished" and parts.is_whole(page)
             if spectrum:
                 from flatlens import spectrum as densities
 

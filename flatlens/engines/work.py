@@ -135,7 +135,7 @@ def _begin(task: Task, folder: Path) -> Begun:
         return kept
     spec = from_dict(task.spec)
     try:
-        return execute.begin(spec, folder, parents=False)
+        return execute.begin(spec, folder, parents=False, whole=task.batches is None)
     except StaleRunError:
         # It was begun with other weights or data than there are now.
         shutil.rmtree(folder, ignore_errors=True)

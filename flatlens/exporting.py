@@ -117,7 +117,7 @@ def _run(path: Path) -> Source:
 def _cells(whole: Sweep) -> Iterator[Source]:
     # Where some models are trained and others are not, each setting of the training is a column.
     keys = [k for key in varying(list(whole.plan.values())) for k in (TRAIN_KEYS if key == TRAIN else (key,))]
-    columns = {key: tables.column(key) for key in keys}
+    columns = {key: tables.column(key) for key in keys if tables.is_setting(key)}
     for key in results.done(whole):
         point = flat(whole.plan[key])
         front = {field.name: (tables.setting(point, name), _short(field)) for name, field in columns.items()}

@@ -116,8 +116,18 @@ def setting(point: Mapping[str, Any], key: str) -> Any:
     """A setting as the value of a column: lists, and what may be either number or word, as text."""
     value = point.get(key)
     if isinstance(value, (list, tuple)):
-        return ",".join(map(shown, value)) if key == "samples" else shown(value)
-    return str(value) if value is not None and _SETTINGS[key] == pa.string() else value
+        return _text(",".join(map(shown, value)) if key == "samples" else shown(value))
+    return _text(str(value)) if value is not None and _SETTINGS[key] == pa.string() else value
+
+
+def _text(value: str) -> str:
+    """Text for a column, which is UTF-8; names of files may be none."""
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
+def is_setting(key: str) -> bool:
+    """Whether this flatlens knows a setting; a plan may be a later one's."""
+    return key in _SETTINGS
 
 
 def column(key: str) -> pa.Field:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import typer
 
 import flatlens
 from flatlens.errors import FlatlensError, UsageError
+from flatlens.numerals import shortened
 from flatlens_cli import doctor, exporting, listing, reporting, sweeping, terminal, tracing, training, verifying
 from flatlens_cli.options import FAILED, INTERRUPTED, USAGE
 
@@ -74,10 +76,19 @@ def run(arguments: Sequence[str]) -> int:
         return _failed(error, str(error), FAILED, debug=debug)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except OSError as error:
+        # Whatever is typed may be no place at all: too long a name, links in a circle, a folder that one may not read.
+        what = _place(error)
+        return _failed(error, what, USAGE, debug=debug)
     except Exception as error:
         what = f"internal: {type(error).__name__}: {' '.join(str(error).split())}"
         return _failed(error, what if debug else f"{what}; run again with --debug", FAILED, debug=debug)
     return result if isinstance(result, int) else 0
+
+
+def _place(error: OSError) -> str:
+    named = "" if error.filename is None else f" '{shortened(os.fsdecode(error.filename))}'"
+    return f"cannot use{named or ' what was named'}: {error.strerror or error}; name another place"
 
 
 def _failed(error: Exception, message: str, code: int, *, debug: bool) -> int:

@@ -5,6 +5,7 @@ A flag's parameter bears the name of the spec's field, and its default is None: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flatlens import spec, trust
+from flatlens import numerals, spec, trust
+from flatlens.errors import SpecError
 from flatlens.spec import RunSpec
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -176,7 +178,23 @@ def _read(key: str, value: Any) -> Any:
 
 
 def _whole(text: str) -> int | str:
+    found = numerals.whole(text)
+    return text if found is None else found
+
+
+def whole(text: str) -> int:
+    """A whole number that a flag takes."""
+    if (found := numerals.whole(text)) is None:
+        raise typer.BadParameter(f"'{numerals.shortened(text)}' is not a whole number")
+    return found
+
+
+def number(text: str) -> float:
+    """A finite number that a flag takes."""
     try:
-        return int(text)
-    except ValueError:
-        return text
+        found = numerals.number(text)
+    except SpecError as error:
+        raise typer.BadParameter(str(error)) from error
+    if not math.isfinite(found):
+        raise typer.BadParameter(f"'{text}' is not finite")
+    return found

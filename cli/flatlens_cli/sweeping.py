@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flatlens.errors import FlatlensError, RunError, SpecError, UsageError
+from flatlens.numerals import shortened, whole
 from flatlens_cli import options, terminal
 from flatlens_cli.options import FAILED, INTERRUPTED
 
@@ -30,6 +31,10 @@ EVERY = 2.0
 """Seconds between two looks of ``status --watch``."""
 
 
+def _option(flag: str, text: str, metavar: str, parser: Any) -> Any:
+    return typer.Option(flag, help=text, metavar=metavar, parser=parser)
+
+
 def sweep(
     file: Annotated[Path, typer.Argument(help="The sweep file.", metavar="FILE.toml", show_default=False)],
     out: Annotated[
@@ -37,13 +42,23 @@ def sweep(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", help="Cells at the same time (default: one for each GPU, else core).", metavar="N"),
+        typer.Option(
+            "--workers",
+            parser=options.whole,
+            help="Cells at the same time (default: one for each GPU, else core).",
+            metavar="N",
+        ),
     ] = None,
     engine: Annotated[str, typer.Option("--engine", help="local or ray.", metavar="NAME")] = "local",
     address: Annotated[str | None, typer.Option("--address", help="Of a Ray cluster.", metavar="A")] = None,
     gpus: Annotated[
         float | None,
-        typer.Option("--gpus", help="GPUs of a cell, on a Ray cluster; 0.5: two cells on each.", metavar="NUMBER"),
+        typer.Option(
+            "--gpus",
+            parser=options.number,
+            help="GPUs of a cell, on a Ray cluster; 0.5: two cells on each.",
+            metavar="NUMBER",
+        ),
     ] = None,
     shard: Annotated[
         str | None,
@@ -51,7 +66,8 @@ def sweep(
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Begin again what has failed.", metavar="")] = False,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", help="Give a cell up after so long.", metavar="SECONDS")
+        float | None,
+        _option("--timeout", "Give a cell up after so long.", "SECONDS", options.number),
     ] = None,
     trust_pickle: options.TrustPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
@@ -160,9 +176,10 @@ def _terminable() -> Iterator[None]:
 
 def _shard(text: str) -> tuple[int, int]:
     index, slash, count = text.partition("/")
-    if not (slash and index.isdecimal() and count.isdecimal()):
-        raise SpecError(f"--shard {text}: needs i/n, for example 1/3")
-    return int(index), int(count)
+    found = whole(index), whole(count)
+    if not slash or found[0] is None or found[1] is None:
+        raise SpecError(f"--shard {shortened(text)}: needs i/n, for example 1/3")
+    return found[0], found[1]
 
 
 def _interrupted(out: Path) -> str:

@@ -9,11 +9,11 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from flatlens import runs, stored
 from flatlens.folders import damaged
 
 _AT_ONCE = 64
@@ -37,30 +37,32 @@ def write(found: Iterable[tuple[str, Path]], out: IO[bytes]) -> list[str]:
     without = []
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for key, folder in found:
-            file = folder / "images.safetensors"
-            if not file.exists():
+            run = runs.load(folder)
+            if run.kept("images.safetensors") is None:
                 without.append(key)
                 continue
             try:
-                _add(archive, f"{key}/" if key else "", folder)
-            except (FileNotFoundError, SafetensorError, pa.ArrowException, KeyError, IndexError, ValueError) as error:
+                _add(archive, f"{key}/" if key else "", run)
+            except (OSError, SafetensorError, pa.ArrowException, KeyError, IndexError, ValueError, TypeError) as error:
                 raise damaged(folder, error) from error
     return without
 
 
-def _add(archive: zipfile.ZipFile, prefix: str, folder: Path) -> None:
-    with safe_open(folder / "images.safetensors", framework="numpy") as stored:
-        sample, step = stored.get_tensor("sample"), stored.get_tensor("step")
+def _add(archive: zipfile.ZipFile, prefix: str, run: runs.Run) -> None:
+    file = stored.verify(run.path / "images.safetensors", run.files)
+    with safe_open(file, framework="numpy") as tensors:
+        stored.check_images({name: tensors.get_slice(name) for name in tensors.keys()})  # noqa: SIM118
+        sample, step = tensors.get_tensor("sample"), tensors.get_tensor("step")
         # Of each sample the clean input is the first, and what the attack has found the last.
         order = np.lexsort((step, sample))
         starts = np.flatnonzero(np.append(True, np.diff(sample[order]) != 0)) if len(order) else order
         ends = np.append(starts[1:], len(order)) - 1 if len(order) else order
-        images = stored.get_slice("x")
+        images = tensors.get_slice("x")
         shape = tuple(images.get_shape()[1:])
         for name, places in (("x_adv", order[ends]), ("x", order[starts])):
             _member(archive, f"{prefix}{name}", (len(places), *shape), np.dtype("<f4"), _chosen(images, places))
         ids = sample[order[starts]]
-    for name, values in (("sample", ids), ("label", _labels(folder, ids))):
+    for name, values in (("sample", ids), ("label", _labels(run, ids))):
         _member(archive, f"{prefix}{name}", values.shape, np.dtype("<i8"), [values])
 
 
@@ -69,11 +71,10 @@ def _chosen(images: Any, places: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
         yield np.concatenate([images[int(place) : int(place) + 1] for place in places[i : i + _AT_ONCE]])
 
 
-def _labels(folder: Path, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+def _labels(run: runs.Run, ids: NDArray[np.int64]) -> NDArray[np.int64]:
     labels: dict[int, int] = {}
-    with pq.ParquetFile(folder / "steps.parquet") as file:
-        for batch in file.iter_batches(columns=["sample", "label"]):
-            labels.update(zip(batch["sample"].to_pylist(), batch["label"].to_pylist(), strict=True))
+    for piece in stored.pieces(run.path, "steps", run.files):
+        labels.update(zip(piece["sample"].to_pylist(), piece["label"].to_pylist(), strict=True))
     return np.array([labels[i] for i in ids.tolist()], dtype=np.int64)
 
 

@@ -27,8 +27,9 @@ from flatlens.loop import Attack
 from flatlens.measure import provenance
 from flatlens.memory import bytes_per_sample
 from flatlens.progress import Report
-from flatlens.spec import TRUST, RunSpec, demand_named
+from flatlens.spec import RunSpec, demand_named
 from flatlens.trajectory import MEASUREMENT_VERSION, Caution, Trace
+from flatlens.trust import TRUST
 from flatlens.uris import parse
 from flatlens.valley import Ints
 from flatlens.wording import warn
@@ -107,20 +108,30 @@ def run(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report
     Warns:
         CautionWarning: for each caution of the run.
     """
-    begun = begin(spec, out, force=force, progress=progress)
-    if not begun.run.finished:
-        measure(begun, begun.run.missing(), progress=progress)
-        finish(begun)
+    out = Path(out)
+    runs.existing(out, force=force)  # before anything is put into it
+    with runs.claimed(out):
+        begun = begin(spec, out, force=force, progress=progress)
+        if not begun.run.finished:
+            measure(begun, begun.run.missing(), progress=progress)
+            finish(begun)
     warn(Caution(**caution) for caution in begun.run.manifest.get("warnings", ()))
     return begun.run
 
 
 def begin(
-    spec: RunSpec, out: str | Path, *, force: bool = False, parents: bool = True, progress: Report | None = None
+    spec: RunSpec,
+    out: str | Path,
+    *,
+    force: bool = False,
+    parents: bool = True,
+    whole: bool = True,
+    progress: Report | None = None,
 ) -> Begun:
     """Load what a spec names, and begin its run or go on with the one that is there. See `run`.
 
     Without ``parents`` the folder that ``out`` lies in must be there: a sweep's may have been removed on purpose.
+    Unless ``whole``, others are at work on some of its batches.
     """
     out = Path(out)
     found = runs.existing(out, force=force)
@@ -131,7 +142,7 @@ def begin(
         spec = dataclasses.replace(spec, batch_size=stored.batch_size)
     spec, job, identity = load(spec, progress)
     if found is not None:
-        result = runs.resume(found, spec, identity)
+        result = runs.resume(found, spec, identity | {"batches": job.batches}, whole=whole)
     else:
         known = {
             "batches": job.batches,
@@ -142,6 +153,8 @@ def begin(
             **identity,
             **provenance(job),
         }
+        if force:  # all is loaded and checked: only now what is there goes
+            runs.remove(out)
         result = runs.create(out, spec, known, parents=parents)
     return Begun(result, job)
 

@@ -9,14 +9,14 @@ from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from flatlens import arrays, formats, results, runs, sweep, tables
+from flatlens import arrays, formats, results, runs, stored, sweep, tables
+from flatlens.borders import DamageError
 from flatlens.errors import ResourceError, RunError, SpecError, unknown
 from flatlens.folders import damaged, demand
 from flatlens.grid import TRAIN
 from flatlens.progress import Progress, Report
-from flatlens.runs import disk, replacing
+from flatlens.runs import clear_leftovers, disk, replacing
 from flatlens.settings import TRAIN_KEYS, flat, varying
 from flatlens.sweep import Sweep
 from flatlens.trajectory import LAYERS, STEPS
@@ -118,7 +118,7 @@ def _run(path: Path) -> Source:
 def _cells(whole: Sweep) -> Iterator[Source]:
     # Where some models are trained and others are not, each setting of the training is a column.
     keys = [k for key in varying(list(whole.plan.values())) for k in (TRAIN_KEYS if key == TRAIN else (key,))]
-    columns = {key: tables.column(key) for key in keys}
+    columns = {key: tables.column(key) for key in keys if tables.is_setting(key)}
     for key in results.done(whole):
         point = flat(whole.plan[key])
         front = {field.name: (tables.setting(point, name), _short(field)) for name, field in columns.items()}
@@ -140,15 +140,17 @@ def _tables(found: list[Source], table: str) -> Iterator[tuple[int, pa.Table]]:
             for part in _joined(source.folder) if table == JOINED else tables.parts(source.folder, table):
                 front = {name: tables.constant(v, f.type, part.num_rows) for name, (v, f) in source.front.items()}
                 yield i, pa.table({**front, **dict(zip(part.column_names, part.columns, strict=True))})
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, DamageError) as error:
             raise damaged(source.folder, error) from error
 
 
 def _joined(folder: Path) -> Iterator[pa.Table]:
     """The two tables of a run as one, in the order of its steps, then of its layers."""
-    with pq.ParquetFile(folder / "steps.parquet") as steps, pq.ParquetFile(folder / "layers.parquet") as layers:
-        batches = runs.load(folder).manifest.get("batches")
-        if steps.num_row_groups == layers.num_row_groups == batches and batches:
+    run = runs.load(folder)
+    files = [stored.verify(folder / f"{name}.parquet", run.files) for name in ("steps", "layers")]
+    with stored.opened(files[0]) as steps, stored.opened(files[1]) as layers:
+        batches = run.manifest["batches"]
+        if steps.num_row_groups == layers.num_row_groups == batches:
             # A batch of samples is one piece of each.
             for i in range(batches):
                 yield _join(steps.read_row_group(i), layers.read_row_group(i))
@@ -157,7 +159,7 @@ def _joined(folder: Path) -> Iterator[pa.Table]:
 
 
 def _join(steps: pa.Table, layers: pa.Table) -> pa.Table:
-    steps, layers = tables.fitting(steps, STEPS), tables.fitting(layers, LAYERS)
+    steps, layers = tables.fitting(steps, STEPS, "steps"), tables.fitting(layers, LAYERS, "layers")
     key = list(tables.KEY)
     left, right = (
         table.select(key).append_column(name, pa.array(range(table.num_rows), pa.int64()))
@@ -189,5 +191,6 @@ def _opened(file: Path | None, out: object) -> Iterator[IO[bytes]]:
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.is_dir():
             raise ResourceError(f"--out '{file}' is a folder; name a file")
+        clear_leftovers(file.parent, file.name)
         with replacing(file) as stream:
             yield stream

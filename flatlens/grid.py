@@ -21,19 +21,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flatlens import models
 from flatlens.errors import SpecError, unknown
 from flatlens.settings import text as worded
 from flatlens.spec import (
     ALIASES,
     KEYS,
     NEEDED,
-    TRUST,
     RunSpec,
     TrainSpec,
     coerce,
@@ -42,14 +40,13 @@ from flatlens.spec import (
     parse_toml,
     read_text,
     unaliased,
-    without_trust,
 )
 from flatlens.trajectory import MEASUREMENT_VERSION
+from flatlens.trust import NAMES_CODE, TRUST, demand_code, without_trust
 
 TABLES = ("run", "grid", "zip", "exclude")
 MOST = 100_000
 """Cells of a sweep."""
-TRUST_CODE = "trust_code"
 TRAIN = "train"
 
 
@@ -129,7 +126,8 @@ def cells_of(tables: Mapping[str, Any], *, name: str = "sweep", **trust: bool) -
     notes = [f"[[exclude]] {exclude.text} leaves out no cell" for exclude in excludes if not exclude.used]
     if kept > len(found):
         notes.append(f"{kept - len(found)} of {kept} cells are the same as others, once defaults are filled in")
-    _check_code([cell.spec for cell in found.values()], name, trust)
+    named = ((key, getattr(cell.spec, key)) for cell in found.values() for key in NAMES_CODE)
+    demand_code(named, trust, name)
     return Grid(list(found.values()), notes)
 
 
@@ -252,13 +250,3 @@ def _plain(key: str, value: Any) -> Any:
 def _default(key: str) -> Any:
     table, _, name = key.rpartition(".")
     return getattr(TrainSpec if table else RunSpec, name, None)
-
-
-def _check_code(specs: Iterable[RunSpec], name: str, trust: Mapping[str, bool]) -> None:
-    if trust.get(TRUST_CODE):
-        return
-    for model in dict.fromkeys(spec.model for spec in specs):
-        if models.runs_code(model):
-            raise SpecError(
-                f"'{name}' names the model '{model}', which is code that would run; if you trust it, give --trust-code"
-            )

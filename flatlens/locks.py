@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from flatlens import borders
+from flatlens.borders import DamageError, own_file
+
 LOOKING = 0.5
 """Seconds within which whoever only looks whether a lock is held has let go of it."""
+
+
+def file_lock(path: Path, timeout: float = -1, root: Path | None = None) -> FileLock:
+    """A lock, whose file must be a plain one: opening it empties it, whatever else it is.
+
+    Raises:
+        RunError: its file is a link.
+    """
+    return FileLock(own_file(path, root or path.parent.parent), timeout=timeout)
+
+
+def who(file: Path) -> dict[str, Any]:
+    """What a holder has said of itself, as far as it can be read: ``pid``, ``host``, ``since``, ``shard``."""
+    try:
+        found = borders.read_json(file)
+        borders.check(found, borders.SUPERVISOR, file.name)
+    except DamageError:
+        return {}
+    return found
 
 
 class Locks:
@@ -24,7 +46,7 @@ class Locks:
 
     def acquired(self, name: str) -> BaseFileLock:
         """The lock of a cell or a part of it, which is waited for."""
-        lock = FileLock(self.folder / f"{name}.cell")
+        lock = file_lock(self.folder / f"{name}.cell")
         lock.acquire()
         return lock
 
@@ -43,26 +65,26 @@ class Locks:
 
     def busy(self, name: str) -> str:
         """One line about a supervisor in whose way one would be."""
-        who = self._who(name)
         which = "" if name == "1-of-1" else f" (shard {name.replace('-of-', '/')})"
-        return (
-            f"process {who.get('pid', '?')} on {who.get('host', '?')} is at work on '{self.folder.parent}'{which}; "
-            "wait for it, or stop it: nothing that it finished is lost"
-        )
+        return at_work(self._who(name), self.folder.parent, which)
 
     def _who(self, name: str) -> dict[str, Any]:
-        try:
-            found = json.loads((self.folder / f"{name}.json").read_text())
-        except (OSError, ValueError):
-            found = {}
-        return found if isinstance(found, dict) else {}
+        return who(self.folder / f"{name}.json")
+
+
+def at_work(holder: dict[str, Any], folder: Path, which: str = "") -> str:
+    """One line about somebody in whose way one would be."""
+    return (
+        f"process {holder.get('pid', '?')} on {holder.get('host', '?')} is at work on '{folder}'{which}; "
+        "wait for it, or stop it: nothing that it finished is lost"
+    )
 
 
 def is_held(lock: Path, patience: float = 0.0) -> bool:
     """Whether a lock is held by somebody who is alive, and not for a moment by somebody else who asks the same."""
-    if not lock.exists():
+    if not os.path.lexists(lock):
         return False
-    probe = FileLock(lock, timeout=patience)
+    probe = file_lock(lock, timeout=patience)
     try:
         probe.acquire()
     except Timeout:

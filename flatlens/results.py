@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from flatlens import runs
+from flatlens import borders, runs
+from flatlens.borders import DamageError
 from flatlens.errors import RunError, unknown
 from flatlens.folders import damaged
 from flatlens.sweep import DONE, STATES, Sweep
@@ -26,12 +27,35 @@ def done(sweep: Sweep) -> list[str]:
 
 def manifest(sweep: Sweep, key: str) -> dict[str, Any]:
     """The manifest of a finished cell."""
-    return _read(sweep, key, "manifest.json")
+    try:
+        return runs.load(sweep.cell(key)).manifest
+    except RunError as error:
+        raise damaged(sweep.cell(key), error.__cause__ or error) from error
 
 
 def digest(sweep: Sweep, key: str) -> dict[str, Any]:
     """The digest of a finished cell."""
-    return _read(sweep, key, "digest.json")
+    return figures(sweep, key)[1]
+
+
+def figures(sweep: Sweep, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The manifest and the digest of a finished cell.
+
+    Raises:
+        RunError: the cell is damaged.
+    """
+    about = manifest(sweep, key)
+    name = "digest.json"
+    try:
+        content = borders.read_bytes(sweep.cell(key) / name)
+        known = (about.get("files") or {}).get(name)
+        if known is not None and known != sha256(content).hexdigest():
+            raise DamageError(f"{name} is not what was written: its SHA-256 differs")
+        found = borders.parse_json(content, name)
+        borders.check(found, borders.DIGEST, name)
+    except DamageError as error:
+        raise damaged(sweep.cell(key), error) from error
+    return about, found
 
 
 def trace(sweep: Sweep, key: str) -> Trace:
@@ -78,10 +102,11 @@ def _cells(sweep: Sweep, folder: Path) -> list[Cell]:
         if states[key] == DONE:
             error = None
             try:
-                figures, seconds = digest(sweep, key), manifest(sweep, key).get("seconds")
+                about, found = figures(sweep, key)
             except RunError as damage:
-                figures, seconds, error = None, None, str(damage)
-            cells.append(Cell(key, spec, figures, _link(sweep.cell(key) / "report.html", folder), DONE, error, seconds))
+                about, found, error = {}, None, str(damage)
+            seconds = about.get("seconds")
+            cells.append(Cell(key, spec, found, _link(sweep.cell(key) / "report.html", folder), DONE, error, seconds))
         else:
             failure = sweep.failure(key)
             error = None if failure is None else failure.error
@@ -94,16 +119,3 @@ def _link(page: Path, folder: Path) -> str | None:
     if not page.is_file():
         return None
     return quote(Path(os.path.relpath(page, folder)).as_posix())
-
-
-def _read(sweep: Sweep, key: str, name: str) -> dict[str, Any]:
-    file = sweep.cell(key) / name
-    try:
-        found = json.loads(file.read_bytes())
-    except OSError as error:
-        raise damaged(sweep.cell(key), f"{name}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise damaged(sweep.cell(key), f"{name}: {error}") from error
-    if not isinstance(found, dict):
-        raise damaged(sweep.cell(key), f"{name} holds no object")
-    return found

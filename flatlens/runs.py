@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
+import io
 import json
 import os
 import secrets
 import shutil
+import socket
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,18 +20,34 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from filelock import Timeout
+from safetensors.numpy import save
 
-from flatlens.errors import DiskError, RunError, StaleRunError
-from flatlens.spec import RunSpec, difference, from_dict, read_toml
-from flatlens.stored import StoredTable, tensors
+from flatlens import borders, stored
+from flatlens.borders import DamageError, inside
+from flatlens.columnwise import StoredTable, tensors
+from flatlens.errors import DiskError, RunError, SpecError, StaleRunError
+from flatlens.locks import at_work, file_lock, who
+from flatlens.sealing import file_sha256, seal
+from flatlens.spec import KEYS, RunSpec, difference, from_dict, parse_toml
 from flatlens.tensorfile import concatenate
-from flatlens.trajectory import LAYERS, MEASUREMENT_VERSION, SCHEMA_VERSION, STEPS, Caution, Images, Trace, fitting
+from flatlens.trajectory import LAYERS, MEASUREMENT_VERSION, SCHEMA_VERSION, STEPS, Caution, Images, Trace
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 RUNNING, FINISHED = "running", "finished"
 _TABLES = {"steps": STEPS, "layers": LAYERS}
+FILES = ("spec.toml", "steps.parquet", "layers.parquet", "images.safetensors", "spectrum.parquet")
+"""Of these a finished run's manifest tells the SHA-256."""
 _NOTES, _SECONDS = b"flatlens.notes", b"flatlens.seconds"
+_SPEC_BYTES = 1 << 20
+LOCK = (".lock", ".lock.json")
+"""The lock of who is at work on a run by itself, and what is known of them; a sweep has locks of its own."""
+PATIENCE = 1.0
+"""Seconds in which whoever is just done with a run lets go of it."""
 
 
 class Run:
@@ -43,9 +63,55 @@ class Run:
         self.path, self.manifest, self.resumed = path, manifest, resumed
 
     @property
+    def files(self) -> dict[str, str] | None:
+        """The SHA-256 of each file by its name; None of a run that was made before hashes were kept."""
+        return self.manifest.get("files")
+
+    @property
     def spec(self) -> RunSpec:
-        """The resolved specification."""
-        return from_dict(read_toml(self.path / "spec.toml"))
+        """The resolved specification.
+
+        Raises:
+            StaleRunError: it is damaged, or of a newer flatlens.
+        """
+        values = self._settings()
+        if unknown := [key for key in values if key not in KEYS]:
+            raise StaleRunError(
+                f"the run in '{self.path}' has the setting '{unknown[0]}', which this flatlens does not know: upgrade"
+            )
+        with self._whole():
+            return from_dict(values)
+
+    def _settings(self) -> dict[str, Any]:
+        with self._whole():
+            file = self.path / "spec.toml"
+            content = borders.read_bytes(file, _SPEC_BYTES)
+            if self.files is not None:
+                stored.verify(file, self.files)
+            return parse_toml(content.decode("utf-8"), "spec.toml")
+
+    def settings(self) -> dict[str, Any]:
+        """The resolved specification as plain data, with what a newer flatlens has added.
+
+        Raises:
+            StaleRunError: it is damaged.
+        """
+        values = self._settings()
+        with self._whole():
+            return values | from_dict({key: value for key, value in values.items() if key in KEYS}).to_dict()
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Turn what is wrong with a file into the one line about it."""
+        try:
+            yield
+        except (DamageError, SpecError, OSError, ValueError) as error:
+            what = error.strerror or error if isinstance(error, OSError) else error
+            if isinstance(error, FileNotFoundError):
+                what = f"{Path(str(error.filename)).name} is missing"
+            raise StaleRunError(
+                f"the run in '{self.path}' is damaged: {borders.one_line(what)}; run it again with --force"
+            ) from error
 
     @property
     def finished(self) -> bool:
@@ -54,8 +120,32 @@ class Run:
 
     def missing(self) -> list[int]:
         """Batches that are not done yet; a finished run has joined them."""
-        wanted = range(0 if self.finished else self.manifest["batches"])
-        return [i for i in wanted if not self._part(i, "steps.parquet").exists()]
+        if self.finished:
+            return []
+        try:
+            there = {entry.name for entry in os.scandir(inside(self.path, "parts"))}
+        except FileNotFoundError:
+            there = set()
+        return [i for i in range(self.manifest["batches"]) if f"{i:05d}.steps.parquet" not in there]
+
+    def drop_damaged(self) -> list[int]:
+        """Remove the batches of an unfinished run that are not what was written, so that they are measured again."""
+        dropped = []
+        lost = set(self.missing())
+        for i in range(0 if self.finished else self.manifest["batches"]):
+            if i not in lost and not self._is_whole(i):
+                self._part(i, "steps.parquet").unlink(missing_ok=True)
+                dropped.append(i)
+        return dropped
+
+    def _is_whole(self, index: int) -> bool:
+        try:
+            sums = borders.read_json(self._part(index, "json"))["files"]
+            for name, digits in sums.items():
+                stored.verify(self._part(index, name), {self._part(index, name).name: digits})
+        except (DamageError, OSError, KeyError, AttributeError, TypeError):
+            return False
+        return set(sums) >= {"steps.parquet", "layers.parquet"}
 
     def save_part(
         self,
@@ -67,17 +157,26 @@ class Run:
     ) -> None:
         """Keep one finished batch, which took ``seconds``.
 
-        The table of steps is written last, with the notes: where it is, all is there. Batches may be saved in any
-        order and by several processes.
+        The table of steps is written last, with the notes: where it is, all is there, and the hashes of all three, too.
+        Batches may be saved in any order and by several processes.
         """
         with disk(self.path):
             self._part(index, "").parent.mkdir(exist_ok=True)
+            files: dict[str, str] = {}
+            self._part(index, "images.safetensors").unlink(missing_ok=True)
             if images is not None:
-                _write(self._part(index, "images.safetensors"), save(_as_tensors(images)))
-            for name in ("layers", "steps"):
-                with replacing(self._part(index, f"{name}.parquet")) as file:
+                name = "images.safetensors"
+                _write(self._part(index, name), save(_as_tensors(images)))
+                files[name] = file_sha256(self._part(index, name))
+            for name in ("layers.parquet", "steps.parquet"):
+                with replacing(self._part(index, name)) as file:
                     known = {_NOTES: json.dumps(dict(notes)), _SECONDS: repr(seconds)}
-                    pq.write_table(tables[name].replace_schema_metadata(known), file)
+                    table = tables[name.partition(".")[0]].replace_schema_metadata(known)
+                    pq.write_table(table, file)  # its hash is kept: it needs no checksums of pages
+                    file.flush()
+                    files[name] = file_sha256(Path(file.name))
+                    if name == "steps.parquet":
+                        _write(self._part(index, "json"), seal({"files": files}))
 
     def merge(self) -> tuple[Counter[str], float]:
         """Join the parts into the run's tables, a part at a time.
@@ -89,7 +188,10 @@ class Run:
         notes, seconds = Counter[str](), 0.0
         with disk(self.path):
             for name, schema in _TABLES.items():
-                with replacing(self.path / f"{name}.parquet") as file, pq.ParquetWriter(file, schema) as writer:
+                with (
+                    replacing(self.path / f"{name}.parquet") as file,
+                    pq.ParquetWriter(file, schema, write_page_checksum=True) as writer,
+                ):
                     for i in range(count):
                         writer.write_table(pq.read_table(self._part(i, f"{name}.parquet")))
             parts = [part for i in range(count) if (part := self._part(i, "images.safetensors")).exists()]
@@ -97,26 +199,36 @@ class Run:
                 with replacing(self.path / "images.safetensors") as file:
                     concatenate(parts, file)
             for i in range(count):
-                stored = pq.read_schema(self._part(i, "steps.parquet")).metadata or {}
-                notes.update(json.loads(stored.get(_NOTES, b"{}")))
-                seconds += float(stored.get(_SECONDS, b"0"))
+                known = pq.read_schema(self._part(i, "steps.parquet")).metadata or {}
+                notes.update(json.loads(known.get(_NOTES, b"{}")))
+                seconds += float(known.get(_SECONDS, b"0"))
         return notes, seconds
 
     def finish(self, cautions: tuple[Caution, ...], **known: Any) -> None:
         """Declare the tables complete, and drop the parts that they were joined from."""
-        self.manifest |= {"state": FINISHED, "warnings": [c._asdict() for c in cautions], **known}
+        files = {name: file_sha256(path) for name in FILES if (path := self.path / name).exists()}
+        self.manifest |= {"state": FINISHED, "warnings": [c._asdict() for c in cautions], "files": files, **known}
         with disk(self.path):
             self.write_manifest()
             shutil.rmtree(self.path / "parts", ignore_errors=True)
 
+    def keep(self, name: str, content: bytes) -> None:
+        """Keep one more file beside the tables of a finished run, and its hash in the manifest."""
+        with disk(self.path):
+            _write(self.path / name, content)
+            if self.files is not None:
+                self.files[name] = file_sha256(self.path / name)
+                self.write_manifest()
+
     def save_spectrum(self, table: pa.Table) -> None:
         """Keep the spectral densities beside the tables."""
-        with disk(self.path), replacing(self.path / "spectrum.parquet") as file:
-            pq.write_table(table, file)
+        out = io.BytesIO()
+        pq.write_table(table, out, write_page_checksum=True)
+        self.keep("spectrum.parquet", out.getvalue())
 
     def write_manifest(self) -> None:
         """Put the manifest on disk."""
-        _write(self.path / "manifest.json", json.dumps(self.manifest, indent=2, ensure_ascii=False).encode() + b"\n")
+        _write(self.path / "manifest.json", seal(self.manifest))
 
     def trace(self, *, whole: bool = True) -> Trace:
         """The run's tables; what an older flatlens has not measured is null.
@@ -129,32 +241,34 @@ class Run:
             RunError: the run is not finished, or a file of it is missing or damaged.
         """
         self.demand_finished()
-        tables: dict[str, Any]
-        try:
-            files = {name: self.path / f"{name}.parquet" for name in _TABLES}
+        with self._whole():
+            tables: dict[str, Any]
             if whole:
-                tables = {name: fitting(pq.read_table(file), _TABLES[name]) for name, file in files.items()}
+                tables = {name: stored.table(self.path, name, self.files) for name in _TABLES}
+                stored.check_points(tables["steps"], tables["layers"])
             else:
+                files = {name: stored.verify(self.path / f"{name}.parquet", self.files) for name in _TABLES}
                 tables = {name: StoredTable(file, _TABLES[name]) for name, file in files.items()}
-            stored = self.path / "images.safetensors"
-            images = _from_tensors((load_file if whole else tensors)(stored)) if stored.exists() else None
-            density = self.path / "spectrum.parquet"
-            spectrum = pq.read_table(density) if density.exists() else None
-        except (OSError, pa.ArrowException, SafetensorError) as error:
-            raise RunError(
-                f"the run in '{self.path}' is damaged: {_first_line(error)}; run it again with --force"
-            ) from error
+            images = None
+            if (kept := self.kept("images.safetensors")) is not None:
+                images = stored.images(kept, self.files) if whole else _unread(stored.verify(kept, self.files))
+            spectrum = stored.table(self.path, "spectrum", self.files) if self.kept("spectrum.parquet") else None
         labels = self.manifest.get("labels")
         return Trace(
             tables["steps"],
             tables["layers"],
-            self.spec.to_dict(),
-            cautions=tuple(Caution(**c) for c in self.manifest.get("warnings", ())),
+            self.settings(),
+            cautions=tuple(Caution(c["code"], c["message"]) for c in self.manifest.get("warnings") or ()),
             images=images,
             labels=tuple(labels) if labels else None,
             manifest=self.manifest,
             spectrum=spectrum,
         )
+
+    def kept(self, name: str) -> Path | None:
+        """A file that not every run has; one that the manifest does not tell of is left over from something else."""
+        there = os.path.lexists(self.path / name) and (self.files is None or name in self.files)
+        return self.path / name if there else None
 
     def demand_finished(self) -> None:
         """Refuse a run that is not finished."""
@@ -166,7 +280,7 @@ class Run:
             )
 
     def _part(self, index: int, ending: str) -> Path:
-        return self.path / "parts" / f"{index:05d}.{ending}"
+        return inside(self.path, "parts") / f"{index:05d}.{ending}"
 
 
 def create(path: Path, spec: RunSpec, manifest: dict[str, Any], *, parents: bool = True) -> Run:
@@ -174,8 +288,7 @@ def create(path: Path, spec: RunSpec, manifest: dict[str, Any], *, parents: bool
     run = Run(path, {"schema_version": SCHEMA_VERSION, "state": RUNNING} | manifest, "new")
     with disk(path):
         path.mkdir(parents=parents, exist_ok=True)
-        for left in path.glob(".*.tmp"):
-            left.unlink()
+        clear_leftovers(path)
         _write(path / "spec.toml", spec.to_toml().encode())
         run.write_manifest()
     return run
@@ -194,44 +307,35 @@ def load(path: str | Path) -> Run:
         what = "does not exist" if not path.exists() else "holds no manifest.json"
         raise RunError(f"'{path}' is no run: it {what}; name the --out folder of a `flatlens trace`")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = borders.read_json(file)
+        borders.check(manifest, {"schema_version": borders.MANIFEST["schema_version"]}, file.name)
         version = manifest["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StaleRunError(f"'{file}' is damaged: {_first_line(error)}; run it again with --force") from error
+        if version <= SCHEMA_VERSION:
+            borders.check_manifest(manifest)
+    except DamageError as error:
+        raise StaleRunError(f"'{file}' is damaged: {error}; run it again with --force") from error
     if version > SCHEMA_VERSION:
         raise RunError(f"the run in '{path}' has schema {version}; this flatlens reads {SCHEMA_VERSION}: upgrade it")
+    inside(path, "parts")
     return Run(path, manifest)
 
 
 def existing(path: Path, *, force: bool = False) -> Run | None:
-    """The run that a folder already holds, or None; with ``force`` it is removed first.
+    """The run that a folder already holds, or None; None as well with ``force``, which replaces it: see `remove`.
 
     Raises:
         RunError: the folder holds other things.
+        StaleRunError: the run is damaged.
     """
     if path.exists() and not path.is_dir():
         raise RunError(f"--out '{path}' is a file; name a folder")
     # A run that was killed while it began leaves its spec, or a file under its temporary name: no loss.
-    ours = {"spec.toml"} | ({p.name for p in path.iterdir() if p.suffix == ".tmp"} if path.exists() else set())
+    ours = {"spec.toml", *LOCK} | ({p.name for p in path.iterdir() if p.suffix == ".tmp"} if path.exists() else set())
     if not path.exists() or all(p.name in ours for p in path.iterdir()):
         return None
-    if not (path / "manifest.json").exists():
+    if not os.path.lexists(path / "manifest.json"):
         raise RunError(f"--out '{path}' holds other files and no run; name a new or an empty folder")
-    if not force:
-        return load(path)
-    for name in (
-        "parts",
-        "spec.toml",
-        "steps.parquet",
-        "layers.parquet",
-        "images.safetensors",
-        "spectrum.parquet",
-        "report.html",
-        "manifest.json",
-    ):
-        found = path / name
-        shutil.rmtree(found) if found.is_dir() else found.unlink(missing_ok=True)
-    return None
+    return None if force else load(path)
 
 
 def demand_current(run: Run) -> None:
@@ -255,8 +359,58 @@ def demand_current(run: Run) -> None:
     )
 
 
-def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any]) -> Run:
+def remove(path: Path) -> None:
+    """Remove the run in a folder, whatever its state; of a link, the link. Its replacement is prepared by now.
+
+    Raises:
+        DiskError: a file cannot be removed.
+    """
+    with disk(path):
+        # The manifest goes last: until then the folder is known to be a run's.
+        for name in ("parts", *FILES, "digest.json", "report.html", "manifest.json"):
+            found = path / name
+            if found.is_dir() and not found.is_symlink():
+                shutil.rmtree(found)
+            else:
+                found.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Be the only process that works on a run's folder, which is made; without a run in it, it goes again.
+
+    Raises:
+        RunError: another process is at work on it.
+        DiskError: it cannot be made.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    with disk(path):
+        path.mkdir(parents=True, exist_ok=True)
+    lock = file_lock(inside(path, LOCK[0]), timeout=PATIENCE, root=path)
+    with disk(path):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(at_work(who(path / LOCK[1]), path)) from None
+    try:
+        with disk(path):
+            about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+            _write(path / LOCK[1], json.dumps(about).encode())
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            for name in reversed(LOCK):
+                (path / name).unlink(missing_ok=True)
+            lock.release()
+            for folder in made:
+                folder.rmdir()  # only where it is empty
+        lock.release()
+
+
+def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any], *, whole: bool = True) -> Run:
     """Go on with a run, which must be of the same spec, weights, data and measurement version.
+
+    Batches that are not what was written are measured again, unless others are at work on them (not ``whole``).
 
     Raises:
         StaleRunError: it is not; the message says in what it differs.
@@ -267,6 +421,7 @@ def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any]) -> Run:
         ("data_sha256", "data"),
         ("points_sha256", "points"),
         ("measurement_version", "measurement version"),
+        ("batches", "number of batches"),
     ):
         if run.manifest.get(key) != manifest.get(key):
             differs.append(f"other {name}")
@@ -277,6 +432,8 @@ def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any]) -> Run:
     run.resumed = FINISHED if run.finished else "resumed"
     if run.finished:  # and killed before it had dropped its parts
         shutil.rmtree(run.path / "parts", ignore_errors=True)
+    elif whole:
+        run.drop_damaged()
     return run
 
 
@@ -286,7 +443,10 @@ def replacing(path: Path) -> Iterator[Any]:
     # Several machines may write to one folder: a process number alone could be another's.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
+            if fcntl is not None:
+                with contextlib.suppress(OSError):  # some file systems know no locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -298,6 +458,26 @@ def replacing(path: Path) -> Iterator[Any]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def clear_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what `replacing` has left of writers that were killed; whoever still writes holds a lock on his file."""
+    for left in folder.glob(f".{glob.escape(name) if name != '*' else name}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if left.is_file() and not left.is_symlink() and _is_written(left):
+                continue
+            left.unlink()
+
+
+def _is_written(file: Path) -> bool:
+    if fcntl is None:
+        return False
+    with file.open("rb") as probe:
+        try:
+            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -322,13 +502,10 @@ def _as_tensors(images: Images) -> dict[str, np.ndarray[Any, Any]]:
     return {name: np.ascontiguousarray(values) for name, values in images._asdict().items()}
 
 
-def _from_tensors(tensors: Mapping[str, np.ndarray[Any, Any]]) -> Images:
-    sample, step = tensors["sample"], tensors["step"]
+def _unread(path: Path) -> Images:
+    """A file's inputs, on the disk until they are looked at."""
+    held = tensors(path)
+    sample, step = held["sample"], held["step"]
     if ((np.diff(sample) > 0) | ((np.diff(sample) == 0) & (np.diff(step) >= 0))).all():
-        return Images(**{name: tensors[name] for name in Images._fields})
-    order = np.lexsort((step, sample))
-    return Images(**{name: tensors[name][order] for name in Images._fields})
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return Images(**{name: held[name] for name in Images._fields})
+    return stored.images(path)

@@ -23,6 +23,9 @@ import tomli_w
 from flatlens.attacks import ATTACKS, CONTROLS, NORMS, OBJECTIVES, SCHEMES
 from flatlens.errors import SpecError, unknown
 from flatlens.models import OBJECT
+from flatlens.numerals import number as number
+from flatlens.numerals import shortened, whole
+from flatlens.trust import TRUST
 from flatlens.uris import parse
 
 DEFAULT_LINF_EPS = 8 / 255
@@ -34,11 +37,11 @@ ALL_CONTROLS = "all"
 LEAST_PROBES = 8
 BEYOND = 2**63
 """The first whole number that neither TOML nor a table is sure to hold."""
+LONGEST_TEXT = 100_000
+"""Characters of a setting."""
 NO_EPS = ("ddn",)
 ADVERSARIAL = ("pgd",)
 """Ways of adversarial training."""
-TRUST = ("trust_pickle", "trust_remote_code")
-"""What lets a model's files run code: it is said by whoever starts the run, and not by a file that was handed over."""
 ALIASES = {"layers": "layer", "controls": "control"}
 """Another spelling of a setting, which is taken too -> the one that is written."""
 UNHASHED = ("device", "images", "name")
@@ -154,8 +157,8 @@ class RunSpec:
         # Its settings are in its name; what is not there is the library's own default.
         options = parse(self.attack, SpecError).options
         eps = number(options["eps"]) if self.eps is None and "eps" in options else self.eps
-        steps = int(options["steps"]) if options.get("steps", "").isdecimal() else self.steps
-        return replace(self, eps=eps, steps=steps)
+        steps = whole(options.get("steps", ""))
+        return replace(self, eps=eps, steps=self.steps if steps is None else steps)
 
     def _native_resolved(self) -> RunSpec:
         takes, norms = ATTACKS[self.attack].takes, ATTACKS[self.attack].norms
@@ -317,10 +320,11 @@ def read_text(file: str | Path) -> str:
     """
     try:
         return Path(file).read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
-    except OSError as error:
-        raise SpecError(f"cannot read '{file}': {error.strerror}; name a TOML file") from error
-    except UnicodeDecodeError as error:
-        raise SpecError(f"'{file}' is not TOML: {error}; save it as UTF-8") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise SpecError(f"'{file}' is not TOML: {error}; save it as UTF-8") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise SpecError(f"cannot read '{shortened(str(file))}': {why}; name a TOML file") from error
 
 
 def parse_toml(text: str, file: str | Path) -> dict[str, Any]:
@@ -331,24 +335,10 @@ def parse_toml(text: str, file: str | Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOML's own, or a number of too many digits
         raise SpecError(f"'{file}' is not TOML: {error}") from error
     except RecursionError as error:
         raise SpecError(f"'{file}' has tables or lists within each other beyond what can be read") from error
-
-
-def without_trust(values: Mapping[str, Any], flags: Mapping[str, Any], file: str | Path) -> dict[str, Any]:
-    """The settings of a file, which may not say by itself that code shall run.
-
-    Raises:
-        SpecError: it does, and the flags do not say it too.
-    """
-    for key in TRUST:
-        if values.get(key) and not flags.get(key):
-            raise SpecError(
-                f"'{file}' asks for {key}, which lets code run; if you trust its model, give {flag(key)} too"
-            )
-    return {key: value for key, value in values.items() if key not in TRUST}
 
 
 def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
@@ -363,7 +353,12 @@ def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
             raise SpecError(f"--set '{text}' is not of the form key=value, for example --set attack.random_start=true")
         table, dot, name = key.strip().removeprefix("attack.").rpartition(".")
         if dot and table == "train":
-            out["train"] = dict(out.get("train") or {}) | {name: _parse(value.strip())}
+            recipe = out.get("train") or {}
+            if not isinstance(recipe, Mapping):
+                raise SpecError(
+                    f"--set '{shortened(text)}': train is {shortened(repr(recipe))}, and no table; give one of the two"
+                )
+            out["train"] = dict(recipe) | {name: _parse(value.strip())}
         else:
             out[f"{table}{dot}{name}"] = _parse(value.strip())
     return out
@@ -374,20 +369,6 @@ def difference(mine: RunSpec, theirs: RunSpec) -> list[str]:
     a, b = mine.to_dict(), theirs.to_dict()
     keys = [key for key in KEYS if key not in (*TRUST, "name") and a.get(key) != b.get(key)]
     return [f"{key} {_show(a.get(key))} instead of {_show(b.get(key))}" for key in keys]
-
-
-def number(text: str) -> float:
-    """A number as people write it: ``0.3``, ``3e-1`` or ``8/255``.
-
-    Raises:
-        SpecError: it is none.
-    """
-    above, slash, below = text.partition("/")
-    try:
-        value = float(above) / float(below) if slash else float(above)
-    except (ValueError, ZeroDivisionError):
-        raise SpecError(f"'{text}' is not a number; write 0.3 or 8/255") from None
-    return value
 
 
 def train_from_dict(values: Mapping[str, Any]) -> TrainSpec:
@@ -443,10 +424,28 @@ def _kinds(key: str, of: type) -> tuple[Any, ...]:
 def _typed(key: str, value: Any, kinds: Any, to: type) -> Any:
     if not isinstance(value, kinds) or (isinstance(value, bool) and to is not bool):
         words = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
-        raise SpecError(f"{flag(key)} {value!r}: needs {words[to]}")
-    if to is int and value >= BEYOND:
-        raise SpecError(f"{flag(key)} {value}: needs a whole number below 2^63 = {BEYOND}")
-    return to(value)
+        raise SpecError(f"{flag(key)} {shortened(repr(value))}: needs {words[to]}")
+    if to is int and not -BEYOND < value < BEYOND:
+        said = str(value) if abs(value) < BEYOND**2 else "of so many digits"
+        raise SpecError(f"{flag(key)} {said}: needs a whole number below 2^63 = {BEYOND}")
+    if to is str:
+        _check_text(key, value)
+    try:
+        return to(value)
+    except OverflowError as error:
+        raise SpecError(f"{flag(key)}: has more digits than a number can have; write 0.3 or 8/255") from error
+
+
+def _check_text(key: str, value: str) -> None:
+    """Refuse what is no text: half a character, as the bytes of a name that is no UTF-8 become, or the character 0."""
+    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+        raise SpecError(
+            f"{flag(key)} {shortened(value)!r}: holds what is no text, such as bytes that are no UTF-8; rename it"
+        )
+    if len(value) > LONGEST_TEXT:
+        raise SpecError(
+            f"{flag(key)} '{value[:60]}…': has {len(value):,} characters; at most {LONGEST_TEXT:,} are read"
+        )
 
 
 def flag(key: str) -> str:
@@ -457,7 +456,10 @@ def flag(key: str) -> str:
 def _parse(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (
+        ValueError,
+        RecursionError,
+    ):  # no TOML, a number of too many digits, or lists within each other beyond reason
         return text
 
 
@@ -497,7 +499,7 @@ def _check(spec: RunSpec) -> None:
         if (value := getattr(spec, key)) is not None and value < 0:
             raise SpecError(f"{flag(key)} {value}: needs a whole number of at least 0")
     all_controls(spec.control)
-    if spec.targeted is not None and spec.targeted not in TARGETS and not spec.targeted.isdigit():
+    if spec.targeted is not None and spec.targeted not in TARGETS and whole(spec.targeted) is None:
         raise SpecError(unknown("target", spec.targeted, ["LABEL (a number)", *TARGETS], where="there are"))
     for key, known in (("images", IMAGES), ("dtype", DTYPES)):
         if getattr(spec, key) not in known:

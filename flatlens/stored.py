@@ -1,121 +1,198 @@
-"""A run's tables and inputs where they lie: each column is read when it is asked for, and not kept.
+"""Tables and images of a run's folder, read as if a stranger had written them: columns, sizes and bits are checked.
 
-A run of 20,000 samples and 20 steps is judged and drawn column by column; its tables as a whole would take more memory
-than measuring it did.
+No torch. What is wrong is a `flatlens.borders.DamageError`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
-from flatlens.errors import RunError
+from flatlens.borders import DamageError, one_line, plain_file
+from flatlens.sealing import file_sha256
+from flatlens.trajectory import ATTACK, LAYERS, SPECTRUM, STEPS, Images
 
-
-class StoredTable:
-    """As much of a `pyarrow.Table` as reading one takes: columns, a choice of rows, a choice of columns.
-
-    Columns that the file lacks are null; texts are dictionaries, which take four bytes a row.
-
-    Args:
-        file: a Parquet file, complete.
-        schema: the columns that there are to be.
-        rows: which rows ``[m]``, ascending; all when left out.
-
-    Raises:
-        RunError: the file is damaged, when it is opened or when a column is read.
-    """
-
-    def __init__(
-        self, file: Path, schema: pa.Schema, rows: NDArray[np.int64] | None = None, *, about: Any = None
-    ) -> None:
-        self.file, self.schema, self._rows = file, schema, rows
-        # Read once: the columns of a run of many batches are many pieces.
-        self._about = _about(file) if about is None else about
-        self._there = set(self._about.schema.names)
-
-    @property
-    def num_rows(self) -> int:
-        """How many rows there are."""
-        return int(self._about.num_rows) if self._rows is None else len(self._rows)
-
-    @property
-    def column_names(self) -> list[str]:
-        """The columns."""
-        return list(self.schema.names)
-
-    def __getitem__(self, name: str) -> pa.ChunkedArray:
-        field = self.schema.field(name)
-        if name not in self._there:
-            return pa.chunked_array([pa.nulls(self.num_rows, field.type)])
-        try:
-            texts = [name] if name in TEXTS else None
-            with pq.ParquetFile(self.file, metadata=self._about, read_dictionary=texts) as stored:
-                column = stored.read(columns=[name], use_threads=False)[name]
-        except (OSError, pa.ArrowException) as error:
-            raise _damaged(self.file, error) from error
-        if not pa.types.is_dictionary(column.type):
-            column = column.cast(field.type)
-        # What reading took is given back at once: the next column is another's.
-        pa.default_memory_pool().release_unused()
-        if self._rows is None:
-            return column
-        return pa.chunked_array([column.unify_dictionaries().combine_chunks().take(pa.array(self._rows))])
-
-    def filter(self, mask: Any) -> StoredTable:
-        """The rows where ``mask`` ``[num_rows]`` is true."""
-        keep = np.flatnonzero(np.asarray(mask.fill_null(False).to_numpy(zero_copy_only=False)))
-        rows = keep if self._rows is None else self._rows[keep]
-        return StoredTable(self.file, self.schema, rows, about=self._about)
-
-    def select(self, names: Sequence[str]) -> StoredTable:
-        """These columns only."""
-        schema = pa.schema([self.schema.field(name) for name in names])
-        return StoredTable(self.file, schema, self._rows, about=self._about)
+SCHEMAS = {"steps": STEPS, "layers": LAYERS, "spectrum": SPECTRUM}
+KEY = ("path", "restart", "sample", "step", "kind")
+"""What a row of ``steps`` is of; a row of ``layers`` is of a layer, too."""
+NEVER_NULL = {"steps": (*KEY, "label", "prediction", "flipped"), "layers": (*KEY, "layer"), "spectrum": ("at",)}
+_SPARE, _A_BYTE = 200_000, 50
+"""Rows that a table may always have, and how many more for each of its bytes: real ones take several bytes each."""
+MOST_PLACES = 20_000_000
+"""Samples × steps of a table whose rows are far fewer: each column of it is laid out as such a matrix."""
+LONGEST_NAME = 10_000
 
 
-TEXTS = ("path", "kind", "layer", "method", "status")
-"""Columns of text, of which few differ."""
-
-
-def tensors(file: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a safetensors file, on the disk until they are looked at.
+def verify(path: Path, files: Mapping[str, str] | None) -> Path:
+    """A file of a run, with the bits that its manifest tells of; runs of before manifests told have none to compare.
 
     Raises:
-        RunError: the file is damaged.
+        DamageError: it is not what was written, or no plain file.
+        FileNotFoundError: it is not there.
     """
-    kinds = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4"}
+    plain_file(path)
+    if files is not None and files.get(path.name) != file_sha256(path):
+        said = "is not what was written: its SHA-256 differs" if path.name in files else "is not of this run"
+        raise DamageError(f"{path.name} {said}")
+    return path
+
+
+def table(folder: Path, name: str, files: Mapping[str, str] | None = None) -> pa.Table:
+    """The table ``steps``, ``layers`` or ``spectrum`` of a run's folder. See `pieces`."""
+    schema = SCHEMAS[name]
+    found = list(pieces(folder, name, files))
+    return pa.concat_tables(found) if found else schema.empty_table()
+
+
+def pieces(folder: Path, name: str, files: Mapping[str, str] | None = None) -> Iterator[pa.Table]:
+    """A table as it was measured, batch by batch; columns that flatlens did not know then are null.
+
+    Raises:
+        DamageError: it is damaged, or no such table.
+    """
+    path = folder / f"{name}.parquet"
     try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        return {
-            name: np.memmap(
-                file, kinds[entry["dtype"]], "r", 8 + length + entry["data_offsets"][0], tuple(entry["shape"])
-            )
-            if 0 not in entry["shape"]
-            else np.empty(entry["shape"], kinds[entry["dtype"]])
-            for name, entry in header.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(file, error) from error
+        with opened(verify(path, files)) as file:
+            for i in range(file.num_row_groups):
+                yield fitting(file.read_row_group(i), SCHEMAS[name], name)
+    except (OSError, pa.ArrowException, OverflowError, ValueError) as error:
+        if isinstance(error, DamageError):
+            raise
+        raise DamageError(f"{path.name}: {_said(error)}") from error
 
 
-def _about(file: Path) -> Any:
+def opened(path: Path) -> pq.ParquetFile:
+    """A Parquet file whose rows are in proportion to its size; texts are read once each, however often they stand."""
+    size = path.stat().st_size
+    file = pq.ParquetFile(path, page_checksum_verification=True)
     try:
-        return pq.read_metadata(file)
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(file, error) from error
+        known = file.metadata
+        if known.num_rows > _SPARE + _A_BYTE * size:
+            raise DamageError(f"{path.name} has {size:,} bytes and would be {known.num_rows:,} rows")
+        columns = (known.schema.column(i) for i in range(known.num_columns))
+        texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    return pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=texts)
 
 
-def _damaged(file: Path, error: Exception) -> RunError:
-    what = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return RunError(f"the run in '{file.parent}' is damaged: {file.name}: {what}; run it again with --force")
+def fitting(part: pa.Table, schema: pa.Schema, name: str = "") -> pa.Table:
+    """A table with this schema's columns; those that flatlens did not measure when it was made are null.
+
+    Raises:
+        pyarrow.ArrowInvalid: columns are of other types, or the keys are missing.
+    """
+    for field in schema:
+        if field.name not in part.column_names:
+            if field.name in NEVER_NULL.get(name, KEY):
+                raise pa.ArrowInvalid(f"there is no column '{field.name}'")
+            part = part.append_column(field, pa.nulls(part.num_rows, field.type))
+    part = part.select(schema.names)
+    for column in part.columns:
+        if pa.types.is_dictionary(column.type):
+            _check_names(column)
+    part = part.cast(schema)
+    for required in NEVER_NULL.get(name, ()):
+        if part[required].null_count:
+            raise pa.ArrowInvalid(f"column '{required}' has rows without a value")
+    return part
+
+
+def _check_names(column: pa.ChunkedArray) -> None:
+    for chunk in column.chunks:
+        longest = pc.max(pc.binary_length(chunk.dictionary)).as_py()
+        if longest is not None and longest > LONGEST_NAME:
+            raise pa.ArrowInvalid(f"it holds a name of {longest:,} bytes")
+
+
+def check_points(steps: pa.Table, layers: pa.Table) -> None:
+    """That two tables are of the same points, and of no more samples and steps than they have rows for.
+
+    Raises:
+        DamageError: they are not.
+    """
+    if not steps.num_rows:
+        return
+    places(steps)
+    if ATTACK not in pc.unique(steps["path"]).to_pylist():
+        raise DamageError(f"steps.parquet has no path '{ATTACK}'")
+    names = pc.unique(layers["layer"])
+    if layers.num_rows != steps.num_rows * len(names):
+        raise DamageError(
+            f"steps.parquet has {steps.num_rows:,} rows, layers.parquet {layers.num_rows:,} of {len(names):,} layers"
+        )
+    if layers.num_rows:
+        places(layers)
+        for name in names.to_pylist()[:1]:
+            own = layers.filter(pc.equal(layers["layer"], name))
+            if not all(own[key].equals(steps[key]) for key in KEY):
+                raise DamageError("the rows of steps.parquet and layers.parquet are not of the same points")
+
+
+def places(rows: pa.Table) -> None:
+    """That a table's samples × steps are in proportion to its rows.
+
+    Raises:
+        DamageError: they are not, or a number is below 0.
+    """
+    least = min(pc.min(rows[name]).as_py() for name in ("restart", "sample", "step"))
+    if least < 0:
+        raise DamageError("a sample, step or restart is below 0")
+    size = pc.count_distinct(rows["sample"]).as_py() * (pc.max(rows["step"]).as_py() + 1)
+    if size > max(MOST_PLACES, 20 * rows.num_rows):
+        raise DamageError(f"{rows.num_rows:,} rows cannot be of {size:,} samples and steps")
+
+
+def images(path: Path, files: Mapping[str, str] | None = None) -> Images:
+    """The inputs that a run kept, by sample, then step.
+
+    Raises:
+        DamageError: the file is damaged.
+        FileNotFoundError: it is not there.
+    """
+    try:
+        with safe_open(verify(path, files), framework="numpy") as stored:
+            check_images({name: stored.get_slice(name) for name in stored.keys() if name in Images._fields})  # noqa: SIM118
+            found = {name: stored.get_tensor(name) for name in Images._fields}
+    except (SafetensorError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        if isinstance(error, DamageError):
+            raise
+        raise DamageError(f"{path.name}: {_said(error)}") from error
+    order = np.lexsort((found["step"], found["sample"]))
+    return Images(**{name: found[name][order] for name in Images._fields})
+
+
+_KINDS = {"x": ("F16", "BF16", "F32", "F64"), "sample": ("I64", "I32"), "step": ("I64", "I32")}
+_KINDS["probabilities"] = _KINDS["x"]
+
+
+def check_images(slices: Mapping[str, Any]) -> None:
+    """The tensors of a file of inputs, before they are read: which there are, their types and shapes.
+
+    Raises:
+        DamageError: they are not those that flatlens writes.
+    """
+    for name, kinds in _KINDS.items():
+        if name not in slices:
+            raise DamageError(f"images.safetensors has no '{name}'")
+        if slices[name].get_dtype() not in kinds:
+            raise DamageError(f"'{name}' of images.safetensors is of type {slices[name].get_dtype()}")
+    shapes = {name: tuple(of.get_shape()) for name, of in slices.items()}
+    wanted = {"x": None, "sample": 1, "step": 1, "probabilities": 2}
+    if any(len(shapes[name]) != size for name, size in wanted.items() if size) or len(shapes["x"]) < 2:
+        raise DamageError(f"the tensors of images.safetensors have the shapes {shapes}")
+    if len({shape[0] for shape in shapes.values()}) > 1:
+        raise DamageError("the tensors of images.safetensors are of different lengths")
+
+
+def _said(error: Exception) -> str:
+    return error.strerror or one_line(error) if isinstance(error, OSError) else one_line(error)

@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from flatlens import runs
 from flatlens.errors import RunError, SpecError
 from flatlens.grid import Cell
-from flatlens.locks import LOOKING, is_held
+from flatlens.locks import LOOKING, file_lock, is_held
 from flatlens.runs import disk, replacing
 from flatlens.spec import from_dict
-from flatlens.sweep import PLAN, VERSION, Sweep, is_sweep, load, write
+from flatlens.sweep import PLAN, VERSION, Sweep, demand_no_links, is_sweep, load, write
 
 
 @contextlib.contextmanager
@@ -38,12 +39,13 @@ def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] 
     # In this order: a shard that begins now writes its plan before anything that is not told from others' files.
     if path.exists() and not all(_is_ours(entry) for entry in path.iterdir()) and not _was_sweep(path):
         raise RunError(f"--out '{path}' holds other files and no sweep; name a new or an empty folder")
+    demand_no_links(path)
     name = "{}-of-{}".format(*shard)
     folder = path / "locks"
     with disk(path):
         folder.mkdir(parents=True, exist_ok=True)
     sweep = Sweep(path, {})
-    lock = FileLock(folder / f"{name}.supervisor", timeout=1)
+    lock = file_lock(folder / f"{name}.supervisor", timeout=1)
     with disk(path):
         try:
             lock.acquire()
@@ -80,28 +82,28 @@ def _is_ours(entry: Path) -> bool:
 
 
 def _amended(path: Path, cells: list[Cell], text: str) -> tuple[dict[str, dict[str, Any]], int]:
-    """The plan, on the disk: these cells, and all others that are finished already.
+    """The plan, on the disk: these cells, and all that are finished already, as they were when they were measured.
 
     Results of these same cells by an older measurement version, which had other keys, are set aside and counted.
     """
+    known = load(path) if is_sweep(path) else Sweep(path, {})
+    stored = known.plan
     plan = {cell.key: cell.spec.to_dict() for cell in cells}
-    stored = load(path) if is_sweep(path) else None
-    older = 0
-    if stored is not None:
-        wanted = {cell.spec.hash() for cell in cells}
-        for key in stored.plan:
-            there = key not in plan and (stored.is_done(key) or stored.work(key).is_dir())
-            if there and _hash(stored.plan[key]) in wanted:
-                stored.set_aside(key)
-                older += 1
-            elif there and stored.is_done(key):
-                plan[key] = stored.plan[key]
+    wanted, older = {cell.spec.hash() for cell in cells}, 0
+    for key in stored.keys() - plan.keys():
+        if (known.is_done(key) or known.work(key).is_dir()) and _hash(stored[key]) in wanted:
+            known.set_aside(key)
+            older += 1
+    done = known.keys("cells")
+    plan |= {key: spec for key, spec in stored.items() if key in done}
+    for key in plan.keys() & (done - stored.keys()):  # the plan was damaged, and removed
+        with contextlib.suppress(RunError):
+            plan[key] = runs.load(known.cell(key)).settings()
     given = path / "sweep.toml"
     if not given.exists() or given.read_bytes() != text.encode():
         with replacing(given) as file:
             file.write(text.encode())
-    if stored is None or list(stored.plan.items()) != list(plan.items()):
-        write(path / PLAN, {"schema_version": VERSION, "cells": plan})
+    save_plan(path, plan, stored)
     return plan, older
 
 
@@ -110,3 +112,9 @@ def _hash(spec: dict[str, Any]) -> str | None:
         return from_dict(spec).hash()
     except SpecError:  # of another flatlens
         return None
+
+
+def save_plan(path: Path, plan: dict[str, dict[str, Any]], stored: dict[str, dict[str, Any]] | None = None) -> None:
+    """Put the plan on the disk, unless it is what is ``stored`` there."""
+    if not stored or list(stored.items()) != list(plan.items()):
+        write(path / PLAN, {"schema_version": VERSION, "cells": plan})

@@ -26,6 +26,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flatlens import borders
+from flatlens.borders import DamageError, inside
 from flatlens.errors import DiskError, RunError, SpecError, unknown
 from flatlens.locks import Locks
 from flatlens.runs import disk, replacing
@@ -42,6 +44,7 @@ VERSION = 1
 DONE, FAILED, RUNNING, WAITING = "done", "failed", "running", "waiting"
 STATES = (DONE, RUNNING, FAILED, WAITING)
 PLAN = "plan.json"
+FOLDERS = ("cells", "work", "failed", "replaced", "locks")
 
 
 class Failure(NamedTuple):
@@ -136,10 +139,13 @@ class Sweep:
         beside it.
         """
         from flatlens import results, tables
+        from flatlens.report import parts
 
         if file is not None:
             return results.draw(self, Path(file))
         page = results.draw(self, self.path / "report.html")
+        if os.path.lexists(self.path / parts.PLOTLY):
+            parts.save_plotly(self.path)  # the cells' pages run what bears this name
         tables.save(self)
         return page
 
@@ -147,11 +153,11 @@ class Sweep:
 
     def cell(self, key: str) -> Path:
         """The folder of a finished cell, which is a run's."""
-        return self.path / "cells" / key
+        return inside(self.path, "cells", key)
 
     def work(self, key: str) -> Path:
         """The folder of a cell under way."""
-        return self.path / "work" / key
+        return inside(self.path, "work", key)
 
     def is_done(self, key: str) -> bool:
         """Whether a cell is finished."""
@@ -163,10 +169,17 @@ class Sweep:
 
     def keys(self, folder: str) -> set[str]:
         """The keys of what lies in ``cells``, ``work`` or ``failed``."""
+        ending = ".json" if folder == "failed" else ""
         try:
-            return {entry.name.removesuffix(".json") for entry in os.scandir(self.path / folder)}
+            entries = list(os.scandir(inside(self.path, folder)))
         except FileNotFoundError:
             return set()
+        except NotADirectoryError as error:
+            raise RunError(f"the sweep in '{self.path}' is damaged: '{folder}' is no folder; remove it") from error
+        for entry in entries:
+            if entry.is_symlink():
+                inside(self.path, folder, entry.name)
+        return {entry.name.removesuffix(ending) for entry in entries}
 
     def done_since(self, when: float) -> int:
         """How many cells were finished after ``when``, in seconds since 1970."""
@@ -193,10 +206,11 @@ class Sweep:
         """Batches done and in all of a cell under way; None where that is not known yet."""
         work = self.work(key)
         try:
-            total = int(json.loads((work / "manifest.json").read_text())["batches"])
-        except (OSError, ValueError, KeyError):
+            found = borders.read_json(work / "manifest.json")
+            borders.check_manifest(found)
+        except DamageError:
             return None
-        return len(list((work / "parts").glob("*.steps.parquet"))), total
+        return len(list(inside(work, "parts").glob("*.steps.parquet"))), found["batches"]
 
     # ---- a cell's way through the folders -------------------------------------------------------
 
@@ -224,14 +238,14 @@ class Sweep:
                 self.work(key).rename(place)
                 _sync(place.parent)
             shutil.rmtree(self.work(key), ignore_errors=True)
-            (self.path / "failed" / f"{key}.json").unlink(missing_ok=True)
+            (inside(self.path, "failed") / f"{key}.json").unlink(missing_ok=True)
             # Whoever waits for one of these finds the cell finished.
             self.locks.forget(key)
 
     def set_aside(self, key: str) -> None:
         """Keep the results of a cell, of other weights, data or measurements than today's, outside the sweep."""
         with disk(self.path):
-            folder = self.path / "replaced"
+            folder = inside(self.path, "replaced")
             folder.mkdir(exist_ok=True)
             for found in (self.cell(key), self.work(key)):
                 with contextlib.suppress(FileNotFoundError):  # another shard was faster
@@ -242,24 +256,26 @@ class Sweep:
         """Keep what went wrong with a cell."""
         self._alive()
         with disk(self.path):
-            folder = self.path / "failed"
+            folder = inside(self.path, "failed")
             folder.mkdir(exist_ok=True)
             write(folder / f"{key}.json", failure._asdict())
 
     def failure(self, key: str) -> Failure | None:
         """What went wrong with a cell, or None."""
-        try:
-            found = json.loads((self.path / "failed" / f"{key}.json").read_text(encoding="utf-8"))
-            return Failure(**{name: found[name] for name in Failure._fields})
-        except FileNotFoundError:
+        file = inside(self.path, "failed") / f"{key}.json"
+        if not os.path.lexists(file):
             return None
-        except (OSError, ValueError, KeyError, TypeError):
+        try:
+            found = borders.read_json(file)
+            borders.check(found, borders.FAILURE, file.name)
+        except DamageError:
             return Failure("the record of its failure is damaged", "unknown", "", 0.0, 1)
+        return Failure(**{name: found[name] for name in Failure._fields})
 
     def forgive(self, key: str) -> None:
         """Forget that a cell has failed."""
         with disk(self.path):
-            (self.path / "failed" / f"{key}.json").unlink(missing_ok=True)
+            (inside(self.path, "failed") / f"{key}.json").unlink(missing_ok=True)
 
     def _alive(self) -> None:
         """Make no folder anew that somebody has removed."""
@@ -280,31 +296,37 @@ def load(path: str | Path) -> Sweep:
         RunError: there is none, or one of a newer schema.
     """
     path = Path(path)
-    try:
-        found = json.loads((path / PLAN).read_text(encoding="utf-8"))
-        version, cells = found["schema_version"], dict(found["cells"])
-        if not all(_is_name(key) and isinstance(spec, dict) for key, spec in cells.items()):
-            raise ValueError
-    except (FileNotFoundError, NotADirectoryError):
+    if not is_sweep(path):
         what = "does not exist" if not path.exists() else f"holds no {PLAN}" if path.is_dir() else "is a file"
-        raise RunError(f"'{path}' is no sweep: it {what}; name the --out folder of a `flatlens sweep`") from None
-    except OSError as error:
-        raise RunError(f"cannot read '{path / PLAN}': {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"'{path / PLAN}' is damaged; the sweep's command writes it again once it is removed") from error
+        raise RunError(f"'{path}' is no sweep: it {what}; name the --out folder of a `flatlens sweep`")
+    demand_no_links(path)
+    try:
+        found = borders.read_json(path / PLAN, borders.PLAN_BYTES)
+        borders.check(found, {"schema_version": borders.MANIFEST["schema_version"]}, PLAN)
+        version = found["schema_version"]
+        cells = borders.check_plan(found) if version <= VERSION else {}
+    except DamageError as error:
+        raise RunError(
+            f"'{path / PLAN}' is damaged; the sweep's command writes it again once it is removed ({error})"
+        ) from error
     if version > VERSION:
         raise RunError(f"the sweep in '{path}' has schema {version}; this flatlens reads {VERSION}: upgrade it")
     return Sweep(path, cells)
 
 
+def demand_no_links(path: Path) -> None:
+    """Refuse a sweep's folder in which a link leads elsewhere: nothing is written or removed through it.
+
+    Raises:
+        RunError: names the link.
+    """
+    for name in (PLAN, *FOLDERS):
+        inside(path, name)
+
+
 def is_sweep(path: str | Path) -> bool:
     """Whether a folder holds a sweep."""
-    return (Path(path) / PLAN).is_file()
-
-
-def _is_name(key: str) -> bool:
-    """Whether a key is the name of a folder, and no path that leads elsewhere: a sweep may come from somebody else."""
-    return key.isalnum() and key.isascii()
+    return os.path.lexists(Path(path) / PLAN)
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

@@ -16,17 +16,20 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flatlens import results
+from flatlens import results, runs
+from flatlens.borders import DamageError
 from flatlens.digest import ADDED
+from flatlens.errors import RunError
 from flatlens.folders import damaged
 from flatlens.grid import TRAIN
 from flatlens.runs import disk, replacing
 from flatlens.settings import flat, shown
 from flatlens.spec import RunSpec, TrainSpec
+from flatlens.stored import KEY as KEY
+from flatlens.stored import fitting as fitting
+from flatlens.stored import pieces
 from flatlens.sweep import Sweep
-from flatlens.trajectory import KEY as KEY
 from flatlens.trajectory import LAYERS, STEPS
-from flatlens.trajectory import fitting as fitting
 from flatlens.valley import Fraction, Median, Summary
 
 RUN_TABLES = {"steps": STEPS, "layers": LAYERS}
@@ -61,7 +64,7 @@ def save(sweep: Sweep) -> Path:
     """
     file, table = sweep.path / "cells.parquet", cells(sweep)
     with disk(sweep.path), replacing(file) as out:
-        pq.write_table(table, out)
+        pq.write_table(table, out, write_page_checksum=True)
     return file
 
 
@@ -86,16 +89,17 @@ def stream(sweep: Sweep, name: str) -> Iterator[pa.Table]:
         try:
             for part in parts(sweep.cell(key), name):
                 yield part.add_column(0, CELL, constant(key, CELL.type, part.num_rows))
-        except (OSError, pa.ArrowException) as error:
-            raise damaged(sweep.cell(key), f"{name}.parquet: {error}") from error
+        except (DamageError, RunError) as error:
+            raise damaged(sweep.cell(key), error.__cause__ if isinstance(error, RunError) else error) from error
 
 
 def parts(run: Path, name: str) -> Iterator[pa.Table]:
-    """A run's table as it was measured, batch by batch."""
-    with pq.ParquetFile(run / f"{name}.parquet") as file:
-        pieces = (file.read_row_group(i) for i in range(file.num_row_groups))
-        for piece in pieces if file.num_row_groups else [file.read()]:
-            yield fitting(piece, RUN_TABLES[name])
+    """A run's table as it was measured, batch by batch.
+
+    Raises:
+        DamageError: it is not what was written, or no such table.
+    """
+    yield from pieces(run, name, runs.load(run).files)
 
 
 def constant(value: Any, kind: pa.DataType, n: int) -> pa.Array:
@@ -113,8 +117,18 @@ def setting(point: Mapping[str, Any], key: str) -> Any:
     """A setting as the value of a column: lists, and what may be either number or word, as text."""
     value = point.get(key)
     if isinstance(value, (list, tuple)):
-        return ",".join(map(shown, value)) if key == "samples" else shown(value)
-    return str(value) if value is not None and _SETTINGS[key] == pa.string() else value
+        return _text(",".join(map(shown, value)) if key == "samples" else shown(value))
+    return _text(str(value)) if value is not None and _SETTINGS[key] == pa.string() else value
+
+
+def _text(value: str) -> str:
+    """Text for a column, which is UTF-8; names of files may be none."""
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
+def is_setting(key: str) -> bool:
+    """Whether this flatlens knows a setting; a plan may be a later one's."""
+    return key in _SETTINGS
 
 
 def column(key: str) -> pa.Field:
@@ -184,8 +198,7 @@ CELLS = pa.schema(
 
 def _figures(sweep: Sweep, keys: Sequence[str]) -> pa.Table:
     """The rows of some cells."""
-    manifests = [results.manifest(sweep, key) for key in keys]
-    digests = [results.digest(sweep, key) for key in keys]
+    manifests, digests = zip(*(results.figures(sweep, key) for key in keys), strict=True)
     try:
         points = [flat(sweep.plan[key]) for key in keys]
         about: list[list[Any]] = [list(keys)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,18 +19,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from filelock import FileLock
 from safetensors.torch import save
 from torch import nn
 
-from flatlens import __version__, datasets, models
+from flatlens import __version__, borders, datasets, models
+from flatlens.borders import DamageError
 from flatlens.datasets import Dataset
 from flatlens.errors import DiskError, ModelError, RunError
+from flatlens.locks import file_lock
 from flatlens.models import checkpoints, statedicts
 from flatlens.models.loaders import Loaded, sha256
 from flatlens.places import cache
 from flatlens.progress import Progress, Report
 from flatlens.runs import replacing
+from flatlens.sealing import seal
 from flatlens.spec import TrainSpec
 from flatlens.training import History, accuracy, perturb
 from flatlens.training import train as fit
@@ -100,8 +103,7 @@ def find(model: str, recipe: TrainSpec, *, progress: Report | None = None, **tru
     """
     work = _Work(model, recipe, trust)
     file = _place(work)
-    record = _train(work, file, force=False, progress=progress).record
-    statedicts.put(checkpoints.read(file), work.loaded.model, str(file))
+    record = _train(work, file, force=False, progress=progress, cached=True).record
     trained = sha256(work.loaded.model)
     source = f"trained by recipe, {file}"
     return replace(work.loaded, sha256=trained, source=source, recipe_sha256=work.hash, reached=record)
@@ -147,17 +149,25 @@ class _Work:
         self.data = datasets.load(datasets.with_split(recipe.data, "train"))
         if recipe.limit is not None:
             self.data = self.data.take(datasets.balanced(self.data.y, recipe.limit, recipe.seed))
-        shape = tuple(self.data.x.shape[1:])
-        self.loaded = models.load(model, shape=shape, classes=self.data.classes, **trust)
+        self._trust = trust
+        self.forget()
         known = [VERSION, model, recipe.to_dict(), self.data.sha256, self.loaded.sha256]
         self.hash = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
+    def forget(self) -> None:
+        """The untrained model, as it was."""
+        shape = tuple(self.data.x.shape[1:])
+        self.loaded = models.load(self.model, shape=shape, classes=self.data.classes, **self._trust)
 
-def _train(work: _Work, file: Path, *, force: bool, progress: Report | None) -> Trained:
+
+def _train(work: _Work, file: Path, *, force: bool, progress: Report | None, cached: bool = False) -> Trained:
+    """Leave the model with its trained weights. What is damaged in the cache is trained again; elsewhere it is said."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # Whoever else trains this recipe is waited for, and then has done the work.
-        with FileLock(file.with_name(f".{file.name}.lock")):
+        with file_lock(file.with_name(f".{file.name}.lock"), root=file.parent):
+            if cached and not force:
+                force = _is_damaged(work, file)
             return _trained(work, file, force=force, progress=progress)
     except OSError as error:
         raise DiskError(f"cannot write '{file}': {error.strerror or error}; choose another place") from error
@@ -171,6 +181,7 @@ def _trained(work: _Work, file: Path, *, force: bool, progress: Report | None) -
             f"'{file}' holds a model of another recipe ({_differs(stored, work)}); name another, or use --force"
         )
     if stored is not None and file.exists():
+        _put(work, file, stored)
         return _found(file, stored, "finished")
     begun = part.with_suffix(".json")
     began_as = _record(begun)
@@ -189,6 +200,31 @@ def _trained(work: _Work, file: Path, *, force: bool, progress: Report | None) -
     part.unlink(missing_ok=True)
     begun.unlink(missing_ok=True)
     return _found(file, record, resumed)
+
+
+def _is_damaged(work: _Work, file: Path) -> bool:
+    """Whether a finished model's weights, or their record, are not those that were written."""
+    try:
+        stored = _record(file.with_suffix(".json"))
+        if stored is None or not file.exists():
+            return False
+        if stored["hash"] != work.hash:
+            return True
+        _put(work, file, stored)
+    except (RunError, ModelError):
+        work.forget()
+        return True
+    return False
+
+
+def _put(work: _Work, file: Path, record: dict[str, Any]) -> None:
+    """Put the weights of a file into the model, if they are those of its record."""
+    statedicts.put(checkpoints.read(file), work.loaded.model, str(file))
+    if sha256(work.loaded.model) != record.get("weights_sha256"):
+        raise RunError(
+            f"'{file}' is damaged: its weights are not those that '{file.with_suffix('.json').name}' tells of; train "
+            "them again with --force"
+        )
 
 
 def _history(model: nn.Module, recipe: TrainSpec, data: Dataset, **how: Any) -> History:
@@ -258,20 +294,20 @@ def _found(file: Path, record: dict[str, Any], resumed: str) -> Trained:
 
 
 def _record(file: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.lexists(file):
         return None
-    except (OSError, ValueError) as error:
-        raise RunError(f"'{file}' is damaged; remove it, or use --force") from error
-    if not isinstance(found, dict) or "hash" not in found:
+    try:
+        found = borders.read_json(file)
+    except DamageError as error:
+        raise RunError(f"'{file}' is damaged; remove it, or use --force ({error})") from error
+    if "hash" not in found:
         raise RunError(f"'{file}' is no record of a training; name another --out, or use --force")
     return found
 
 
 def _write(file: Path, record: dict[str, Any]) -> None:
     with replacing(file) as out:
-        out.write(json.dumps(record, indent=2).encode() + b"\n")
+        out.write(seal(record))
 
 
 def _differs(stored: dict[str, Any], work: _Work) -> str:

@@ -114,21 +114,6 @@ MEASURES = {
 """What a valley can be looked for in: column of ``layers`` -> its name for people. High = sharp for all."""
 
 
-def fitting(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A table with this schema's columns; those that flatlens did not measure when it was made are null.
-
-    Raises:
-        pyarrow.ArrowInvalid: columns are of other types, or the keys are missing.
-    """
-    for name in KEY:
-        if name not in table.column_names:
-            raise pa.ArrowInvalid(f"there is no column '{name}'")
-    for field_ in schema:
-        if field_.name not in table.column_names:
-            table = table.append_column(field_, pa.nulls(table.num_rows, field_.type))
-    return table.select(schema.names).cast(schema)
-
-
 class Caution(NamedTuple):
     """Something that makes an evaluation misleading: a short code, and one sentence with its figure."""
 

@@ -24,6 +24,7 @@ import flatlens as fl
 from flatlens import arrays, exporting, formats, results
 from flatlens.errors import DiskError, RunError, SpecError
 from flatlens.trajectory import LAYERS, STEPS
+from tests.edited import unsealed
 from tests.small_sweep import CNN, copied
 
 FRONT = ["cell", "model", "layers", "seed"]
@@ -203,6 +204,7 @@ def test_what_an_attack_found_is_the_last_of_a_samples_inputs(tmp_path, cell):
 
     run = tmp_path / "run"
     shutil.copytree(cell, run)
+    unsealed(run)
     stored = load_file(run / "images.safetensors")
     best = {name: values[stored["step"] == stored["step"].max()] for name, values in stored.items()}
     best["x"] = best["x"] + 1
@@ -255,6 +257,7 @@ def test_a_damaged_run_is_named_and_nothing_is_left_behind(own, name, how):
     elif how == "cut":
         file.write_bytes(file.read_bytes()[:500])
     else:  # rows of other points
+        unsealed(file.parent)
         table = pq.read_table(file)
         pq.write_table(table.slice(0, table.num_rows - 2), file)
     before = sorted(entry.name for entry in own.path.iterdir())
@@ -404,7 +407,7 @@ def test_the_peak_of_memory_does_not_grow_with_the_number_of_cells(small_sweep, 
     """Tables of several cells are gathered to 65,536 rows; cells are blown up, so that a few reach that."""
     peaks = []
     blown = copied(small_sweep, tmp_path / "one", 1)
-    cell = blown.cell("0000000000000000")
+    cell = unsealed(blown.cell("0000000000000000"))
     for name in ("steps", "layers"):
         table = pq.read_table(cell / f"{name}.parquet")
         parts = [

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from flatlens_cli import app
+from flatlens_cli import app, options
 
 from flatlens import sweep
 from flatlens.errors import SpecError
@@ -120,6 +120,42 @@ def test_a_model_that_is_code_is_not_even_read(trap: Path, place: str, capsys: p
     assert not (trap / "out").exists()
 
 
+CONFIGS = ("run", "attack", "recipe")
+"""The places that a run's own file has, too; its settings stand at the top."""
+
+
+@pytest.mark.parametrize("place", CONFIGS)
+def test_a_model_that_is_code_is_not_read_by_a_config_either(trap: Path, place: str) -> None:
+    for model in CODE:
+        model = model.format(trap)
+        (trap / "spec.toml").write_text(tomli_w.dumps(PLACES[place](model)["run"]))
+        for flags in ({}, {"eps": "0.1"}, {"trust_pickle": True, "trust_remote_code": True}):
+            with pytest.raises(SpecError) as caught:
+                options.run_spec(flags, trap / "spec.toml")
+            assert str(caught.value).endswith(FLAG), model
+
+
+@pytest.mark.parametrize("words", [[], ["--dry-run"], ["--json"], ["--trust-pickle", "--trust-remote-code"]], ids=str)
+@pytest.mark.parametrize("place", CONFIGS)
+def test_a_config_s_code_is_refused_by_the_command(
+    trap: Path, place: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for model in ("evil.py:f", "evil:f", "ckpt:w.pt?arch=evil.py%3Af", "\tevil:f\n"):
+        (trap / "spec.toml").write_text(tomli_w.dumps(PLACES[place](model)["run"]))
+        assert app.run(["trace", "--config", "spec.toml", "--out", "out", *words]) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.endswith(FLAG + "\n") and said.err.count("\n") == 1
+    assert not (trap / "out").exists()
+
+
+def test_code_of_a_config_that_is_typed_or_trusted_is_the_user_s(trap: Path) -> None:
+    (trap / "spec.toml").write_text(tomli_w.dumps(BASE | {"model": "evil.py:f"}))
+    assert options.run_spec({"trust_code": True}, trap / "spec.toml").model == "evil.py:f"
+    for flags, more in (({"model": "other.py:f"}, []), ({}, ["model=other.py:f"]), ({}, ["attack.model=other.py:f"])):
+        assert options.run_spec(flags, trap / "spec.toml", more).model == "other.py:f"
+    assert options.run_spec({"model": "flatlens:mlp"}, trap / "spec.toml").model == "flatlens:mlp"
+
+
 def test_code_that_is_trusted_is_planned(trap: Path) -> None:
     found = cells_of({"run": BASE | {"model": "evil.py:f"}}, trust_code=True)
     assert found.cells[0].spec.model == "evil.py:f"
@@ -154,6 +190,15 @@ TRUSTING: list[dict[str, Any]] = [
 def test_a_file_does_not_trust_for_whoever_runs_it(trap: Path, tables: dict[str, Any]) -> None:
     with pytest.raises(SpecError) as caught:
         cells_of(tables)
+    assert "trust" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("tables", [table for table in TRUSTING if "grid" not in table and "zip" not in table], ids=str)
+def test_nor_does_a_config(trap: Path, tables: dict[str, Any]) -> None:
+    values = tables["run"] | {key: value for key, value in tables.items() if key != "run"}
+    (trap / "spec.toml").write_text(tomli_w.dumps(values))
+    with pytest.raises(SpecError) as caught:
+        options.run_spec({}, trap / "spec.toml")
     assert "trust" in str(caught.value) and "\n" not in str(caught.value)
 
 

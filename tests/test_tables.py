@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import duckdb
@@ -21,7 +22,9 @@ from flatlens import results, tables
 from flatlens.errors import RunError, SpecError
 from flatlens.report import sweep_page
 from flatlens.report.sweep_payload import Cell
+from flatlens.sealing import seal
 from flatlens.spec import KEYS
+from tests.edited import unsealed
 from tests.small_sweep import CNN, ROBUST, copied
 
 README = Path(__file__).parent.parent / "README.md"
@@ -80,7 +83,7 @@ def test_lists_are_as_one_types_them():
 
 def test_infinities_are_numbers_and_nothing_known_is_null(own):
     key = results.done(own)[0]
-    file = own.cell(key) / "digest.json"
+    file = unsealed(own.cell(key)) / "digest.json"
     found = json.loads(file.read_text())
     found["rows"][0]["depth"] = {"value": "+inf", "low": 1, "high": "inf", "n": 3}
     found["rows"][0]["rise"]["value"] = None
@@ -100,13 +103,15 @@ def test_ten_thousand_cells_take_seconds(small_sweep, tmp_path):
     )
     digest = json.loads((small_sweep / "cells" / key / "digest.json").read_text())
     # As many bytes as one of 40 steps and a few paths has.
-    digest["curves"] = [{"median": [1.234567] * 41, "low": [0.1] * 41, "high": [9.9] * 41, "n": [8] * 41}] * 4
-    manifest = (small_sweep / "cells" / key / "manifest.json").read_text()
+    key_of = {"path": "attack", "layer": "fc", "measure": "relative_flatness"}
+    digest["curves"] = [key_of | {"median": [1.234567] * 41, "low": [0.1] * 41, "high": [9.9] * 41, "n": [8] * 41}] * 4
+    manifest = json.loads((small_sweep / "cells" / key / "manifest.json").read_text())
+    manifest = seal(manifest | {"files": {"digest.json": sha256(json.dumps(digest).encode()).hexdigest()}})
     for k in keys:
         cell = tmp_path / "cells" / k
         cell.mkdir(parents=True)
         (cell / "digest.json").write_text(json.dumps(digest))
-        (cell / "manifest.json").write_text(manifest)
+        (cell / "manifest.json").write_bytes(manifest)
     whole = fl.open(tmp_path)
     began = time.perf_counter()
     assert whole.cells.num_rows == 2 * count

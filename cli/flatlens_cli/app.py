@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import typer
 
 import flatlens
 from flatlens.errors import FlatlensError, PassError, UsageError, said
+from flatlens.numerals import shortened
 from flatlens_cli import (
     doctor,
     examples,
@@ -86,16 +88,25 @@ def run(arguments: Sequence[str]) -> int:
         return _failed(error, str(error), FAILED, debug=debug)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except OSError as error:
+        # Whatever is typed may be no place at all: too long a name, links in a circle, a folder that one may not read.
+        what = _place(error)
+        return _failed(error, what, USAGE, debug=debug)
     except Exception as error:
         what = f"internal: {said(error)}"
         return _failed(error, what if debug else f"{what}; run again with --debug", FAILED, debug=debug)
     return result if isinstance(result, int) else 0
 
 
+def _place(error: OSError) -> str:
+    named = "" if error.filename is None else f" '{shortened(os.fsdecode(error.filename))}'"
+    return f"cannot use{named or ' what was named'}: {error.strerror or error}; name another place"
+
+
 def _failed(error: Exception, message: str, code: int, *, debug: bool) -> int:
     if debug:
-        traceback.print_exception(error)
-    terminal.complain("error: " + " ".join(message.split()))
+        terminal.complain("".join(traceback.format_exception(error)).rstrip("\n"), lines=True)
+    terminal.complain("error: " + " ".join(line.strip() for line in message.split("\n")).strip())
     return code
 
 
@@ -103,7 +114,7 @@ def _parsing(error: typer.TyperException) -> str:
     """The parser's message in the form of ours: the value, and what would work."""
     if (option := getattr(error, "option_name", None)) and (near := getattr(error, "possibilities", None)):
         return f"no option '{option}'. Did you mean '{difflib.get_close_matches(option, near, 1, 0.0)[0]}'?"
-    message = error.format_message().strip().rstrip(".")
+    message = " ".join(error.format_message().split()).rstrip(".")
     message = message[:1].lower() + message[1:]
     if message.endswith("?"):
         return message

@@ -5,6 +5,7 @@ A flag's parameter bears the name of the spec's field, and its default is None: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flatlens import spec
+from flatlens import numerals, spec, trust
+from flatlens.errors import SpecError
 from flatlens.spec import RunSpec
 from flatlens_cli import completing
 
@@ -64,6 +66,10 @@ TrustPickle = Annotated[
 TrustRemoteCode = Annotated[
     bool | None,
     _option(_WHAT, "Let Python code beside an hf: model run.", "--trust-remote-code"),
+]
+TrustCode = Annotated[
+    bool,
+    _option(_WHAT, "Let the file of --config name code: file.py:factory, plug-ins.", "--trust-code"),
 ]
 
 Attack = Annotated[str | None, _option(_ATTACK, "The attack; see `flatlens attacks`", "--attack", metavar="NAME")]
@@ -175,11 +181,17 @@ def run_spec(flags: Mapping[str, Any], config: Path | None = None, assignments: 
         assignments: ``key=value`` texts.
 
     Raises:
-        SpecError: a setting that does not exist, is missing, or cannot be.
+        SpecError: a setting that does not exist, is missing, or cannot be; or the file names code, without leave.
     """
-    values = spec.without_trust(_flat(spec.read_toml(config)), flags, config) if config else {}
-    values |= {key: _read(key, value) for key in spec.KEYS if (value := flags.get(key)) not in (None, [], ())}
-    return spec.from_dict(spec.assign(values, assignments))
+    given = {key: _read(key, value) for key in spec.KEYS if (value := flags.get(key)) not in (None, [], ())}
+    if config is None:
+        return spec.from_dict(spec.assign(given, assignments))
+    values = trust.without_trust(_flat(spec.read_toml(config)), flags, config)
+    made = spec.from_dict(spec.assign(values | given, assignments))
+    typed = spec.assign(given, assignments)
+    named = [(key, getattr(made, key)) for key in trust.NAMES_CODE if key not in typed]
+    trust.demand_code(named, flags, config)
+    return made
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
@@ -199,7 +211,23 @@ def _read(key: str, value: Any) -> Any:
 
 
 def _whole(text: str) -> int | str:
+    found = numerals.whole(text)
+    return text if found is None else found
+
+
+def whole(text: str) -> int:
+    """A whole number that a flag takes."""
+    if (found := numerals.whole(text)) is None:
+        raise typer.BadParameter(f"'{numerals.shortened(text)}' is not a whole number")
+    return found
+
+
+def number(text: str) -> float:
+    """A finite number that a flag takes."""
     try:
-        return int(text)
-    except ValueError:
-        return text
+        found = numerals.number(text)
+    except SpecError as error:
+        raise typer.BadParameter(str(error)) from error
+    if not math.isfinite(found):
+        raise typer.BadParameter(f"'{text}' is not finite")
+    return found

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flatlens.errors import FlatlensError, RunError, SpecError, UsageError
+from flatlens.numerals import shortened, whole
 from flatlens_cli import completing, options, terminal
 from flatlens_cli.options import FAILED, INTERRUPTED
 
@@ -30,6 +31,10 @@ EVERY = 2.0
 """Seconds between two looks of ``status --watch``."""
 
 
+def _option(flag: str, text: str, metavar: str, parser: Any) -> Any:
+    return typer.Option(flag, help=text, metavar=metavar, parser=parser)
+
+
 def sweep(
     file: Annotated[Path, typer.Argument(help="The sweep file.", metavar="FILE.toml", show_default=False)],
     out: Annotated[
@@ -37,7 +42,12 @@ def sweep(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", help="Cells at the same time (default: one for each GPU, else core).", metavar="N"),
+        typer.Option(
+            "--workers",
+            parser=options.whole,
+            help="Cells at the same time (default: one for each GPU, else core).",
+            metavar="N",
+        ),
     ] = None,
     engine: Annotated[
         str, typer.Option("--engine", help="local or ray.", metavar="NAME", autocompletion=completing.FOR["engine"])
@@ -45,7 +55,12 @@ def sweep(
     address: Annotated[str | None, typer.Option("--address", help="Of a Ray cluster.", metavar="A")] = None,
     gpus: Annotated[
         float | None,
-        typer.Option("--gpus", help="GPUs of a cell, on a Ray cluster; 0.5: two cells on each.", metavar="NUMBER"),
+        typer.Option(
+            "--gpus",
+            parser=options.number,
+            help="GPUs of a cell, on a Ray cluster; 0.5: two cells on each.",
+            metavar="NUMBER",
+        ),
     ] = None,
     shard: Annotated[
         str | None,
@@ -53,7 +68,8 @@ def sweep(
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Begin again what has failed.", metavar="")] = False,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", help="Give a cell up after so long.", metavar="SECONDS")
+        float | None,
+        _option("--timeout", "Give a cell up after so long.", "SECONDS", options.number),
     ] = None,
     trust_pickle: options.TrustPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
@@ -109,6 +125,8 @@ def sweep(
         if result.new == 0 and not result.failed:
             terminal.complain(f"nothing to do: '{out}' holds all of these cells, finished")
         terminal.show(_ended(file, result, page), err=json)
+    elif result.failed:
+        _complain_of_failures(result)
     if json:
         terminal.emit(_facts(result.sweep, result.sweep.state()) | {"new": result.new, "report": page})
     if result.failed:
@@ -185,9 +203,10 @@ def _terminable() -> Iterator[None]:
 
 def _shard(text: str) -> tuple[int, int]:
     index, slash, count = text.partition("/")
-    if not (slash and index.isdecimal() and count.isdecimal()):
-        raise SpecError(f"--shard {text}: needs i/n, for example 1/3")
-    return int(index), int(count)
+    found = whole(index), whole(count)
+    if not slash or found[0] is None or found[1] is None:
+        raise SpecError(f"--shard {shortened(text)}: needs i/n, for example 1/3")
+    return found[0], found[1]
 
 
 def _interrupted(out: Path) -> str:
@@ -216,6 +235,15 @@ def _ended(file: Path, result: Result, page: Path) -> RenderableType:
     if failed:
         parts += ["", terminal.columns(list(_failures(result.sweep, failed)))]
     return Group(*parts)
+
+
+def _complain_of_failures(result: Result) -> None:
+    """What went wrong, where nothing else is said."""
+    terminal.complain(
+        f"{result.failed:,} of {result.done + result.failed:,} cells failed: mend the cause and give --retry"
+    )
+    for kind, line in _failures(result.sweep, result.sweep.state().failed):
+        terminal.complain(f"{kind}: {line}" if kind else line)
 
 
 def _told(found: Sweep, state: State) -> RenderableType:

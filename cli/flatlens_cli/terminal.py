@@ -1,17 +1,20 @@
 """What people and programs see: results on stdout, everything about the work on stderr.
 
-Colour and width are rich's decision: none without a terminal, none with ``NO_COLOR``.
+Colour and width are rich's decision: none without a terminal, none with ``NO_COLOR``. Text may be anybody's (names of
+folders, models and layers, what an error said), and could steer a terminal: all of it passes `visible`.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import math
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 _NO_WIDTH = 10_000
 
@@ -19,6 +22,27 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from flatlens.progress import Progress as Progress_
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    r"""Text in which whatever a terminal would obey, or not show, is written out: ``\x1b``, ``\u202e``, ``\n``.
+
+    Args:
+        text: anybody's.
+        lines: whether its line breaks may break lines.
+    """
+    if text.isprintable():
+        return text
+    keep = " \n" if lines else " "
+    return "".join(c if c.isprintable() or c in keep or _is_space(c) else _written_out(c) for c in text)
+
+
+def _is_space(c: str) -> bool:
+    return unicodedata.category(c) == "Zs"
+
+
+def _written_out(c: str) -> str:
+    return c.encode("unicode_escape").decode("ascii")
 
 
 def show(what: RenderableType, *, err: bool = False) -> None:
@@ -47,9 +71,11 @@ def columns(rows: Sequence[Sequence[str]], *, header: bool = False) -> Renderabl
     table = Table(box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0))
     first, *rest = rows
     for i, title in enumerate(first):
-        table.add_column(Text(title, style="bold") if header else "", style="" if i else "cyan", overflow="fold")
+        table.add_column(
+            Text(visible(title), style="bold") if header else "", style="" if i else "cyan", overflow="fold"
+        )
     for row in rest if header else rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(visible(cell)) for cell in row))
     return table
 
 
@@ -57,39 +83,62 @@ def note(line: str) -> RenderableType:
     """A remark that stands back."""
     from rich.text import Text
 
-    return Text(line, style="dim")
+    return Text(visible(line), style="dim")
 
 
 def heading(line: str, *, first: bool) -> RenderableType:
     """A title above a group of lines, with an empty line before all but the first."""
     from rich.text import Text
 
-    return Text(line if first else f"\n{line}", style="bold")
+    return Text(visible(line) if first else f"\n{visible(line)}", style="bold")
 
 
 def say(line: str) -> None:
-    """Print a line on stdout as it is."""
-    with _whether_read_or_not(sys.stdout):
-        print(line, flush=True)
+    """Print a line on stdout."""
+    _print(visible(line), sys.stdout)
 
 
-def complain(line: str) -> None:
-    """Print a line on stderr as it is."""
-    with _whether_read_or_not(sys.stderr):
-        print(line, file=sys.stderr, flush=True)
+def complain(line: str, *, lines: bool = False) -> None:
+    """Print a line, or several, on stderr."""
+    _print(visible(line, lines=lines), sys.stderr)
 
 
 def emit(result: object) -> None:
     """Print the result as one JSON object on stdout; what is not finite becomes null."""
-    say(json.dumps(plain(result), ensure_ascii=False, allow_nan=False))
+    text = json.dumps(plain(result), ensure_ascii=False, allow_nan=False)
+    if not text.isprintable():  # JSON has a way of its own to write such characters out
+        text = "".join(c if c.isprintable() or _is_space(c) else json.dumps(c)[1:-1] for c in text)
+    _print(text, sys.stdout)
+
+
+def _print(text: str, stream: IO[str]) -> None:
+    with _whether_read_or_not(stream):
+        print(text, file=stream, flush=True)
 
 
 @contextlib.contextmanager
 def stdout_bytes() -> Iterator[IO[bytes]]:
-    """Stdout for what is no text of ours, such as a table."""
+    """Stdout for what is no text of ours, such as a table; a terminal is shown it, and not sent it."""
     with _whether_read_or_not(sys.stdout):
-        yield sys.stdout.buffer
+        yield cast("IO[bytes]", _Shown(sys.stdout)) if sys.stdout.isatty() else sys.stdout.buffer
         sys.stdout.flush()
+
+
+class _Shown:
+    """A stream of bytes before a terminal."""
+
+    closed = False
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    def write(self, content: bytes) -> int:
+        self._stream.write(visible(self._decoder.decode(bytes(content)), lines=True))
+        return len(content)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def flush() -> None:
@@ -169,7 +218,7 @@ def progress_bar(wanted: bool) -> Iterator[Callable[[Progress_], None]]:
         task = bar.add_task("loading", total=None)
 
         def advance(progress: Progress_) -> None:
-            bar.update(task, completed=progress.done, total=progress.total, description=progress.what)
+            bar.update(task, completed=progress.done, total=progress.total, description=visible(progress.what))
 
         yield advance
 

@@ -34,6 +34,7 @@ def trace(
     set_: options.Set = None,
     trust_pickle: options.TrustPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
+    trust_code: options.TrustCode = False,
     attack: options.Attack = None,
     eps: options.Eps = None,
     norm: options.Norm = None,
@@ -98,13 +99,14 @@ def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool, spec
     try:
         with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
             from flatlens import execute
+            from flatlens.report import parts
 
             with warnings.catch_warnings():
                 # They are in the summary, and on the page.
                 warnings.simplefilter("ignore", CautionWarning)
                 run = execute.run(spec, out, force=force, progress=progress)
             page = run.path / "report.html"
-            drawn = run.resumed == "finished" and page.exists()
+            drawn = run.resumed == "finished" and parts.is_whole(page)
             if spectrum:
                 from flatlens import spectrum as densities
 

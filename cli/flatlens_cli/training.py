@@ -15,10 +15,14 @@ from flatlens_cli.options import INTERRUPTED
 _TEXT = ("epochs", "batch_size", "steps", "limit", "seed")
 
 
-def _option(text: str, *flags: str, metavar: str) -> Any:
+def _option(text: str, *flags: str, metavar: str, **more: Any) -> Any:
     default = getattr(TrainSpec, flags[0].removeprefix("--").replace("-", "_"))
     said = text if default is None else f"{text.removesuffix('.')} (default {default:.4g})."
-    return typer.Option(*flags, help=said, show_default=False, metavar=metavar)
+    return typer.Option(*flags, help=said, show_default=False, metavar=metavar, **more)
+
+
+def _count(text: str, *flags: str) -> Any:
+    return _option(text, *flags, metavar="N", parser=options.whole)
 
 
 def train(
@@ -42,9 +46,9 @@ def train(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="File to write.", metavar="FILE.safetensors")] = None,
-    epochs: Annotated[int | None, _option("Passes over the data.", "--epochs", metavar="N")] = None,
+    epochs: Annotated[int | None, _count("Passes over the data.", "--epochs")] = None,
     lr: Annotated[str | None, _option("First learning rate of AdamW.", "--lr", metavar="NUMBER")] = None,
-    batch_size: Annotated[int | None, _option("Samples per step.", "--batch-size", metavar="N")] = None,
+    batch_size: Annotated[int | None, _count("Samples per step.", "--batch-size")] = None,
     weight_decay: Annotated[str | None, _option("Decoupled.", "--weight-decay", metavar="NUMBER")] = None,
     adversarial: Annotated[
         str | None, _option("Train on attacked inputs: pgd.", "--adversarial", metavar="NAME")
@@ -52,9 +56,9 @@ def train(
     eps: Annotated[
         str | None, _option("Radius of that attack (linf), and of the robust accuracy.", "--eps", metavar="NUMBER")
     ] = None,
-    steps: Annotated[int | None, _option("Steps of that attack.", "--steps", metavar="N")] = None,
-    limit: Annotated[int | None, _option("At most N samples, of all classes alike.", "--limit", metavar="N")] = None,
-    seed: Annotated[int | None, _option("Of the order and the attack's starts.", "--seed", metavar="N")] = None,
+    steps: Annotated[int | None, _count("Steps of that attack.", "--steps")] = None,
+    limit: Annotated[int | None, _count("At most N samples, of all classes alike.", "--limit")] = None,
+    seed: Annotated[int | None, _count("Of the order and the attack's starts.", "--seed")] = None,
     trust_pickle: options.TrustPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the model that is there.")] = False,

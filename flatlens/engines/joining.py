@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flatlens.engines.local import SAFE
 from flatlens.errors import SpecError
 
 REACH = 5.0
 """Seconds in which a cluster must answer; Ray itself would try for two minutes, and end the process."""
 STORE = 80 << 20
 """Bytes of shared memory for a cluster of this machine: about Ray's least, for nothing is kept there."""
+
 LONGEST = 48
 """Characters of the folder that a temporary one is made in: a socket's name in there may have 107 in all."""
 
@@ -72,18 +74,29 @@ def start(ray: Any, cpus: int) -> Path:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Let Ray report nothing to anybody, print nothing, and leave the signals as they are."""
+    """Let Ray report nothing to anybody, print nothing, leave the signals as they are, and import nothing from here."""
     from ray._private import worker
 
     # What becomes of nodes and processes would be printed to stdout, whatever log_to_driver says.
     worker._worker_logs_enabled = False
     before = signal.getsignal(signal.SIGTERM)
     try:
-        with _environment(RAY_USAGE_STATS_ENABLED="0"):
+        with _environment(RAY_USAGE_STATS_ENABLED="0"), _nowhere():
             yield
     finally:
         with contextlib.suppress(ValueError, TypeError):  # not in the main thread, or set by another language
             signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _nowhere() -> Iterator[None]:
+    """Let no process of Ray import from the working folder, where a stranger's sweep may have brought a ``torch.py``.
+
+    Ray puts the folder in which it is initialised first on the path of every worker. In the root there are no modules
+    but its owner's. What a node starts by itself keeps to `SAFE`.
+    """
+    with contextlib.chdir(Path.cwd().anchor), _environment(**{SAFE: "1"}):
+        yield
 
 
 @contextlib.contextmanager

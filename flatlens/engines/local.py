@@ -22,6 +22,7 @@ from flatlens.errors import ResourceError
 LOOK = 1.0
 """Seconds between two looks at whether a process has left its task without a word."""
 SAFE = "PYTHONSAFEPATH"
+"""Of Python's environment: a process does not import from the folder that it is started in."""
 HOW_TO_START = (
     "no worker could be started; a program that calls run_sweep must be a file, and call it under "
     "if __name__ == '__main__':"

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flatlens.engines import DIED, LOST, Outcome, Task, Trouble, joining, overdue, work
+from flatlens.engines.local import SAFE, shares
 from flatlens.engines.local import gpus as own_gpus
-from flatlens.engines.local import shares
 from flatlens.errors import SpecError
 from flatlens.extras import need
 from flatlens.places import cache
@@ -231,6 +231,7 @@ def _do(setting: Setting, task: Task) -> Iterator[Begun | Outcome]:
             # Ray lets a task without GPUs see them all.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         os.environ["FLATLENS_CACHE"] = setting.cache
+        os.environ[SAFE] = "1"
         with contextlib.suppress(OSError):  # names of files in a spec are relative to it
             os.chdir(setting.folder)
         # The process belongs to Ray, which ends it with the node, and with the driver.

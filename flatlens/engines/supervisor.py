@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter, defaultdict, deque
@@ -9,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flatlens import grid
+from flatlens import grid, results, runs
 from flatlens.engines import (
     CELL,
     CHECK,
@@ -25,9 +26,11 @@ from flatlens.engines import (
     Trouble,
     check_workers,
 )
-from flatlens.errors import DiskError, SpecError, unknown
+from flatlens.engines.work import PLOTLY
+from flatlens.errors import DiskError, RunError, SpecError, unknown
 from flatlens.progress import Progress, Report
-from flatlens.supervised import supervised
+from flatlens.spec import RunSpec
+from flatlens.supervised import save_plan, supervised
 from flatlens.sweep import Failure, Sweep
 
 PIECE = 60.0
@@ -105,6 +108,11 @@ def run_sweep(
     trust = {"trust_pickle": trust_pickle, "trust_remote_code": trust_remote_code, "trust_code": trust_code}
     found = grid.read(file, **trust)
     mine = found.cells[index - 1 :: count]
+    if not mine:
+        cells = "1 cell" if len(found.cells) == 1 else f"{len(found.cells):,} cells"
+        raise SpecError(
+            f"--shard {index}/{count}: has nothing to do, as the sweep has {cells}; use at most as many shards"
+        )
     with supervised(out, found.cells, found.text, shard) as sweep:
         _dress(sweep)
         accelerated = any(cell.spec.device != "cpu" for cell in mine)
@@ -120,9 +128,15 @@ def run_sweep(
 
 
 def _dress(sweep: Sweep) -> None:
-    from flatlens.report import page
+    """Give the cells' pages what they share, and draw those again that were emptied or removed."""
+    from flatlens.report import page, parts
 
     page.save_plotly(sweep.path)
+    for key in results.done(sweep):
+        file = sweep.cell(key) / "report.html"
+        if not parts.is_whole(file):
+            with contextlib.suppress(RunError):  # a damaged cell is told of elsewhere
+                page.write([results.trace(sweep, key)], file, plotly=PLOTLY)
 
 
 def _engine(name: str, workers: int | None, address: str | None, gpus: float | None, accelerated: bool) -> Engine:
@@ -159,10 +173,25 @@ class _Supervisor:
         self.left = 0
         done, failed = sweep.keys("cells"), sweep.keys("failed")
         self._check([key for key in self.specs if key in done])
+        self._tell_kept([key for key in self.specs if key in done])
         for key in self.specs:
             if key in done or (key in failed and not retry):
                 continue
             self._plan(key)
+
+    def _tell_kept(self, keys: list[str]) -> None:
+        """Which inputs are kept changes no number: finished cells are not measured anew for them."""
+        kept = Counter[tuple[str, str]]()
+        for key in keys:
+            had, wanted = (spec.get("images", RunSpec.images) for spec in (self.sweep.plan[key], self.specs[key]))
+            if had != wanted:
+                kept[had, wanted] += 1
+        for (had, wanted), n in kept.items():
+            cells = "finished cell keeps its" if n == 1 else "finished cells keep their"
+            self.notes.append(
+                f"{n:,} {cells} inputs as they are, images = {had}, and not {wanted}: for those, remove them from "
+                f"'{self.sweep.path / 'cells'}', or name another --out"
+            )
 
     def run(self) -> None:
         """Until nothing is left to do."""
@@ -283,6 +312,8 @@ class _Supervisor:
         for key in keys:
             if _differs(self.sweep.cell(key), outcome.found):
                 self.sweep.set_aside(key)
+                self.sweep.plan[key] = self.specs[key]
+                save_plan(self.sweep.path, self.sweep.plan)
                 self.notes.append(f"cell {key} was of other weights or data: it is done again, the old is in replaced/")
                 self._plan(key)
 
@@ -290,7 +321,7 @@ class _Supervisor:
 def _differs(cell: Path, found: dict[str, Any]) -> bool:
     """Whether a finished cell was made from something else; a manifest that cannot be read is no proof of anything."""
     try:
-        manifest = json.loads((cell / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = runs.load(cell).manifest
+    except RunError:
         return True
     return any(manifest.get(name) != value for name, value in found.items())

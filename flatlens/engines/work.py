@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from flatlens.engines import CHECK, DISK, TRAIN, Done, More, Outcome, Task, Trouble
 from flatlens.errors import DiskError, FlatlensError, StaleRunError
-from flatlens.spec import TRUST, from_dict
+from flatlens.spec import from_dict
 from flatlens.sweep import Sweep
+from flatlens.trust import TRUST
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
@@ -134,7 +135,7 @@ def _begin(task: Task, folder: Path) -> Begun:
         return kept
     spec = from_dict(task.spec)
     try:
-        return execute.begin(spec, folder, parents=False)
+        return execute.begin(spec, folder, parents=False, whole=task.batches is None)
     except StaleRunError:
         # It was begun with other weights or data than there are now.
         shutil.rmtree(folder, ignore_errors=True)
@@ -148,14 +149,10 @@ def _finish(begun: Begun) -> None:
 
     # It may have been killed after it was finished, and before it was declared so to the sweep.
     trace = begun.run.trace(whole=False) if begun.run.finished else execute.finish(begun)
-    texts = {
-        "digest.json": json.dumps(digest.digest(trace), allow_nan=False),
-        "report.html": page.document([trace], plotly=PLOTLY),
-    }
-    with disk(begun.run.path):
-        for name, text in texts.items():
-            with replacing(begun.run.path / name) as file:
-                file.write(text.encode())
+    begun.run.keep("digest.json", json.dumps(digest.digest(trace), allow_nan=False).encode())
+    text = page.document([trace], plotly=PLOTLY).encode("utf-8", "backslashreplace")
+    with disk(begun.run.path), replacing(begun.run.path / "report.html") as file:
+        file.write(text)
 
 
 def _die_with_parent() -> None:

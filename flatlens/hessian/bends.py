@@ -24,10 +24,11 @@ STRAIGHT = kinds(
     # pooling, padding, resampling
     "AdaptiveAvgPool1D AdaptiveAvgPool2D AdaptiveAvgPool3D AdaptiveMaxPool1D AdaptiveMaxPool2D AdaptiveMaxPool3D "
     "AvgPool1D AvgPool2D AvgPool3D ConstantPadNd FractionalMaxPool2D FractionalMaxPool3D MaxPool1D "
-    "MaxPool2DWithIndices MaxPool3DWithIndices MaxUnpool2D MaxUnpool3D MkldnnAdaptiveAvgPool2D MkldnnMaxPool2D ReflectionPad1D "
-    "ReflectionPad2D ReflectionPad3D ReplicationPad1D ReplicationPad2D ReplicationPad3D UpsampleBicubic2D "
-    "UpsampleBicubic2DAa UpsampleBilinear2D UpsampleBilinear2DAa UpsampleLinear1D UpsampleNearest1D UpsampleNearest2D "
-    "UpsampleNearest3D UpsampleNearestExact1D UpsampleNearestExact2D UpsampleNearestExact3D UpsampleTrilinear3D "
+    "MaxPool2DWithIndices MaxPool3DWithIndices MaxUnpool2D MaxUnpool3D MkldnnAdaptiveAvgPool2D MkldnnMaxPool2D "
+    "ReflectionPad1D ReflectionPad2D ReflectionPad3D ReplicationPad1D ReplicationPad2D ReplicationPad3D "
+    "UpsampleBicubic2D UpsampleBicubic2DAa UpsampleBilinear2D UpsampleBilinear2DAa UpsampleLinear1D "
+    "UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D UpsampleNearestExact1D UpsampleNearestExact2D "
+    "UpsampleNearestExact3D UpsampleTrilinear3D "
     # straight pieces
     "Abs Amax Amin Aminmax Ceil Clamp ClampMax ClampMin Cummax Cummin Floor Hardshrink Hardsigmoid Hardtanh Kthvalue "
     "LeakyRelu Max Maximum Median Min Minimum Nanmedian Relu Round Sgn Sign Softshrink Sort Threshold Topk Trunc"

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flatlens.errors import ModelError
-from flatlens.uris import parse
-
 if TYPE_CHECKING:
     from flatlens.models.loaders import Loaded as Loaded
 
@@ -44,14 +41,6 @@ BUILT_IN: dict[str, str] = {
 """Name of a model that comes with flatlens -> one line about it."""
 
 
-def runs_code(uri: str) -> bool:
-    """Whether loading a model runs code that its name points to: a factory, or a plug-in."""
-    parsed = parse(uri, ModelError)
-    while parsed.scheme == "ckpt":
-        parsed = parse(parsed.options.get("arch", "flatlens:"), ModelError)
-    return parsed.scheme not in {OBJECT, *SCHEMES} - {*CODE}
-
-
 def load(
     uri: str, *, shape: tuple[int, ...], classes: int, trust_pickle: bool = False, trust_remote_code: bool = False
 ) -> Loaded:
@@ -71,7 +60,7 @@ def load(
         ModelError: no such model or option, or weights that are missing, damaged, misfit or not finite.
     """
     from flatlens.models import loaders
-    from flatlens.models.trust import Trust
+    from flatlens.trust import Trust
 
     trust = Trust(trust_pickle, trust_remote_code)
     return loaders.load(uri, shape=shape, classes=classes, trust=trust)

@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from flatlens.archives import check
 from flatlens.errors import ModelError
-from flatlens.models.trust import Trust
+from flatlens.trust import Trust
 from flatlens.uris import Uri
 
 _FIX = "export it with torch.export.export(model.eval(), (x,), dynamic_shapes=({0: torch.export.Dim('n')},))"

@@ -17,7 +17,7 @@ from flatlens.archives import check, leads_out
 from flatlens.errors import ModelError
 from flatlens.extras import need, trouble
 from flatlens.models.normalized import Normalized
-from flatlens.models.trust import Trust
+from flatlens.trust import Trust
 from flatlens.uris import Uri
 
 _WHAT = "'hf:' models"

@@ -29,7 +29,7 @@ from flatlens.models import (
     torchvision_models,
     zoo,
 )
-from flatlens.models.trust import NOTHING, Trust
+from flatlens.trust import NOTHING, Trust
 from flatlens.uris import Uri
 
 _SHIPPED = Path(__file__).parents[1] / "shipped"

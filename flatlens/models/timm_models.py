@@ -11,7 +11,7 @@ from torch import nn
 from flatlens.errors import ModelError, unknown
 from flatlens.extras import need
 from flatlens.models.normalized import Normalized, fitted
-from flatlens.models.trust import Trust
+from flatlens.trust import Trust
 from flatlens.uris import Uri
 
 OPTIONS = ("pretrained", "classes", "img_size")

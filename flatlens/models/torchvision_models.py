@@ -15,7 +15,7 @@ from flatlens.errors import ModelError, unknown
 from flatlens.extras import need
 from flatlens.models import checkpoints
 from flatlens.models.normalized import Normalized
-from flatlens.models.trust import Trust
+from flatlens.trust import Trust
 from flatlens.uris import Uri
 
 OPTIONS = ("weights", "classes")

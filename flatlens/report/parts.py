@@ -10,8 +10,9 @@ from string import Template
 
 from plotly.offline import get_plotlyjs
 
+from flatlens.borders import DamageError, plain_file
 from flatlens.errors import ResourceError
-from flatlens.runs import replacing
+from flatlens.runs import clear_leftovers, replacing
 
 PLOTLY = "plotly.min.js"
 POLICY = "default-src 'none'; script-src {}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
@@ -66,18 +67,34 @@ def save(text: str, file: Path) -> Path:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(file.parent, file.name)
         with replacing(file) as out:
-            out.write(text.encode())
+            out.write(text.encode("utf-8", "backslashreplace"))  # names of files may be no UTF-8
     except OSError as error:
         raise ResourceError(f"cannot write {file}: {error.strerror or error}") from error
     return file
 
 
+def is_whole(file: Path) -> bool:
+    """Whether a page is there to its end: it may have been emptied, or cut off by a disk."""
+    try:
+        with plain_file(file).open("rb") as page:
+            page.seek(-min(64, file.stat().st_size), 2)
+            return page.read().rstrip().endswith(b"</html>")
+    except (OSError, DamageError):
+        return False
+
+
 def save_plotly(folder: Path) -> Path:
-    """Put plotly.min.js into a folder, unless it is there, for pages that link it.
+    """Put plotly.min.js into a folder for pages that link it; one that is there must be plotly's own, or is replaced.
 
     Raises:
         ResourceError: the file cannot be written.
     """
-    file = Path(folder) / PLOTLY
-    return file if file.exists() else save(get_plotlyjs(), file)
+    file, own = Path(folder) / PLOTLY, get_plotlyjs()
+    try:
+        if plain_file(file).read_bytes() == own.encode():
+            return file
+    except (OSError, DamageError):
+        pass  # it is not there, or leads elsewhere
+    return save(own, file)

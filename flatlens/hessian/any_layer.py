@@ -143,7 +143,7 @@ class AnyLayer:
                 continue
             if (node := bending(graph, place(here.taps[name].output))) is not None:
                 raise LayerError(
-                    f"layer '{name}' is followed by {node} at some inputs, and at the first ones by nothing that bends: "
+                    f"layer '{name}' is followed by {node} at some inputs and by nothing that bends at the first ones: "
                     "the model branches; choose inputs that take one branch, or another layer"
                 )
 

@@ -108,11 +108,7 @@ def _found(part: Part) -> str:
 
 
 def _remedy(part: Part) -> str:
-    return (
-        f"pip install 'flatlens[{part.extra}]'  ({USES.get(part.extra, part.extra)})"
-        if part.extra
-        else f"pip install '{part.name}{part.wanted}'"
-    )
+    return f"pip install 'flatlens[{part.extra}]'" if part.extra else f"pip install '{part.name}{part.wanted}'"
 
 
 def _devices() -> dict[str, str]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import flatlens as fl
-from flatlens import datasets, grid, models, settings, verification
+from flatlens import datasets, grid, settings, verification
 from flatlens.errors import AttackError, DataError, FlatlensError, ModelError
 
 N, SHAPE = 6, (1, 8, 8)
@@ -458,4 +458,22 @@ def test_the_table_of_names_needs_no_torch() -> None:
     code = ("import sys; sys.modules['torch'] = None\nfrom flatlens_cli import completing\n"
             "for name, complete in completing.FOR.items(): assert complete(''), name")  # fmt: skip
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert models.NORMALIZATION
+
+
+def test_an_attack_of_the_bare_model_is_told_of_its_normalisation() -> None:
+    model, (x, y) = net(), data()
+    with pytest.raises(AttackError, match=r"build the attack around fl.normalized\(model, mean, std\), and trace that"):
+        fl.trace(model, x, y, attack=torchattacks.PGD(model, steps=2), normalize=(0.3, 0.5))
+    whole = fl.normalized(model, 0.3, 0.5)
+    trace = fl.trace(whole, x, y, attack=torchattacks.PGD(whole, steps=2), layers=["0", "head"])
+    assert trace.layer_names == ("0", "head")
+    assert fl.curvature(whole, x, y).trace.equal(fl.curvature(model, x, y, normalize=(0.3, 0.5)).trace)  # type: ignore[union-attr]
+
+
+def test_layers_are_listed_by_their_own_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    assert app.run(["layers", "--model", f"{tmp_path}/own.py:make?mean=0.3&std=0.5", "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)["layers"]] == ["1"]
+    assert app.run(["models"]) == 0 and "?mean=M&std=S" in capsys.readouterr().out

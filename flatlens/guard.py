@@ -66,7 +66,7 @@ class Where:
         except LayerError as error:
             if self.path is None:
                 raise
-            raise LayerPassError(f"the model fails {self}: {error}", error.layer) from error
+            raise LayerPassError(f"the model fails {self}: {error}") from error
         except FlatlensError:
             raise
         except BaseException as error:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flatlens import attacks as attacks
+    from flatlens import datasets as datasets
+    from flatlens import models as models
     from flatlens.engines.supervisor import run_sweep as run_sweep
     from flatlens.errors import FlatlensError as FlatlensError
     from flatlens.execute import run as run
@@ -41,6 +43,8 @@ _PUBLIC = {
     "Trace": ("flatlens.trajectory", "Trace"),
     "attacks": ("flatlens.attacks", None),
     "curvature": ("flatlens.measure", "curvature"),
+    "datasets": ("flatlens.datasets", None),
+    "models": ("flatlens.models", None),
     "normalized": ("flatlens.models.normalized", "normalized"),
     "run": ("flatlens.execute", "run"),
     "run_sweep": ("flatlens.engines.supervisor", "run_sweep"),
@@ -58,6 +62,8 @@ __all__ = [
     "__version__",
     "attacks",
     "curvature",
+    "datasets",
+    "models",
     "normalized",
     "open",
     "run",

@@ -253,7 +253,7 @@ def bounds(outside: int, n: int, low: float, high: float, wanted: tuple[float, f
         "out-of-bounds",
         f"{outside} of {n} inputs lie outside the bounds [{wanted[0]:g}, {wanted[1]:g}] "
         f"(they span {low:g} … {high:g}); "
-        "the attack projects them back at its first step: give the inputs' true --bounds low,high, "
+        "the attack projects them back at its first step: give the inputs' true --bounds; "
         "normalisation belongs into the model",
     )
 

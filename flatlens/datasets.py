@@ -103,8 +103,8 @@ def load(uri: str) -> Dataset:
     parsed = uris.parse(uri, DataError)
     if parsed.scheme not in _LOADERS:
         names = [*BUILT_IN, *(f"{scheme}:…" for scheme in SCHEMES if scheme != "flatlens")]
-        text = unknown("data", uri, names, where="there are")
-        raise DataError(text if "Did you mean" in text else f"{text}{_meant(parsed)}")
+        text, meant = unknown("data", uri, names, where="there are"), _meant(parsed)
+        raise DataError(f"{text.partition(' Did you mean')[0]}{meant}" if meant else text)
     try:
         return _LOADERS[parsed.scheme](parsed)
     except MemoryError as error:

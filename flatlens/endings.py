@@ -57,7 +57,7 @@ def rounding(x: Tensor) -> float:
     Values that float16 or bfloat16 hold exactly came in it, whatever their type is now; others are as float32 has them,
     after the two operations or so of a normalisation and back.
     """
-    for kind in (torch.float16, torch.bfloat16):
+    for kind in (torch.bfloat16, torch.float16):
         if x.dtype == kind or bool((x.to(kind).to(x.dtype) == x).all()):
             return torch.finfo(kind).eps
     return 8 * torch.finfo(torch.float32).eps

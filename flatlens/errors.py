@@ -74,6 +74,10 @@ class RunError(UsageError):
     """A folder is no run, or holds a run of another specification."""
 
 
+class LayerPassError(LayerError, PassError):
+    """A layer that, at a pass in the middle of the work, is not what it was when it was tried."""
+
+
 class StaleRunError(RunError):
     """A run cannot be gone on with: it is damaged, or was begun with other settings, weights or data."""
 

@@ -22,7 +22,7 @@ from flatlens.errors import AttackError, DataError, LayerError, SpecError
 from flatlens.forward import Forward, Victim
 from flatlens.hessian.any_layer import AnyLayer
 from flatlens.job import Job, prepare
-from flatlens.layers import probeable
+from flatlens.layers import own_name, probeable
 from flatlens.loop import Attack
 from flatlens.measure import provenance
 from flatlens.memory import bytes_per_sample
@@ -295,7 +295,12 @@ def layer_table(
 
 def _layer_row(job: Job, name: str) -> LayerRow:
     module = job.model.get_submodule(name)
-    known = (name, type(module).__name__, tuple(module.get_parameter("weight").shape), name == job.victim.head)
+    known = (
+        own_name(name, job.model),
+        type(module).__name__,
+        tuple(module.get_parameter("weight").shape),
+        name == job.victim.head,
+    )
     batch = job.batch(0)
     try:
         victim = Victim(job.model, batch.x, layers=[name], bounds=job.victim.bounds, device=job.victim.device)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from flatlens.errors import FlatlensError, ModelError, PassError, ResourceError, said
+from flatlens.errors import FlatlensError, LayerError, LayerPassError, ModelError, PassError, ResourceError, said
 
 ATTACK = "attack"
 _QUANTIZED = (
@@ -63,6 +63,10 @@ class Where:
             raise
         except ModelError as error:
             raise self.error(_without_subject(str(error))) from error
+        except LayerError as error:
+            if self.path is None:
+                raise
+            raise LayerPassError(f"the model fails {self}: {error}") from error
         except FlatlensError:
             raise
         except BaseException as error:

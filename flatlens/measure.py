@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import flatlens
 from flatlens import cautions, given, saving, spec
 from flatlens.attacks import ATTACKS
+from flatlens.attacks.apgd import APGD
 from flatlens.forward import exact_arithmetic
 from flatlens.hessian import Curvature
 from flatlens.job import Job, check_data, instrument, prepare
@@ -200,12 +201,10 @@ def _describe(job: Job, model: str, data: str, named: str | None, layers: Sequen
         known = dataclasses.asdict(attack)
     if isinstance(known.get("eps"), tuple):  # a spec is short: the largest radius stands for all
         known |= {"eps": max(known["eps"]), "eps_per_sample": True}
-    own = {entry.name: key for key, entry in ATTACKS.items()}
-    kind = getattr(attack, "__name__", type(attack).__name__)
     return {
         "model": model.removeprefix(f"{OBJECT}:"),
         "data": data.removeprefix(f"{OBJECT}:"),
-        "attack": own.get(kind, kind.lower()),
+        "attack": _name(attack),
         **{key: value for key, value in known.items() if value is not None and key != "target"},
         **({"attack": named} if named else {}),
         **({"targeted": str(job.target)} if job.target is not None else {}),
@@ -217,6 +216,14 @@ def _describe(job: Job, model: str, data: str, named: str | None, layers: Sequen
         "images": job.images,
         "bounds": list(job.victim.bounds),
     }
+
+
+def _name(attack: Any) -> str:
+    """What an attack is called on the command line, or else its own name."""
+    if isinstance(attack, APGD) and attack.objective != "margin":
+        return "apgd-t" if attack.targets else f"apgd-{attack.objective}"
+    kind = str(getattr(attack, "__name__", type(attack).__name__))
+    return {entry.name: key for key, entry in ATTACKS.items()}.get(kind, kind.lower())
 
 
 def provenance(job: Job) -> dict[str, Any]:

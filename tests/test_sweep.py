@@ -232,7 +232,7 @@ ODD = {
     "exits": ("raise SystemExit(3)", "failed with SystemExit: 3"),
     "interrupts": ("raise KeyboardInterrupt", "internal: KeyboardInterrupt"),
     "recurses": ("recurses()", "RecursionError"),
-    "unprintable": ("raise Unprintable", "internal: Unprintable: an error that cannot be told"),
+    "unprintable": ("raise Unprintable", "failed with Unprintable: (its message cannot be shown: ValueError)"),
     "unpicklable": ("raise Unpicklable(lambda: 1)", "failed with Unpicklable"),
     "surrogate": ("raise ValueError('caf\\udce9\\n\\x1b[2J')", "ValueError: caf\ufffd"),
     "hangs": ("time.sleep(1000)", "took longer than the 5 s that a cell may take"),

@@ -45,7 +45,7 @@ def doctor(json: options.Json = False) -> None:
     parts = _parts()
     devices = _devices()
     missing = {part.name: _remedy(part) for part in parts if part.version is None}
-    missing |= {name: f"{how}  ({what})" for name, (how, what) in BY_HAND.items() if _version(name) is None}
+    missing |= {name: how for name, (how, _) in BY_HAND.items() if _version(name) is None}
     if json:
         versions = {"flatlens": _version("flatlens"), "python": platform.python_version()}
         terminal.emit(
@@ -64,8 +64,13 @@ def doctor(json: options.Json = False) -> None:
     terminal.show(terminal.columns(rows))
     terminal.show(terminal.heading("devices", first=False))
     terminal.show(terminal.columns([(f"  {name}", text) for name, text in devices.items()]))
+    uses = {part.name: USES.get(part.extra or "", "") for part in parts} | {n: what for n, (_, what) in BY_HAND.items()}
     terminal.show(terminal.heading("missing", first=False))
-    terminal.show(terminal.columns([(f"  {name}", text) for name, text in missing.items()] or [("  nothing", "")]))
+    terminal.show(
+        terminal.columns(
+            [(f"  {name}", text, uses.get(name, "")) for name, text in missing.items()] or [("  nothing", "", "")]
+        )
+    )
 
 
 COMMANDS = (doctor,)
@@ -103,11 +108,7 @@ def _found(part: Part) -> str:
 
 
 def _remedy(part: Part) -> str:
-    return (
-        f"pip install 'flatlens[{part.extra}]'  ({USES.get(part.extra, part.extra)})"
-        if part.extra
-        else f"pip install '{part.name}{part.wanted}'"
-    )
+    return f"pip install 'flatlens[{part.extra}]'" if part.extra else f"pip install '{part.name}{part.wanted}'"
 
 
 def _devices() -> dict[str, str]:

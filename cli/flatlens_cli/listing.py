@@ -38,7 +38,7 @@ def models(json: options.Json = False) -> None:
     from flatlens.models import plugins
 
     others = plugins.described()
-    groups = {"schemes": dict(known.SCHEMES), "built-in": dict(known.BUILT_IN)}
+    groups = {"schemes": dict(known.SCHEMES), "built-in": dict(known.BUILT_IN), "all take": dict(known.OPTIONS)}
     _show(json, groups | ({"plug-ins": others} if others or json else {}))
 
 

@@ -21,6 +21,7 @@ from flatlens.attacks import libraries
 from flatlens.attacks.mapping import Call, UnmappableError, paths
 from flatlens.errors import AttackError, AttackFailedError, FlatlensError, PassError, said
 from flatlens.forward import RETURNED, Batch, Forward, Victim
+from flatlens.models.normalized import Normalized
 from flatlens.randomness import Noise
 
 Run = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -139,6 +140,11 @@ class Recorded:
         with _unchanged(model), _listening(model) as calls:
             # The attack is not to write into what is replayed.
             returned = self._run(model, x.clone(), y.clone(), bounds, calls)
+        if not calls and isinstance(model, Normalized):
+            raise AttackError(
+                f"{self.name} never calls the model with its normalisation; build the attack around "
+                "fl.normalized(model, mean, std), and trace that, without normalize="
+            )
         if not calls:
             raise AttackError(
                 f"{self.name} never calls the model that is traced; build the attack around the same object, "

@@ -22,7 +22,10 @@ SCHEMES: dict[str, str] = {
 OBJECT = "object"
 """The scheme of what came from Python as an object: it has a name in the results, and cannot be loaded by it."""
 
-NORMALIZATION = "?mean=0.286&std=0.353 normalises the inputs of any of these, by one number or one for each channel"
+OPTIONS = {
+    "?mean=M&std=S": "inputs are normalised, (x − M) / S, by a number or one for each channel: mean=0.5,0.25,8/255"
+}
+"""What every name of a model takes -> one line about it."""
 
 CODE = ("file.py", "pkg.module")
 """Of these, the ones that are code of somebody's; so is every plug-in."""

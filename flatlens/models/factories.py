@@ -31,7 +31,6 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int) -> nn.Module:
     Raises:
         ModelError: nothing there, or code that raises or returns something else than a model.
     """
-    uri.only([])
     is_file = uri.scheme.endswith(".py")
     file = uris.location(uri.scheme)
     with _import_path(file.parent if is_file else None):
@@ -49,6 +48,7 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int) -> nn.Module:
             raise
         except BaseException as error:  # code of somebody's raises whatever it likes
             raise ModelError(f"importing '{uri.scheme}' failed with {said(error)}; mend it and try again") from error
+        uri.only([])
         if (made := getattr(module, uri.path, None)) is None:
             public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
             raise ModelError(unknown("function", uri.path, public, where=f"'{uri.scheme}' has"))

@@ -67,7 +67,8 @@ def trace(
     """Run an attack; at every step measure loss, prediction and the flatness of layers.
 
     The run's folder holds spec.toml (which reruns it), the tables, the inputs and report.html. The same
-    command goes on with a run that was interrupted.
+    command goes on with a run that was interrupted. Accuracy under attack is the worst case over restarts of
+    the last iterate (the PGD family) or of the best point (APGD, DDN).
     """
     spec = run_spec(context.params, config, set_ or ())
     if dry_run:

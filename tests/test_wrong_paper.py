@@ -1,4 +1,4 @@
-"""A model that is not fed as it was made to be says so: in the terminal, in Python, on the page; a sound one is calm."""
+"""A model that is not fed as it was made to be says so: in the terminal, in Python, on the page; others do not."""
 
 from __future__ import annotations
 
@@ -203,6 +203,17 @@ def test_what_is_on_record_for_the_shipped_models_is_in_the_repository():
     assert {name.partition(":")[2]: value for name, value in reached.SHIPPED.items()} == {
         name: known[name]["figures"]["accuracy"] for name in known if isinstance(known[name], dict)
     }
+
+
+@pytest.mark.parametrize(
+    ("data", "known"),
+    [("flatlens:digits", 0.9844), ("flatlens:digits?split=test", 0.9844), ("npz:{}/other.npz", None)],
+)
+def test_a_shipped_model_is_held_against_its_record_on_its_own_data_alone(tmp_path, data, known):
+    x, y = digits("test")
+    np.savez(tmp_path / "other.npz", x=x.numpy(), y=y.numpy())
+    spec = RunSpec("flatlens:digits-cnn", data.format(tmp_path), eps=0.1, steps=1, limit=8)
+    assert fl.run(spec, tmp_path / "run").manifest["recorded_accuracy"] == known
 
 
 def test_trained_weights_are_held_against_their_record(tmp_path):

@@ -157,7 +157,12 @@ def _plan(spec: RunSpec, *, json: bool) -> None:
                 ("layers", ", ".join(plan.layers)),
                 ("samples", f"{plan.samples:,}, {plan.batch_size:,} at a time"),
                 ("batches", f"{plan.batches:,}"),
-                ("steps", str(plan.steps) if plan.steps else "the attack does not say how many: 40 are counted"),
+                (
+                    "steps",
+                    str(plan.steps)
+                    if plan.says_steps
+                    else f"the attack does not say how many: {plan.steps} are counted",
+                ),
                 ("forward passes", f"{plan.forward_passes:,}, each of a batch"),
                 ("backward passes", f"{plan.backward_passes:,}, each of a batch"),
                 ("memory", f"about {terminal.size(plan.memory_bytes)}"),

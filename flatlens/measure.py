@@ -96,6 +96,7 @@ def trace(
     return result
 
 
+@python_words()
 def curvature(
     model: nn.Module,
     x: Tensor,

@@ -495,7 +495,8 @@ def test_the_page_has_what_hangs_on_no_choice(trace):
     assert run["attacked_at"] == "last iterate"
     for path in run["paths"]:
         for layer, found in zip(run["layers"], path["layers"], strict=True):
-            assert (found["free"] is not None) == (layer["name"] == "head")
+            values = trace.matrix("scale_free", layer=layer["name"], path=path["name"]).values
+            np.testing.assert_allclose(unpack(found["free"]["raw"]["median"]), np.median(values, axis=0), rtol=1e-6)
             valley = trace.valley(layer=layer["name"], path=path["name"])
             look = found["measures"]["relative_flatness"]
             np.testing.assert_allclose(unpack(look["over_tau"]["value"]), valley.over_tau().value, rtol=1e-6)

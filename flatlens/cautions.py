@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -18,6 +19,8 @@ ROUNDING = 1e-5
 """By how much, relatively, float32 arithmetic may overshoot eps."""
 WIDEST = 16.0
 """Bounds wider than this are those of raw bytes: standardised images span about 5."""
+LEAST_GAIN, GAIN_BY_CHANCE = 8, 1e-3
+"""Inputs that standardising must at least put right, and how probable a gain like this may be by chance."""
 SLACK = 0.03
 """By how much a clean accuracy may lie below the recorded one, which may be of other samples of the same data."""
 BOUND_ROUNDING = 1e-9
@@ -230,6 +233,31 @@ def _certificate(trace: Trace) -> Iterator[Caution]:
                 f"the loss exceeds {column} at {int(above.sum())} of {int(np.isfinite(bound).sum())} points, "
                 f"by {worst:.3g} nats at most: this is a bug of flatlens, please report it",
             )
+
+
+def not_normalised(right: int, gained: int, lost: int, n: int, mean: str, std: str) -> Iterator[Caution]:
+    """A model that does better on standardised inputs: it was trained on such, and its normalisation is missing.
+
+    Args:
+        right: inputs that are classified as labelled as they are.
+        gained: those that are only when standardised.
+        lost: those that are no longer when standardised.
+        n: of how many.
+        mean: of the inputs, by channel, as one would type it.
+        std: their standard deviation, likewise.
+    """
+    changed = gained + lost
+    # The sign test of McNemar: were both alike, at most so many of those that change would be lost.
+    chance = sum(math.comb(changed, k) for k in range(lost + 1)) / 2**changed
+    if gained >= LEAST_GAIN and chance < GAIN_BY_CHANCE:
+        yield Caution(
+            "not-normalised",
+            f"{100 * right / n:.1f} % of {n} clean inputs are classified as labelled, and "
+            f"{100 * (right + gained - lost) / n:.1f} % once they are standardised: the model looks like one that was "
+            "trained on normalised inputs and is given others. Its normalisation belongs into it: ?mean=…&std=… in its "
+            f"name, normalize= in Python (these inputs have mean {mean}, std {std}); figures of such a model say "
+            "nothing about it",
+        )
 
 
 def recorded(notes: Mapping[str, int], n: int) -> tuple[Caution, ...]:

@@ -71,8 +71,10 @@ class Plan(NamedTuple):
     training_passes: int = 0
     """Forward, and as many backward, passes to train the model that a recipe names, where it is not there yet."""
     training_seconds: float = 0.0
-    steps: int | None = None
-    """Of a path; None where the attack does not say how many it takes, and 40 are counted."""
+    steps: int = 0
+    """Of a path, as they are counted here."""
+    says_steps: bool = True
+    """Whether the attack says how many it takes; where it does not, 40 are counted."""
 
 
 class LayerRow(NamedTuple):
@@ -265,7 +267,8 @@ def plan(spec: RunSpec) -> Plan:
         seconds=forwards * measured + backward * backward_seconds,
         training_passes=training.passes,
         training_seconds=training.seconds,
-        steps=job.length if job.says_length else None,
+        steps=job.length,
+        says_steps=job.says_length,
     )
 
 

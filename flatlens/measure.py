@@ -124,6 +124,7 @@ def trace(
     return result
 
 
+@python_words()
 def curvature(
     model: nn.Module | str,
     x: Any,

@@ -18,7 +18,7 @@ def on_record(loaded: Loaded, data: str) -> float | None:
     ``flatlens train`` has written.
     """
     if loaded.uri in SHIPPED and loaded.reached is None:
-        return _of({"test": "flatlens:digits", "accuracy": SHIPPED[loaded.uri]}, data)
+        return _of({"test": "flatlens:digits?split=test", "accuracy": SHIPPED[loaded.uri]}, data)
     if loaded.reached is not None:
         return _of(loaded.reached, data)
     uri = uris.parse(loaded.uri)

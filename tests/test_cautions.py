@@ -172,3 +172,51 @@ def test_inputs_outside_their_bounds() -> None:
     found = {c.code: c.message for c in fl.trace(linear(), x, y).cautions}
     assert "1 of 5 inputs lie outside the bounds [0, 1]" in found["out-of-bounds"]
     assert "out-of-bounds" not in [c.code for c in fl.trace(linear(), x, y, bounds=(0, 2)).cautions]
+
+
+# ---- all runs of an attack, and finite rows alone
+
+
+def restarted(*runs: dict[str, Any], spec: dict[str, Any] | None = None) -> Trace:
+    """Several runs of one attack, each with columns of its own."""
+    made = [trace(spec, restart=i, **columns) for i, columns in enumerate(runs)]
+    steps, layers = (pa.concat_tables([getattr(one, name) for one in made]) for name in ("steps", "layers"))
+    return replace(made[0], steps=steps, layers=layers)
+
+
+STILL = {"flipped": False, "prediction": 0, "loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("code", "runs", "figure"),
+    [
+        ("zero-gradient", ({}, {"input_grad_norm": row([1, 1, 0, 1, 1, 1], 1.0)}), "of 1 of 4 samples is exactly 0"),
+        ("silent-success", (STILL, {**STILL, "flipped": row([0, 0, 1, 1, 0, 0], 0.0).astype(bool)}), "1 of 4 samples"),
+        ("not-converged", (STILL, {**STILL, "loss": np.linspace(0.1, 3, T + 1)}), "4 of 4 unflipped samples"),
+        ("too-large", ({}, {"linf": row([0, 0.1, 0.2, 0.3, 0.3, 0.4], 0.3), "loss": 0.0}), "the largest 0.4"),
+        ("flat-because-confident", (STILL, {"confidence": 0.9999}), "4 of 4 valleys"),
+        ("wide-error", ({}, {"trace_se": 100.0}), "in 50 % of its rows"),
+        ("not-finite-loss", ({}, {"loss": row([1, 1, np.nan, 1, 1, 1], 1.0)}), "the loss of 1 samples"),
+    ],
+)
+def test_it_is_looked_for_in_every_run(code: str, runs: tuple[dict[str, Any], ...], figure: str) -> None:
+    found = codes(restarted(*runs))
+    assert code in found and figure in found[code], found
+    assert code not in codes(restarted(runs[0], runs[0]))
+
+
+@pytest.mark.parametrize(
+    ("code", "runs"),
+    [
+        ("silent-success", (STILL, {**STILL, "flipped": row([0, 0, 1, 1, 0, 0], 0.0).astype(bool)}, {})),
+        ("not-converged", ({**STILL, "loss": np.linspace(0.1, 3, T + 1)}, {})),
+    ],
+)
+def test_what_another_run_has_found_is_no_loss(code: str, runs: tuple[dict[str, Any], ...]) -> None:
+    assert code not in codes(restarted(*runs))
+
+
+def test_a_wide_error_is_a_share_of_the_finite_rows() -> None:
+    se = np.vstack([np.full((1, T + 1), 100.0), np.full((1, T + 1), 0.0), np.full((2, T + 1), np.nan)])
+    assert "in 50 % of its rows" in codes(trace(trace_se=se))["wide-error"]
+    assert "wide-error" not in codes(trace(trace_se=np.full((N, T + 1), np.nan)))

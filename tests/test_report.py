@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -484,3 +485,34 @@ def test_several_runs_share_a_page(browser, tmp_path):
         assert "eps 0.3" in it.page.inner_text("#statistics") and "eps 0.1" in it.page.inner_text("#statistics")
         assert "30" in it.page.inner_text("#chips")
         assert it.problems == []
+
+
+# --- beyond one number: κ without confidence, the curve over τ, where the accuracy is taken
+
+
+def test_the_page_has_what_hangs_on_no_choice(trace):
+    run = payload.pages([trace])["runs"][0]
+    assert run["attacked_at"] == "last iterate"
+    for path in run["paths"]:
+        for layer, found in zip(run["layers"], path["layers"], strict=True):
+            values = trace.matrix("scale_free", layer=layer["name"], path=path["name"]).values
+            np.testing.assert_allclose(unpack(found["free"]["raw"]["median"]), np.median(values, axis=0), rtol=1e-6)
+            valley = trace.valley(layer=layer["name"], path=path["name"])
+            look = found["measures"]["relative_flatness"]
+            np.testing.assert_allclose(unpack(look["over_tau"]["value"]), valley.over_tau().value, rtol=1e-6)
+            assert look["over_tau"]["n"] == look["depths"]["n"] == valley.summary().flipped.count
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("which", "shown"), [("now", True), ("version 1", False)])
+def test_the_second_curve_is_drawn_where_it_was_measured(browser, trace, tmp_path, which, shown):
+    from flatlens import runs
+
+    old = runs.load(Path(__file__).parent / "version1" / "run").trace()
+    file = page.write([trace if which == "now" else old], tmp_path / "page.html")
+    with opened(browser, file) as seen:
+        assert seen.look("() => !document.getElementById('free-card').hidden") == shown
+        assert seen.look("() => document.querySelectorAll('#free .main-svg').length > 0") == shown
+        assert seen.look("() => document.querySelectorAll('#tau .main-svg').length > 0")
+        tiles = seen.look("() => document.getElementById('tiles').textContent")
+        assert "right at the last iterate" in tiles and seen.problems == []

@@ -375,7 +375,7 @@ def _show_plan(found: Grid, rows: list[dict[str, Any]], workers: int) -> None:
         total += f" and {terminal.duration(training)} of training"
     total += f": about {terminal.duration((measuring + training) / workers)} on {_several(workers, 'worker')}"
     notes = list(found.notes)
-    if silent := sum(row["steps"] is None for row in rows):
+    if silent := sum(not row["says_steps"] for row in rows):
         notes.append(f"the attacks of {_several(silent, 'cell')} do not say how many steps they take: 40 are counted")
     terminal.show(Group(terminal.columns(table, header=True), "", total, *map(terminal.note, notes)))
 

@@ -70,7 +70,8 @@ def trace(
     """Run an attack; at every step measure loss, prediction and the flatness of layers.
 
     The run's folder holds spec.toml (which reruns it), the tables, the inputs and report.html. The same
-    command goes on with a run that was interrupted.
+    command goes on with a run that was interrupted. Accuracy under attack is the worst case over restarts of
+    the last iterate (the PGD family) or of the best point (APGD, DDN).
     """
     spec = run_spec(context.params, config, set_ or ())
     if dry_run:
@@ -160,7 +161,12 @@ def _plan(spec: RunSpec, *, json: bool) -> None:
                 ("layers", ", ".join(plan.layers)),
                 ("samples", f"{plan.samples:,}, {plan.batch_size:,} at a time"),
                 ("batches", f"{plan.batches:,}"),
-                ("steps", str(plan.steps) if plan.steps else "the attack does not say how many: 40 are counted"),
+                (
+                    "steps",
+                    str(plan.steps)
+                    if plan.says_steps
+                    else f"the attack does not say how many: {plan.steps} are counted",
+                ),
                 ("forward passes", f"{plan.forward_passes:,}, each of a batch"),
                 ("backward passes", f"{plan.backward_passes:,}, each of a batch"),
                 ("memory", f"about {terminal.size(plan.memory_bytes)}"),

@@ -57,7 +57,7 @@ ODD = (
     *("a?b", "a?b=", "a?=b", "a:b?c=%00", "a:b?c=%ff", "a:b?c=%", "npz:\x00", "file.py:f", "a=b"),
     *("%s%n",),
     *("{}", "{0}", "*"),
-    *("[", "[red]", "head,", ",", "3,", "3,,4", "3-5", "3,3", "-1,2", "٣,٤", "all", "last:", "last:x", "last:٣", "last:-1"),
+    *("[", "[red]", "head,", ",", "3,", "3,,4", "3-5", "3,3", "-1,2", "٣,٤", "all", "last:", "last:x", "last:٣"),
     *("last:0", "**", "[!", "auto", "cuda:99", "cpu:x", "xpu", "meta", "é", "模型", "😀"),
 )  # fmt: skip
 
@@ -174,7 +174,8 @@ SETTINGS = (
     *("attack=':'", "attack='a:b?c'", "attack.attack.eps=1"),
     *(".=1", "=1", " =1", "a", "a.b.c=1", "..=..", "eps"),
     *("é=1",),
-    *("eps=[" + "[" * 5000, "eps='" + "x" * 100_001 + "'", "targeted='²'", "targeted='٣'", "targeted=-1", "targeted=true"),
+    *("eps=[" + "[" * 5000, "eps='" + "x" * 100_001 + "'", "targeted='²'", "targeted='٣'", "targeted=-1"),
+    *("targeted=true",),
     *("targeted=99999999999999999999", "images=1", "dtype='float16'", "trust_code=true", "device='\\u0000'"),
     *("model='npz:\\u0000'", "data='npz:\\u0000'", "data='idx:\\u0000?split=%00'", "data='npz:x?split=%00'"),
     *("model='\\u0000.py:f'", "model='ckpt:\\u0000?arch=flatlens:mlp'", "model='hf:\\u0000'", "model='a\\u0000b:f'"),

@@ -1,4 +1,4 @@
-"""Folders that come from outside: whatever is wrong in them is one line, at once, and nothing outside them is touched."""
+"""Folders from outside: whatever is wrong in them is one line, at once, and nothing outside them is touched."""
 
 from __future__ import annotations
 
@@ -156,8 +156,10 @@ def link(path: Path, precious: Path, hard: bool) -> None:
         path.symlink_to(precious if is_folder else precious / "report.html")
 
 
-SWEPT = ("cells", "work", "failed", "replaced", "locks", "locks/1-of-1.supervisor", "locks/1-of-1.json", "report.html",
-         "cells.parquet", "plotly.min.js", "sweep.toml", "plan.json", "failed/{}.json", "work/{}", "cells/{}")  # fmt: skip
+SWEPT = (
+    *("cells", "work", "failed", "replaced", "locks", "locks/1-of-1.supervisor", "locks/1-of-1.json", "report.html"),
+    *("cells.parquet", "plotly.min.js", "sweep.toml", "plan.json", "failed/{}.json", "work/{}", "cells/{}"),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SWEPT)

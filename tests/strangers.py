@@ -122,7 +122,7 @@ def _set(file: Path, path: str, *value: Any) -> None:
     if value:
         at[last] = value[0]
     else:
-        del at[last]
+        at.pop(last, None)
     file.write_text(json.dumps(found))
 
 

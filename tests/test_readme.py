@@ -110,7 +110,7 @@ def test_a_run_from_python_can_be_drawn_and_exported_but_not_run_again(
     for words in (["report", "runs/mine"], ["status", "runs/mine"], ["export", "runs/mine", "--images"]):
         assert app.run(words) == 0
     assert "1 of 1 batches" in capsys.readouterr().out
-    assert app.run(["trace", "--config", "runs/mine/spec.toml", "--out", "runs/again"]) == 2
+    assert app.run(["trace", "--config", "runs/mine/spec.toml", "--out", "runs/again"]) == 2, capsys.readouterr().err
     said = capsys.readouterr().err
     assert (
         "this run was made in Python" in said and "only its script can run it again" in said and said.count("\n") == 1

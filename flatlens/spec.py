@@ -37,6 +37,8 @@ ALL_CONTROLS = "all"
 LEAST_PROBES = 8
 BEYOND = 2**63
 """The first whole number that neither TOML nor a table is sure to hold."""
+PLACES = ("model", "data", "attack", "device")
+"""Settings whose text may name a place on a disk."""
 LONGEST_TEXT = 100_000
 """Characters of a setting."""
 NO_EPS = ("ddn",)
@@ -438,7 +440,7 @@ def _typed(key: str, value: Any, kinds: Any, to: type) -> Any:
 
 def _check_text(key: str, value: str) -> None:
     """Refuse what is no text: half a character, as the bytes of a name that is no UTF-8 become, or the character 0."""
-    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+    if ("\0" in value and key in PLACES) or any("\ud800" <= c <= "\udfff" for c in value):
         raise SpecError(
             f"{flag(key)} {shortened(value)!r}: holds what is no text, such as bytes that are no UTF-8; rename it"
         )

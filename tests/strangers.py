@@ -119,10 +119,11 @@ def _set(file: Path, path: str, *value: Any) -> None:
     *above, last = path.split(".")
     for name in above:
         at = at[int(name)] if isinstance(at, list) else at[name]
+    place = int(last) if isinstance(at, list) else last
     if value:
-        at[last] = value[0]
-    else:
-        at.pop(last, None)
+        at[place] = value[0]
+    elif isinstance(at, list) or place in at:
+        del at[place]
     file.write_text(json.dumps(found))
 
 

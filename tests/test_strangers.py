@@ -49,7 +49,12 @@ def cut(found: list[tuple[str, strangers.Change]], part: int, of: int) -> list[t
     return random.Random(0).sample(found, len(found))[part::of]
 
 
-@pytest.mark.parametrize("part", range(4))
+def most_are_slow(parts: int) -> list[object]:
+    """One part of the table each time, the others among the slow tests."""
+    return [part if part == 0 else pytest.param(part, marks=pytest.mark.slow) for part in range(parts)]
+
+
+@pytest.mark.parametrize("part", most_are_slow(4))
 def test_runs(part: int, small_sweep: Path, first: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i, (name, change) in enumerate(cut(strangers.runs(), part, 4)):
         place = tmp_path / str(i)
@@ -63,8 +68,9 @@ def test_runs(part: int, small_sweep: Path, first: str, tmp_path: Path, capsys: 
         shutil.rmtree(place)
 
 
-def test_cells(small_sweep: Path, first: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for i, (name, change) in enumerate(cut(strangers.cells(), 0, 2)):
+@pytest.mark.parametrize("part", most_are_slow(8))
+def test_cells(part: int, small_sweep: Path, first: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i, (name, change) in enumerate(cut(strangers.cells(), part, 8)):
         place = tmp_path / str(i)
         shutil.copytree(small_sweep, place)
         change(strangers.bare(place / "cells" / first))
@@ -74,9 +80,9 @@ def test_cells(small_sweep: Path, first: str, tmp_path: Path, capsys: pytest.Cap
         shutil.rmtree(place)
 
 
-@pytest.mark.parametrize("part", range(2))
+@pytest.mark.parametrize("part", most_are_slow(6))
 def test_sweeps(part: int, small_sweep: Path, first: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for i, (name, change) in enumerate(cut(strangers.sweeps(first), part, 2)):
+    for i, (name, change) in enumerate(cut(strangers.sweeps(first), part, 6)):
         place = tmp_path / str(i)
         shutil.copytree(small_sweep, place)
         change(place)
@@ -104,7 +110,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_runs_that_are_gone_on_with(begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = [*strangers.records("manifest.json", strangers.MANIFEST), *strangers.specs()]
-    for i, (name, change) in enumerate(cut(found, 0, 12)):
+    for i, (name, change) in enumerate(cut(found, 0, 20)):
         place = tmp_path / str(i)
         shutil.copytree(begun, place)
         change(strangers.bare(place))

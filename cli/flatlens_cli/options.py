@@ -210,8 +210,8 @@ def _read(key: str, value: Any) -> Any:
     return _whole(value) if key in _WHOLE else value
 
 
-def _whole(text: str) -> int | str:
-    found = numerals.whole(text)
+def _whole(text: Any) -> Any:
+    found = numerals.whole(text) if isinstance(text, str) else None
     return text if found is None else found
 
 

@@ -76,11 +76,13 @@ def save(text: str, file: Path) -> Path:
 
 
 def is_whole(file: Path) -> bool:
-    """Whether a page is there to its end: it may have been emptied, or cut off by a disk."""
+    """Whether a page is there to its end: it may have been emptied, or cut off by a disk. What is no page stays."""
     try:
         with plain_file(file).open("rb") as page:
+            begin = page.read(9)
             page.seek(-min(64, file.stat().st_size), 2)
-            return page.read().rstrip().endswith(b"</html>")
+            end = page.read().rstrip()
+            return begin.strip(b"\0") != b"" and (begin.lower() != b"<!doctype" or end.endswith(b"</html>"))
     except (OSError, DamageError):
         return False
 

@@ -30,8 +30,6 @@ def save(trace: Trace, folder: str | Path, *, force: bool = False) -> Path:
     """
     path = Path(folder)
     demand_free(path, force=force)
-    if force:
-        runs.existing(path, force=True)
     spec = spec_of(trace)
     made_by = dict(trace.manifest)
     for key in ("state", "warnings", "schema_version"):
@@ -42,6 +40,8 @@ def save(trace: Trace, folder: str | Path, *, force: bool = False) -> Path:
         "labels": list(trace.labels) if trace.labels else None,
         "objects": [key for key in ("model", "data", "attack") if getattr(spec, key).startswith(f"{OBJECT}:")],
     }
+    if force and path.exists():  # all is prepared: only now what is there goes
+        runs.remove(path)
     run = runs.create(path, spec, made_by | known)
     run.save_part(0, {"steps": trace.steps, "layers": trace.layers}, trace.images, {})
     run.merge()

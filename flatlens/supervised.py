@@ -95,7 +95,7 @@ def _amended(path: Path, cells: list[Cell], text: str) -> tuple[dict[str, dict[s
             known.set_aside(key)
             older += 1
     done = known.keys("cells")
-    plan |= {key: spec for key, spec in stored.items() if key in done}
+    plan |= {key: _called(spec, plan.get(key)) for key, spec in stored.items() if key in done}
     for key in plan.keys() & (done - stored.keys()):  # the plan was damaged, and removed
         with contextlib.suppress(RunError):
             plan[key] = runs.load(known.cell(key)).settings()
@@ -105,6 +105,14 @@ def _amended(path: Path, cells: list[Cell], text: str) -> tuple[dict[str, dict[s
             file.write(text.encode())
     save_plan(path, plan, stored)
     return plan, older
+
+
+def _called(spec: dict[str, Any], now: dict[str, Any] | None) -> dict[str, Any]:
+    """A finished cell's specification as it was, under the name that it is given now."""
+    if now is None:
+        return spec
+    same = {key: value for key, value in spec.items() if key != "name"}
+    return same | ({"name": now["name"]} if now.get("name") else {})
 
 
 def _hash(spec: dict[str, Any]) -> str | None:

@@ -531,3 +531,33 @@ def test_a_layer_in_autocast_is_refused() -> None:
     model.fc.forward = lambda h: F.linear(h.float(), model.fc.weight, model.fc.bias)  # type: ignore[method-assign]
     with pytest.raises(LayerError, match=r"layer 'two' \(Autocast\) computes in torch.bfloat16 with a weight in"):
         fl.curvature(model, x, y, layer="two")
+
+
+@pytest.mark.parametrize("small", [1e-2, 1e-5, 1e-6, 3e-7, 1e-7, 1e-8])
+def test_in_float32_a_largest_eigenvalue_is_right_or_unknown(small: float) -> None:
+    """Between large negative eigenvalues and the rounding of float32 there is 0, NaN, or a number to 2 %."""
+    torch.manual_seed(0)
+    turn, _ = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    bowl = turn @ torch.diag(torch.tensor([-1, -0.7, -0.3, -0.1, -0.05, small], dtype=torch.float64)) @ turn.T
+
+    class Bowl(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(6, 6, bias=False)
+            self.register_buffer("form", bowl.clone())
+
+        def forward(self, x: Tensor) -> Tensor:
+            s = self.one(x)
+            z = 4 * (s * (s @ self.form)).sum(1, keepdim=True)
+            return torch.cat([z, torch.zeros_like(z)], 1)
+
+    model = Bowl().double().eval()
+    with torch.no_grad():
+        model.one.weight *= 1e-6  # no slope: all of H is what bends
+    x, y = torch.rand(3, 6).double(), torch.ones(3, dtype=torch.long)
+    expected = truth(model, "one", x, y)
+    found = fl.curvature(copy.deepcopy(model).float(), x.float(), y, layer="one").top_eigenvalue
+    size = expected.spectrum.abs().amax(1)
+    right = (found - expected.top_eigenvalue).abs() <= 0.02 * expected.top_eigenvalue.abs()
+    nothing = (found == 0) & (expected.top_eigenvalue.abs() <= 3e-6 * size)
+    assert (right | nothing | torch.isnan(found)).all(), (found / size, expected.top_eigenvalue / size)

@@ -19,11 +19,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def seal(record: Mapping[str, Any]) -> bytes:
-    """A record as JSON that bears its own hash, as its last value."""
+def seal(record: Mapping[str, Any], *, indent: int | None = 2) -> bytes:
+    """A record as JSON that bears its own hash, as its last value; on one line without ``indent``."""
     values = {key: value for key, value in record.items() if key != SEAL} | {SEAL: _BLANK}
     # Names of files may hold bytes that are no UTF-8: they are written as JSON's escapes.
-    text = json.dumps(values, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    text = json.dumps(values, indent=indent, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
     return _with(text, hashlib.sha256(text).hexdigest())
 
 

@@ -17,7 +17,6 @@ What a cell's state is follows from where its folder lies, and whether its lock 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import time
@@ -31,6 +30,7 @@ from flatlens.borders import DamageError, inside
 from flatlens.errors import DiskError, RunError, SpecError, unknown
 from flatlens.locks import Locks
 from flatlens.runs import disk, replacing
+from flatlens.sealing import seal
 from flatlens.settings import labels
 from flatlens.spec import RunSpec, from_dict
 
@@ -330,9 +330,9 @@ def is_sweep(path: str | Path) -> bool:
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Put plain data on the disk."""
+    """Put plain data on the disk, with its own hash."""
     with replacing(path) as file:
-        file.write(json.dumps(content).encode())
+        file.write(seal(content, indent=None))
 
 
 def _sync(folder: Path) -> None:

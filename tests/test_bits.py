@@ -21,6 +21,7 @@ from flatlens import execute, exporting, results, runs, trained
 from flatlens.engines.supervisor import run_sweep
 from flatlens.errors import RunError, SpecError
 from flatlens.spec import RunSpec, TrainSpec
+from flatlens.sweep import Failure
 from flatlens.trajectory import SPECTRUM
 
 FLIPS = 100
@@ -88,6 +89,29 @@ def test_no_flipped_bit_of_a_cell_s_figures_is_silent(small_sweep: Path, tmp_pat
             file.write_bytes(changed)
             with pytest.raises(RunError, match=f"cell {key} .* is damaged: "):
                 results.figures(sweep, key)
+        file.write_bytes(content)
+
+
+def test_no_flipped_bit_of_a_plan_or_a_failure_is_silent(small_sweep: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(small_sweep, tmp_path / "out"))
+    sweep = fl.open(path)
+    plan, key = dict(sweep.plan), next(iter(sweep.plan))
+    sweep.fail(key, Failure("it broke", "ModelError", "", 1.0, 1))
+    failure = sweep.failure(key)
+    for file, read, said in (
+        (path / "plan.json", lambda: fl.open(path).plan, plan),
+        (path / "failed" / f"{key}.json", lambda: sweep.failure(key), failure),
+    ):
+        content = file.read_bytes()
+        for changed in flips(content):
+            file.write_bytes(changed)
+            try:
+                found = read()
+            except RunError as error:
+                assert "damaged" in str(error)
+            else:
+                # The key that the hash stands under is not what the record says; a failure may be told as damaged.
+                assert found == said or "damaged" in found.error
         file.write_bytes(content)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 import flatlens as fl
-from flatlens import datasets, models, training
+from flatlens import datasets, models
 from flatlens.models import zoo
+from flatlens.training import fit as training
 
 EPS, STEPS = 0.3, 25
 

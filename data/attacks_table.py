@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 import flatlens as fl
-from flatlens import datasets, models, training
+from flatlens import datasets, models
 from flatlens.attacks import CONTROLS
 from flatlens.models import zoo
-from flatlens.valley import Fraction, Median
+from flatlens.records.valley import Fraction, Median
+from flatlens.training import fit as training
 
 STEPS = 25
 DIGITS_EPS, FASHION_EPS = 0.3, 0.1

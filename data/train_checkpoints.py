@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flatlens import datasets, models, trained
-from flatlens.spec import TrainSpec
-from flatlens.training import accuracy, perturb
+from flatlens import datasets, models
+from flatlens.specs.run import TrainSpec
+from flatlens.training import recipes as trained
+from flatlens.training.fit import accuracy, perturb
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "flatlens" / "shipped"

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from flatlens import attacks as attacks
     from flatlens import datasets as datasets
     from flatlens import models as models
-    from flatlens.engines.supervisor import run_sweep as run_sweep
     from flatlens.errors import FlatlensError as FlatlensError
-    from flatlens.execute import run as run
-    from flatlens.folders import open_folder as open
-    from flatlens.measure import curvature as curvature
-    from flatlens.measure import trace as trace
+    from flatlens.measure.run import run as run
+    from flatlens.measure.trace import curvature as curvature
+    from flatlens.measure.trace import trace as trace
     from flatlens.models.normalized import normalized as normalized
-    from flatlens.runs import Run as Run
-    from flatlens.spec import RunSpec as RunSpec
-    from flatlens.spec import TrainSpec as TrainSpec
-    from flatlens.sweep import Sweep as Sweep
-    from flatlens.trajectory import Trace as Trace
+    from flatlens.records.runs import Run as Run
+    from flatlens.records.trajectory import Trace as Trace
+    from flatlens.specs.run import RunSpec as RunSpec
+    from flatlens.specs.run import TrainSpec as TrainSpec
+    from flatlens.sweeps.folder import Sweep as Sweep
+    from flatlens.sweeps.opening import open_folder as open
+    from flatlens.sweeps.supervisor import run_sweep as run_sweep
     from flatlens.wording import CautionWarning as CautionWarning
 
 __version__ = "0.1.0"
@@ -36,20 +36,20 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "CautionWarning": ("flatlens.wording", "CautionWarning"),
     "FlatlensError": ("flatlens.errors", "FlatlensError"),
-    "Run": ("flatlens.runs", "Run"),
-    "RunSpec": ("flatlens.spec", "RunSpec"),
-    "TrainSpec": ("flatlens.spec", "TrainSpec"),
-    "Sweep": ("flatlens.sweep", "Sweep"),
-    "Trace": ("flatlens.trajectory", "Trace"),
+    "Run": ("flatlens.records.runs", "Run"),
+    "RunSpec": ("flatlens.specs.run", "RunSpec"),
+    "TrainSpec": ("flatlens.specs.run", "TrainSpec"),
+    "Sweep": ("flatlens.sweeps.folder", "Sweep"),
+    "Trace": ("flatlens.records.trajectory", "Trace"),
     "attacks": ("flatlens.attacks", None),
-    "curvature": ("flatlens.measure", "curvature"),
+    "curvature": ("flatlens.measure.trace", "curvature"),
     "datasets": ("flatlens.datasets", None),
     "models": ("flatlens.models", None),
     "normalized": ("flatlens.models.normalized", "normalized"),
-    "run": ("flatlens.execute", "run"),
-    "run_sweep": ("flatlens.engines.supervisor", "run_sweep"),
-    "open": ("flatlens.folders", "open_folder"),
-    "trace": ("flatlens.measure", "trace"),
+    "run": ("flatlens.measure.run", "run"),
+    "run_sweep": ("flatlens.sweeps.supervisor", "run_sweep"),
+    "open": ("flatlens.sweeps.opening", "open_folder"),
+    "trace": ("flatlens.measure.trace", "trace"),
 }
 __all__ = [
     "CautionWarning",

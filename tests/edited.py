@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from flatlens.sealing import SEAL
+from flatlens.files.sealing import SEAL
 
 
 def unsealed(folder: Path) -> Path:

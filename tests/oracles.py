@@ -8,7 +8,7 @@ import mpmath as mp
 import torch
 from torch import Tensor, nn
 
-from flatlens.hessian.peers import Loss, dense
+from flatlens.peers.pyhessian import Loss, dense
 
 
 class Truth(NamedTuple):

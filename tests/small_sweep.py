@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import flatlens as fl
-from flatlens.engines.supervisor import run_sweep
-from flatlens.sweep import Sweep
+from flatlens.sweeps.folder import Sweep
+from flatlens.sweeps.supervisor import run_sweep
 
 CNN, ROBUST = "flatlens:digits-cnn", "flatlens:digits-cnn-robust"
 FILE = f"""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from flatlens import trajectory
-from flatlens.trajectory import Caution, Images, Trace
+from flatlens.records import trajectory
+from flatlens.records.trajectory import Caution, Images, Trace
 
 CONTROLS = ("line-to-other-class", "gaussian-noise")
 

@@ -9,9 +9,9 @@ from scipy import stats
 from torch import Tensor, nn
 
 from flatlens.errors import UsageError
-from flatlens.forward import Forward, Victim
 from flatlens.hessian import Curvature
 from flatlens.hessian.any_layer import AnyLayer
+from flatlens.victims.images import Forward, Victim
 from tests.cases import BY_NAME, CASES, MANY, Case
 from tests.oracles import many_digits, truth
 

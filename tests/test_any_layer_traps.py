@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flatlens.errors import LayerError, ResourceError
-from flatlens.forward import Victim
 from flatlens.hessian import any_layer
 from flatlens.hessian.any_layer import AnyLayer
-from flatlens.memory import is_out_of_memory
+from flatlens.victims.images import Victim
+from flatlens.victims.memory import is_out_of_memory
 from tests.cases import BY_NAME
 from tests.oracles import truth
 from tests.test_any_layer import close, measured

@@ -15,14 +15,16 @@ from test_attacks import data, net
 from torch import Tensor, nn
 
 import flatlens as fl
-from flatlens import datasets, execute, models, training
+from flatlens import datasets, models
 from flatlens.attacks.balls import BALLS
 from flatlens.attacks.objectives import OBJECTIVES
 from flatlens.errors import AttackError
-from flatlens.forward import Batch, Victim
+from flatlens.measure import run as execute
 from flatlens.models import zoo
-from flatlens.randomness import Noise
-from flatlens.spec import RunSpec
+from flatlens.specs.run import RunSpec
+from flatlens.training import fit as training
+from flatlens.victims.images import Batch, Victim
+from flatlens.victims.noise import Noise
 
 THEIRS = {"linf": "Linf", "l2": "L2"}
 EPS = {"linf": 0.1, "l2": 0.5}

@@ -22,8 +22,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import flatlens as fl
-from flatlens import datasets, grid, settings, verification
+from flatlens import datasets
 from flatlens.errors import AttackError, DataError, FlatlensError, ModelError
+from flatlens.peers import verify as verification
+from flatlens.specs import wording as settings
+from flatlens.sweeps import grid
 
 N, SHAPE = 6, (1, 8, 8)
 

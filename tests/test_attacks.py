@@ -15,8 +15,8 @@ import flatlens as fl
 from flatlens.attacks.balls import BALLS
 from flatlens.attacks.gradient import random_point
 from flatlens.errors import AttackError
-from flatlens.forward import Batch, Victim
-from flatlens.randomness import Noise
+from flatlens.victims.images import Batch, Victim
+from flatlens.victims.noise import Noise
 
 STEPS = 12
 

@@ -17,12 +17,16 @@ import pytest
 from flatlens_cli import app
 
 import flatlens as fl
-from flatlens import execute, exporting, results, runs, trained
-from flatlens.engines.supervisor import run_sweep
 from flatlens.errors import RunError, SpecError
-from flatlens.spec import RunSpec, TrainSpec
-from flatlens.sweep import Failure
-from flatlens.trajectory import SPECTRUM
+from flatlens.export import table as exporting
+from flatlens.measure import run as execute
+from flatlens.records import runs
+from flatlens.records.trajectory import SPECTRUM
+from flatlens.specs.run import RunSpec, TrainSpec
+from flatlens.sweeps import cells as results
+from flatlens.sweeps.folder import Failure
+from flatlens.sweeps.supervisor import run_sweep
+from flatlens.training import recipes as trained
 
 FLIPS = 100
 SPEC = RunSpec(model="flatlens:mlp?width=4", data="flatlens:digits", steps=2, limit=6, batch_size=3, device="cpu")

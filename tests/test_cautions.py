@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 import flatlens as fl
-from flatlens import cautions
-from flatlens.trajectory import LAYERS, STEPS, Trace
+from flatlens.records import cautions
+from flatlens.records.trajectory import LAYERS, STEPS, Trace
 
 N, T = 4, 5
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import flatlens as fl
 from flatlens import datasets, models
 from flatlens.attacks import CONTROLS
-from flatlens.forward import Victim
 from flatlens.probes.certificate import Certificate, bound, psi
+from flatlens.victims.images import Victim
 
 COLUMNS = ("certificate_bound_kappa", "certificate_bound_eigenvalue")
 

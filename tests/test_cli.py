@@ -9,8 +9,9 @@ from typing import NamedTuple
 import pytest
 from flatlens_cli import app, options, tracing
 
-from flatlens import execute, spec
 from flatlens.errors import ModelError
+from flatlens.measure import run as execute
+from flatlens.specs import run as spec
 
 NEEDED = ["--model", "flatlens:digits-cnn", "--data", "flatlens:digits"]
 

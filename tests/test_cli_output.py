@@ -13,11 +13,11 @@ import pytest
 from flatlens_cli import app, summary, terminal
 from synthetic import make_trace
 
-from flatlens import execute
 from flatlens.errors import ResourceError, RunError
+from flatlens.measure import run as execute
 from flatlens.progress import Progress
-from flatlens.runs import Run
-from flatlens.trajectory import Caution
+from flatlens.records.runs import Run
+from flatlens.records.trajectory import Caution
 
 NEEDED = ["--model", "flatlens:digits-cnn", "--data", "flatlens:digits"]
 

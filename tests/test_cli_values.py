@@ -11,10 +11,12 @@ import pytest
 import typer
 from flatlens_cli import app
 
-from flatlens import datasets, execute, models, trained
+from flatlens import datasets, models
 from flatlens.errors import SpecError
-from flatlens.numerals import number, whole
-from flatlens.spec import RunSpec, TrainSpec, assign, from_dict
+from flatlens.measure import run as execute
+from flatlens.specs.numerals import number, whole
+from flatlens.specs.run import RunSpec, TrainSpec, assign, from_dict
+from flatlens.training import recipes as trained
 
 NO_NUMBERS = (
     *("", " ", "٣", "१२", "１", "²", "½", "Ⅳ", "1_0", "1_000.5", "0x10", "0b1", "1e", "e1", ".", "1/", "/2", "1/0"),
@@ -142,7 +144,7 @@ def test_train(stubs: None, flag: str, capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("flag", SWEEP)
 def test_sweep(stubs: None, flag: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from flatlens.engines import supervisor
+    from flatlens.sweeps import supervisor
 
     def nothing(*_: object) -> None:
         raise SpecError("reached")

@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 import flatlens as fl
-from flatlens import cautions, execute, runs
-from flatlens.digest import digest
 from flatlens.errors import RunError
+from flatlens.measure import run as execute
+from flatlens.records import cautions, runs
+from flatlens.records.digest import digest
+from flatlens.records.runs import StoredTable
+from flatlens.records.trajectory import STEPS
 from flatlens.report import page, payload
-from flatlens.runs import StoredTable
-from flatlens.spec import RunSpec
-from flatlens.trajectory import STEPS
+from flatlens.specs.run import RunSpec
 
 BASE = RunSpec("flatlens:digits-cnn", "flatlens:digits", eps=0.3, steps=4, limit=12, batch_size=5, device="cpu")
 KINDS = {

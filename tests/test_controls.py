@@ -15,8 +15,8 @@ from flatlens import datasets, models
 from flatlens.attacks import CONTROLS
 from flatlens.attacks.balls import BALLS
 from flatlens.errors import AttackError
-from flatlens.forward import Batch, Victim
-from flatlens.randomness import Noise
+from flatlens.victims.images import Batch, Victim
+from flatlens.victims.noise import Noise
 
 
 def walked(name: str, batch: Batch, **settings: object) -> list[torch.Tensor]:

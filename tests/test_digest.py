@@ -11,10 +11,10 @@ import pytest
 from synthetic import make_trace
 
 import flatlens as fl
-from flatlens import valley as valleys
-from flatlens.digest import accuracy, digest, record
-from flatlens.spec import RunSpec
-from flatlens.trajectory import MEASURES, Caution
+from flatlens.records import valley as valleys
+from flatlens.records.digest import accuracy, digest, record
+from flatlens.records.trajectory import MEASURES, Caution
+from flatlens.specs.run import RunSpec
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from flatlens.engines.local import SAFE, _sheltered, gpus, shares
+from flatlens.sweeps.engines.local import SAFE, _sheltered, gpus, shares
 
 
 @pytest.fixture

@@ -21,9 +21,12 @@ from flatlens_cli import app
 from pyarrow import csv as arrow_csv
 
 import flatlens as fl
-from flatlens import arrays, exporting, formats, results
 from flatlens.errors import DiskError, RunError, SpecError
-from flatlens.trajectory import LAYERS, STEPS
+from flatlens.export import formats
+from flatlens.export import images as arrays
+from flatlens.export import table as exporting
+from flatlens.records.trajectory import LAYERS, STEPS
+from flatlens.sweeps import cells as results
 from tests.edited import unsealed
 from tests.small_sweep import CNN, copied
 
@@ -396,7 +399,7 @@ def test_exporting_needs_no_torch(own):
 
 PEAK = """
 import resource, sys
-from flatlens import exporting
+from flatlens.export import table as exporting
 for name in ("csv", "parquet", "json"):
     done = exporting.export(sys.argv[1], format=name, images=True)
 print(done.runs, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

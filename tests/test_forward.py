@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import flatlens as fl
 from flatlens.errors import LayerError, ModelError
-from flatlens.forward import Victim, exact_arithmetic
+from flatlens.victims.images import Victim, exact_arithmetic
 
 
 def digest(model: nn.Module) -> tuple[object, ...]:

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flatlens.errors import SpecError
-from flatlens.grid import cells_of, key_of, read
-from flatlens.settings import flat, label, shown, varying
-from flatlens.spec import from_dict
+from flatlens.specs.run import from_dict
+from flatlens.specs.wording import flat, label, shown, varying
+from flatlens.sweeps.grid import cells_of, key_of, read
 
 BASE = {"model": "flatlens:mlp", "data": "flatlens:digits"}
 VALUES: dict[str, list[Any]] = {
@@ -132,7 +132,8 @@ def test_keys_are_the_same_in_every_process_and_for_every_order(tmp_path: Path) 
         }
         (tmp_path / f"{i}.toml").write_text(tomli_w.dumps(shuffled))
     code = (
-        "import sys, json; from flatlens.grid import read; print(json.dumps([c.key for c in read(sys.argv[1]).cells]))"
+        "import sys, json; from flatlens.sweeps.grid import read; "
+        "print(json.dumps([c.key for c in read(sys.argv[1]).cells]))"
     )
     for i, seed in enumerate("05"):
         done = subprocess.run(

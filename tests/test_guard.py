@@ -14,9 +14,9 @@ from flatlens_cli import app
 from torch import Tensor, nn
 
 import flatlens as fl
-from flatlens import runs
 from flatlens.errors import FlatlensError, ModelError, ResourceError
-from flatlens.forward import Victim
+from flatlens.records import runs
+from flatlens.victims.images import Victim
 
 STEPS, BATCH, N = 8, 4, 8
 """Of the attack, and samples at a time, of so many."""

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flatlens import datasets, execute
+from flatlens import datasets
 from flatlens.errors import DataError
-from flatlens.spec import RunSpec
+from flatlens.measure import run as execute
+from flatlens.specs.run import RunSpec
 from tests.assets import package
 
 Image = package("PIL.Image", "pip install pillow")

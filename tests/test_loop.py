@@ -13,8 +13,8 @@ from torch import Tensor
 
 import flatlens as fl
 from flatlens.errors import AttackError
-from flatlens.forward import BEST, ITERATE, Batch, Forward, Victim
-from flatlens.randomness import Noise
+from flatlens.victims.images import BEST, ITERATE, Batch, Forward, Victim
+from flatlens.victims.noise import Noise
 
 N = 9
 EVEN = torch.arange(0, N, 2)

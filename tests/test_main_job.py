@@ -17,10 +17,12 @@ from nbclient import NotebookClient
 from safetensors.torch import save_file
 
 import flatlens as fl
-from flatlens import datasets, execute, training
+from flatlens import datasets
+from flatlens.measure import run as execute
 from flatlens.models import zoo
-from flatlens.spec import RunSpec
-from flatlens.trajectory import Trace
+from flatlens.records.trajectory import Trace
+from flatlens.specs.run import RunSpec
+from flatlens.training import fit as training
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,12 +13,31 @@ import pytest
 import flatlens
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORD_SIDE = ("flatlens.errors", "flatlens.spec", "flatlens.trajectory", "flatlens.valley", "flatlens.runs",
-               "flatlens.cautions", "flatlens.digest", "flatlens.matrices", "flatlens.datasets", "flatlens.attacks",
-               "flatlens.models", "flatlens.progress", "flatlens.grid", "flatlens.settings", "flatlens.sweep",
-               "flatlens.supervised",
-               "flatlens.folders", "flatlens.results", "flatlens.tables", "flatlens.exporting",
-               "flatlens.engines.supervisor", "flatlens.engines.local", "flatlens.engines.work")  # fmt: skip
+RECORD_SIDE = (
+    "flatlens.errors",
+    "flatlens.specs.run",
+    "flatlens.records.trajectory",
+    "flatlens.records.valley",
+    "flatlens.records.runs",
+    "flatlens.records.cautions",
+    "flatlens.records.digest",
+    "flatlens.records.matrices",
+    "flatlens.datasets",
+    "flatlens.attacks",
+    "flatlens.models",
+    "flatlens.progress",
+    "flatlens.sweeps.grid",
+    "flatlens.specs.wording",
+    "flatlens.sweeps.folder",
+    "flatlens.sweeps.owners",
+    "flatlens.sweeps.opening",
+    "flatlens.sweeps.cells",
+    "flatlens.sweeps.tables",
+    "flatlens.export.table",
+    "flatlens.sweeps.supervisor",
+    "flatlens.sweeps.engines.local",
+    "flatlens.sweeps.engines.worker",
+)
 
 
 def modules(prefix: str = "flatlens.") -> list[str]:

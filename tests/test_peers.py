@@ -8,7 +8,7 @@ from curvlinops import HessianLinearOperator
 from torch import nn
 
 from flatlens.errors import LayerError
-from flatlens.hessian import peers
+from flatlens.peers import pyhessian as peers
 from tests.cases import BY_NAME, Case
 from tests.oracles import truth
 from tests.test_any_layer import measured

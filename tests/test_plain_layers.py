@@ -13,8 +13,8 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 
 import flatlens as fl
 from flatlens.errors import LayerError
-from flatlens.forward import Victim
 from flatlens.hessian.any_layer import AnyLayer
+from flatlens.victims.images import Victim
 from tests.oracles import truth
 
 Change = Callable[["Net"], None]

@@ -12,8 +12,9 @@ from flatlens_cli import app
 from torch import nn
 
 import flatlens as fl
-from flatlens import execute, models
-from flatlens.spec import RunSpec
+from flatlens import models
+from flatlens.measure import run as execute
+from flatlens.specs.run import RunSpec
 
 X, Y = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
 

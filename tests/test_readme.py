@@ -13,8 +13,9 @@ import pytest
 import torch
 from flatlens_cli import app
 
-from flatlens import datasets, grid
+from flatlens import datasets
 from flatlens.errors import FlatlensError
+from flatlens.sweeps import grid
 
 ROOT = Path(__file__).parents[1]
 PAGES = {

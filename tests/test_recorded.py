@@ -15,10 +15,11 @@ from foolbox import attacks as fb
 from torch import Tensor, nn
 
 import flatlens as fl
-from flatlens import datasets, execute, models
+from flatlens import datasets, models
 from flatlens.attacks.mapping import Call, UnmappableError, paths
 from flatlens.errors import AttackError, FlatlensError, SpecError
-from flatlens.spec import RunSpec
+from flatlens.measure import run as execute
+from flatlens.specs.run import RunSpec
 
 N = 12
 Planted = Callable[[nn.Module, Tensor, Tensor], Any]

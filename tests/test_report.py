@@ -18,8 +18,8 @@ from browser import chromium, opened
 from synthetic import make_trace
 
 from flatlens.errors import LayerError, ResourceError, RunError, SpecError
+from flatlens.records.trajectory import Caution
 from flatlens.report import figures, page, parts, payload, series
-from flatlens.trajectory import Caution
 
 HOSTILE = "</script><script>window.owned=1</script><img src=x onerror=window.owned=1>&<!--"
 KINDS = {"f32": "<f4", "f64": "<f8", "u16": "<u2"}
@@ -506,7 +506,7 @@ def test_the_page_has_what_hangs_on_no_choice(trace):
 @pytest.mark.browser
 @pytest.mark.parametrize(("which", "shown"), [("now", True), ("version 1", False)])
 def test_the_second_curve_is_drawn_where_it_was_measured(browser, trace, tmp_path, which, shown):
-    from flatlens import runs
+    from flatlens.records import runs
 
     old = runs.load(Path(__file__).parent / "version1" / "run").trace()
     file = page.write([trace if which == "now" else old], tmp_path / "page.html")

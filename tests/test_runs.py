@@ -12,11 +12,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import flatlens as fl
-from flatlens import execute, runs
 from flatlens.errors import DataError, ResourceError, RunError, SpecError
+from flatlens.files.tensors import concatenate
+from flatlens.measure import run as execute
 from flatlens.progress import Progress
-from flatlens.spec import RunSpec, from_dict, read_toml
-from flatlens.tensorfile import concatenate
+from flatlens.records import runs
+from flatlens.specs.run import RunSpec, from_dict, read_toml
 
 SPEC = RunSpec(
     model="flatlens:digits-cnn",

@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import flatlens
-from flatlens import datasets, execute, models
+from flatlens import datasets, models
 from flatlens.errors import ModelError
-from flatlens.spec import RunSpec
+from flatlens.measure import run as execute
+from flatlens.specs.run import RunSpec
 from tests.assets import fashion_mnist, package
 
 ROOT = Path(flatlens.__file__).parents[1]

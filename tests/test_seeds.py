@@ -10,10 +10,11 @@ import torch
 from flatlens_cli import app, options
 
 import flatlens as fl
-from flatlens import datasets, execute, models
+from flatlens import datasets, models
 from flatlens.errors import SpecError
-from flatlens.grid import cells_of, key_of
-from flatlens.spec import RunSpec, from_dict, read_toml
+from flatlens.measure import run as execute
+from flatlens.specs.run import RunSpec, from_dict, read_toml
+from flatlens.sweeps.grid import cells_of, key_of
 
 SPEC = RunSpec("flatlens:digits-cnn", "flatlens:digits", eps=0.3, steps=2, limit=20, device="cpu")
 
@@ -67,8 +68,8 @@ def test_the_probes_follow_the_seed():
 def test_training_still_draws_its_limit_by_its_own_seed():
     data = datasets.load("flatlens:digits?split=train")
     assert not np.array_equal(datasets.balanced(data.y, 50, 0), datasets.balanced(data.y, 50, 1))
-    from flatlens import trained
-    from flatlens.spec import TrainSpec
+    from flatlens.specs.run import TrainSpec
+    from flatlens.training import recipes as trained
 
     hashes = {trained.recipe_sha256("flatlens:cnn", TrainSpec("flatlens:digits", limit=50, seed=s)) for s in (0, 1)}
     assert len(hashes) == 2 and trained.VERSION == 1

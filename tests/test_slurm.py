@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flatlens import sweep as sweeps
+from flatlens.sweeps import folder as sweeps
 
 SCRIPTS = sorted((Path(__file__).parents[1] / "data" / "sweeps").glob("slurm-*.sh"))
 SRUN = """#!/bin/bash

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flatlens.attacks import ATTACKS, CONTROLS
 from flatlens.errors import SpecError
-from flatlens.spec import RunSpec, assign, difference, from_dict, number, read_toml
+from flatlens.specs.run import RunSpec, assign, difference, from_dict, number, read_toml
 
 LEAST = {"model": "flatlens:digits-cnn", "data": "flatlens:digits"}
 

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 from torch.func import functional_call, hessian
 
-from flatlens import runs, spectrum
 from flatlens.errors import DataError
-from flatlens.execute import run
-from flatlens.hessian.peers import pyhessian_density
+from flatlens.measure.run import run
+from flatlens.peers import spectrum
+from flatlens.peers.pyhessian import pyhessian_density
+from flatlens.records import runs
 from flatlens.report import page
 from flatlens.report.density import density
-from flatlens.spec import RunSpec
+from flatlens.specs.run import RunSpec
 
 SPEC = RunSpec("flatlens:digits-cnn", "flatlens:digits", eps=0.3, steps=10, limit=10)
 

@@ -9,11 +9,11 @@ import pytest
 from scipy.stats import percentileofscore
 from synthetic import make_trace
 
-from flatlens import valley
-from flatlens.digest import attacked_at, digest
-from flatlens.intervals import LEAST
+from flatlens.records import valley
+from flatlens.records.digest import attacked_at, digest
+from flatlens.records.intervals import LEAST
+from flatlens.records.valley import TAUS, find, median
 from flatlens.report import page
-from flatlens.valley import TAUS, find, median
 
 NO, YES = False, True
 INF, NAN = np.inf, np.nan

@@ -15,8 +15,9 @@ from filelock import FileLock
 from flatlens_cli import app
 
 import flatlens as fl
-from flatlens import execute, runs
 from flatlens.errors import FlatlensError
+from flatlens.measure import run as execute
+from flatlens.records import runs
 from flatlens.report import page, parts
 from tests import strangers
 

@@ -13,10 +13,11 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from flatlens import execute, sweep
-from flatlens.engines import CHECK, DIED, TIMEOUT, Done, Task, Trouble
-from flatlens.engines.local import Local
-from flatlens.engines.supervisor import run_sweep
+from flatlens.measure import run as execute
+from flatlens.sweeps import folder as sweep
+from flatlens.sweeps.engines import CHECK, DIED, TIMEOUT, Done, Task, Trouble
+from flatlens.sweeps.engines.local import Local
+from flatlens.sweeps.supervisor import run_sweep
 from tests.swept import Place, family, gone, killed_afterwards, names, same, until, workers
 
 CELLS, WORKERS = 6, 2

@@ -13,14 +13,20 @@ import pytest
 from filelock import FileLock
 from safetensors.torch import save_file
 
-from flatlens import datasets, execute, runs, sweep, trained
-from flatlens.engines import CELL, CHECK, DIED, LOST, Done, Outcome, Task, Trouble, supervisor, work
-from flatlens.engines.supervisor import run_sweep
+from flatlens import datasets
 from flatlens.errors import DiskError, RunError, SpecError
-from flatlens.grid import cells_of
+from flatlens.measure import run as execute
 from flatlens.models import zoo
-from flatlens.spec import TrainSpec
-from flatlens.supervised import supervised
+from flatlens.records import runs
+from flatlens.specs.run import TrainSpec
+from flatlens.sweeps import folder as sweep
+from flatlens.sweeps import supervisor
+from flatlens.sweeps.engines import CELL, CHECK, DIED, LOST, Done, Outcome, Task, Trouble
+from flatlens.sweeps.engines import worker as work
+from flatlens.sweeps.grid import cells_of
+from flatlens.sweeps.owners import supervised
+from flatlens.sweeps.supervisor import run_sweep
+from flatlens.training import recipes as trained
 from tests.swept import Place, killed_afterwards, names, same, until
 
 CELLS = 4

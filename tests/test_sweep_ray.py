@@ -20,12 +20,12 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from flatlens import grid
-from flatlens import sweep as sweeps
-from flatlens.engines.ray import Cluster, room
-from flatlens.engines.supervisor import run_sweep
 from flatlens.errors import RunError, SpecError
-from flatlens.supervised import supervised
+from flatlens.sweeps import folder as sweeps
+from flatlens.sweeps import grid
+from flatlens.sweeps.engines.ray import Cluster, room
+from flatlens.sweeps.owners import supervised
+from flatlens.sweeps.supervisor import run_sweep
 from tests import assets
 
 ray = assets.package("ray", "pip install 'flatlens[ray]'")

@@ -16,11 +16,11 @@ import tomli_w
 import torch
 from flatlens_cli import app, options
 
-from flatlens import sweep
 from flatlens.errors import SpecError
-from flatlens.grid import Cell, cells_of, key_of, read
 from flatlens.models import zoo
-from flatlens.spec import RunSpec, from_dict
+from flatlens.specs.run import RunSpec, from_dict
+from flatlens.sweeps import folder as sweep
+from flatlens.sweeps.grid import Cell, cells_of, key_of, read
 from tests.test_trust import Planted
 
 BASE = {"model": "flatlens:mlp?width=4", "data": "flatlens:digits", "steps": 1, "limit": 2}

@@ -18,12 +18,13 @@ import pytest
 from flatlens_cli import app
 
 import flatlens as fl
-from flatlens import results, tables
 from flatlens.errors import RunError, SpecError
+from flatlens.files.sealing import seal
 from flatlens.report import sweep_page
 from flatlens.report.sweep_payload import Cell
-from flatlens.sealing import seal
-from flatlens.spec import KEYS
+from flatlens.specs.run import KEYS
+from flatlens.sweeps import cells as results
+from flatlens.sweeps import tables
 from tests.edited import unsealed
 from tests.small_sweep import CNN, ROBUST, copied
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from flatlens_cli import app, terminal
 
-from flatlens import sweep
+from flatlens.sweeps import folder as sweep
 
 ODD = {
     "clear the screen": "a\x1b[2Jb",

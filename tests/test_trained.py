@@ -15,11 +15,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from flatlens import datasets, execute, models, trained
+from flatlens import datasets, models
 from flatlens.errors import ModelError, ResourceError, RunError, SpecError
-from flatlens.spec import RunSpec, TrainSpec, from_dict, read_toml, train_from_dict
-from flatlens.training import accuracy
-from flatlens.training import train as fit
+from flatlens.measure import run as execute
+from flatlens.specs.run import RunSpec, TrainSpec, from_dict, read_toml, train_from_dict
+from flatlens.training import recipes as trained
+from flatlens.training.fit import accuracy
+from flatlens.training.fit import train as fit
 
 COMMAND = [str(Path(sys.executable).with_name("flatlens")), "train"]
 RECIPE = TrainSpec("flatlens:digits", epochs=3, lr=0.01, limit=300)

@@ -8,7 +8,7 @@ from torch import nn
 
 from flatlens import datasets, models
 from flatlens.errors import ModelError, SpecError
-from flatlens.training import accuracy, perturb, train
+from flatlens.training.fit import accuracy, perturb, train
 
 
 def data(split: str) -> tuple[torch.Tensor, torch.Tensor]:

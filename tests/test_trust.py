@@ -17,11 +17,15 @@ from flatlens_cli import app, options
 from safetensors.torch import save_file
 from torch import nn
 
-from flatlens import archives, datasets, execute, models, runs, spec
+from flatlens import datasets, models
 from flatlens.errors import DataError, FlatlensError, ModelError, SpecError
-from flatlens.forward import Victim
+from flatlens.files import archives
+from flatlens.measure import run as execute
 from flatlens.models import checkpoints, zoo
-from flatlens.spec import RunSpec
+from flatlens.records import runs
+from flatlens.specs import run as spec
+from flatlens.specs.run import RunSpec
+from flatlens.victims.images import Victim
 from tests.assets import package
 
 SHAPE = (1, 8, 8)

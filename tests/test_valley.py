@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from flatlens import valley
-from flatlens.valley import align, band, find, median, wilson
+from flatlens.records import valley
+from flatlens.records.valley import align, band, find, median, wilson
 
 NO, YES = False, True
 

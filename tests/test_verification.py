@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from flatlens.verification import verify
+from flatlens.peers.verify import verify
 
 
 @pytest.mark.parametrize("model", ["flatlens:digits-cnn", "flatlens:cnn?act=silu"])

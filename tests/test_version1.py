@@ -14,12 +14,14 @@ import pytest
 from flatlens_cli import app
 
 import flatlens as fl
-from flatlens import execute, exporting, tables
-from flatlens.digest import digest
-from flatlens.engines.supervisor import run_sweep
 from flatlens.errors import StaleRunError
+from flatlens.export import table as exporting
+from flatlens.measure import run as execute
+from flatlens.records.digest import digest
+from flatlens.records.trajectory import LAYERS, MEASUREMENT_VERSION, STEPS
 from flatlens.report import page
-from flatlens.trajectory import LAYERS, MEASUREMENT_VERSION, STEPS
+from flatlens.sweeps import tables
+from flatlens.sweeps.supervisor import run_sweep
 
 HERE = Path(__file__).parent / "version1"
 sys.path.insert(0, str(HERE))

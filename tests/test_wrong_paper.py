@@ -14,8 +14,10 @@ from flatlens_cli import app
 from torch import nn
 
 import flatlens as fl
-from flatlens import cautions, datasets, reached
-from flatlens.spec import RunSpec
+from flatlens import datasets
+from flatlens.records import cautions
+from flatlens.specs.run import RunSpec
+from flatlens.training import reached
 from flatlens.wording import in_python
 
 REPOSITORY = Path(__file__).parents[1]

@@ -8,12 +8,13 @@ from assets import fashion_mnist
 from torch import Tensor, nn
 
 import flatlens as fl
-from flatlens import datasets, models, training
+from flatlens import datasets, models
 from flatlens.attacks import PGD
 from flatlens.errors import ModelError
-from flatlens.forward import Victim
 from flatlens.models import zoo
 from flatlens.models.architectures import ARCHITECTURES
+from flatlens.training import fit as training
+from flatlens.victims.images import Victim
 from tests.oracles import truth
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]

@@ -71,14 +71,14 @@ FOR: dict[str, Complete] = {
     "data": among(_datasets),
     "norm": _of("flatlens.attacks", "NORMS"),
     "objective": _of("flatlens.attacks", "OBJECTIVES"),
-    "targeted": _of("flatlens.spec", "TARGETS"),
-    "images": _of("flatlens.spec", "IMAGES"),
-    "dtype": _of("flatlens.spec", "DTYPES"),
+    "targeted": _of("flatlens.specs.run", "TARGETS"),
+    "images": _of("flatlens.specs.run", "IMAGES"),
+    "dtype": _of("flatlens.specs.run", "DTYPES"),
     "layer": words("head", "all", "last:"),
     "device": words("auto", "cpu", "cuda", "mps"),
     "engine": words("local", "ray"),
-    "adversarial": _of("flatlens.spec", "ADVERSARIAL"),
+    "adversarial": _of("flatlens.specs.run", "ADVERSARIAL"),
 }
 """Option -> what completes its value."""
-FORMAT = _of("flatlens.formats", "FORMATS")
-TABLE = _of("flatlens.exporting", "TABLES")
+FORMAT = _of("flatlens.export.formats", "FORMATS")
+TABLE = _of("flatlens.export.table", "TABLES")

@@ -49,13 +49,13 @@ def export(
     it for a formula. In JSON both are null.
     """  # fmt: skip
     piped = out is not None and str(out) == "-"
-    from flatlens import formats
+    from flatlens.export import formats
 
     format = format or ("csv" if out is None or not out.suffix else out.suffix[1:].lower())
     if piped and (json or formats.ALSO.get(format, format) == "parquet"):
         what = "--json" if json else "--format parquet"
         raise UsageError(f"--out - and {what}: stdout is the table's, in csv or json; name a file")
-    from flatlens import exporting
+    from flatlens.export import table as exporting
 
     wanted: dict[str, Any] = {"format": format, "table": table, "images": images}
     if piped:

@@ -65,7 +65,7 @@ def layers(
     if model is None:
         raise UsageError("--model is missing; `flatlens models` lists what there is")
     with terminal.stdout_kept_clean(json):
-        from flatlens import execute
+        from flatlens.measure import run as execute
 
         found = execute.layer_table(
             model, data, trust_pickle=bool(trust_pickle), trust_remote_code=bool(trust_remote_code)

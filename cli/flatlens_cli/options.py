@@ -13,9 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
-from flatlens import numerals, spec, trust
 from flatlens.errors import SpecError
-from flatlens.spec import RunSpec
+from flatlens.specs import numerals, trust
+from flatlens.specs import run as spec
+from flatlens.specs.run import RunSpec
 from flatlens_cli import completing
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130

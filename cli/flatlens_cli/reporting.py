@@ -26,7 +26,8 @@ def report(
     quiet: options.Quiet = False,
 ) -> None:
     """Draw a run's report again, several runs on one page, or a sweep, finished or not."""
-    from flatlens import folders, sweep
+    from flatlens.sweeps import folder as sweep
+    from flatlens.sweeps import opening as folders
 
     for path in run:
         folders.demand(path)
@@ -41,7 +42,7 @@ def report(
 
 
 def _runs(run: list[Path], out: Path | None) -> Path:
-    from flatlens import runs
+    from flatlens.records import runs
     from flatlens.report import page
 
     traces = [runs.load(path).trace(whole=False) for path in run]

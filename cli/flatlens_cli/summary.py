@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from flatlens.trajectory import Trace
-    from flatlens.valley import Fraction, Median, Summary
+    from flatlens.records.trajectory import Trace
+    from flatlens.records.valley import Fraction, Median, Summary
 
 MEASURE = "relative_flatness"
 
@@ -30,7 +30,7 @@ def facts(trace: Trace) -> dict[str, Any]:
 
     Returns:
         ``accuracy``: shares of all samples that are correct at first, and at what the attack found; ``paths``:
-        for each, the fields of `flatlens.valley.Summary`, intervals as ``value``, ``low``, ``high``, ``n`` and
+        for each, the fields of `flatlens.records.valley.Summary`, intervals as ``value``, ``low``, ``high``, ``n`` and
         ``count`` of a share; ``cautions``; and the ``measure`` and ``layer`` that valleys were looked for in.
     """
     clean, attacked, n = _accuracy(trace)
@@ -48,8 +48,8 @@ def text(trace: Trace, page: Path) -> RenderableType:
     from rich.console import Group
     from rich.padding import Padding
 
-    from flatlens.digest import attacked_at
-    from flatlens.trajectory import MEASURES
+    from flatlens.records.digest import attacked_at
+    from flatlens.records.trajectory import MEASURES
 
     clean, attacked, n = _accuracy(trace)
     summaries = _summaries(trace)
@@ -109,7 +109,7 @@ def _summaries(trace: Trace) -> dict[str, Summary]:
 
 def _accuracy(trace: Trace) -> tuple[float, float, int]:
     """Shares of all samples that are classified as labelled, clean and at what the attack found, and their number."""
-    from flatlens.digest import accuracy
+    from flatlens.records.digest import accuracy
 
     found = accuracy(trace)
     return float(found.clean.value), float(found.attacked.value), found.clean.n

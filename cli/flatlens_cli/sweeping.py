@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flatlens.errors import FlatlensError, RunError, SpecError, UsageError
-from flatlens.numerals import shortened, whole
+from flatlens.specs.numerals import shortened, whole
 from flatlens_cli import completing, options, terminal
 from flatlens_cli.options import FAILED, INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from flatlens.engines.supervisor import Result
-    from flatlens.grid import Grid
-    from flatlens.sweep import State, Sweep
+    from flatlens.sweeps.folder import State, Sweep
+    from flatlens.sweeps.grid import Grid
+    from flatlens.sweeps.supervisor import Result
 
 SHOWN = 12
 """Cells of a kind that are named one by one."""
@@ -100,7 +100,7 @@ def sweep(
         raise UsageError(f"--out is missing; name a folder for the results, for example --out runs/{file.stem}")
     try:
         with _terminable(), terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
-            from flatlens.engines.supervisor import run_sweep
+            from flatlens.sweeps.supervisor import run_sweep
 
             result = run_sweep(
                 file,
@@ -141,8 +141,8 @@ def status(
     json: options.Json = False,
 ) -> None:
     """What of a sweep is done, running, failed, and why; or how far a run is."""
-    from flatlens import folders
-    from flatlens import sweep as sweeps
+    from flatlens.sweeps import folder as sweeps
+    from flatlens.sweeps import opening as folders
 
     if not sweeps.is_sweep(folder) and (folder / "manifest.json").is_file():
         _run_status(folder, json=json)
@@ -173,7 +173,7 @@ COMMANDS = (sweep, status)
 
 def _run_status(folder: Path, *, json: bool) -> None:
     """How far a run is, and what it warns of."""
-    from flatlens import runs
+    from flatlens.records import runs
 
     run = runs.load(folder)
     spec, manifest = run.spec, run.manifest
@@ -210,7 +210,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _interrupted(out: Path) -> str:
-    from flatlens import sweep as sweeps
+    from flatlens.sweeps import folder as sweeps
 
     try:
         state = sweeps.load(out).state()
@@ -331,9 +331,9 @@ def _facts(found: Sweep, state: State) -> dict[str, Any]:
 
 def _plan(file: Path, trust: dict[str, bool], workers: int | None, *, json: bool) -> None:
     """What a sweep would take; cells that differ in their seeds alone take the same."""
-    from flatlens import grid
-    from flatlens.engines import check_workers
-    from flatlens.engines.local import shares
+    from flatlens.sweeps import grid
+    from flatlens.sweeps.engines import check_workers
+    from flatlens.sweeps.engines.local import shares
 
     check_workers(workers)
     found = grid.read(file, **trust)
@@ -383,7 +383,8 @@ def _show_plan(found: Grid, rows: list[dict[str, Any]], workers: int) -> None:
 def _planned(found: Grid, threads: int) -> Iterator[dict[str, Any]]:
     import torch
 
-    from flatlens import execute, settings
+    from flatlens.measure import run as execute
+    from flatlens.specs import wording as settings
 
     torch.set_num_threads(threads)  # as many as a worker would have
     labels = settings.labels({cell.key: cell.spec.to_dict() for cell in found.cells})

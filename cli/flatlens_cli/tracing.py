@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from flatlens.errors import RunError, UsageError
-from flatlens.spec import RunSpec
+from flatlens.specs.run import RunSpec
 from flatlens.wording import CautionWarning
 from flatlens_cli import options, terminal
 from flatlens_cli.options import INTERRUPTED, run_spec
@@ -99,7 +99,7 @@ COMMANDS = (demo, trace)
 def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool, spectrum: bool = False) -> None:
     try:
         with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
-            from flatlens import execute
+            from flatlens.measure import run as execute
             from flatlens.report import parts
 
             with warnings.catch_warnings():
@@ -109,7 +109,7 @@ def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool, spec
             page = run.path / "report.html"
             drawn = run.resumed == "finished" and parts.is_whole(page)
             if spectrum:
-                from flatlens import spectrum as densities
+                from flatlens.peers import spectrum as densities
 
                 drawn = drawn and (run.path / "spectrum.parquet").exists()
                 run = densities.add(run)
@@ -133,7 +133,7 @@ def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool, spec
 
 def _interrupted(out: Path) -> str:
     """How much of an interrupted run is on the disk."""
-    from flatlens import runs
+    from flatlens.records import runs
 
     try:
         run = runs.load(out)
@@ -147,7 +147,7 @@ def _interrupted(out: Path) -> str:
 
 def _plan(spec: RunSpec, *, json: bool) -> None:
     with terminal.stdout_kept_clean(json):
-        from flatlens import execute
+        from flatlens.measure import run as execute
 
         plan = execute.plan(spec)
     if json:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flatlens.errors import UsageError
-from flatlens.spec import TrainSpec, train_from_dict
+from flatlens.specs.run import TrainSpec, train_from_dict
 from flatlens_cli import completing, options, terminal
 from flatlens_cli.options import INTERRUPTED
 
@@ -79,7 +79,7 @@ def train(
     assert model is not None and out is not None
     try:
         with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
-            from flatlens import trained
+            from flatlens.training import recipes as trained
 
             trust = {"trust_pickle": bool(trust_pickle), "trust_remote_code": bool(trust_remote_code)}
             made = trained.train(model, recipe, out, force=force, progress=progress, **trust)

@@ -14,7 +14,7 @@ def verify(model: options.Model = None, data: options.Data = None, json: options
     The last line is the verdict. Exit code 0: fine; 1: not.
     """
     with terminal.stdout_kept_clean(json):
-        from flatlens import verification
+        from flatlens.peers import verify as verification
 
         checks = verification.verify(model or "flatlens:digits-cnn", data)
         found = verification.verdict(checks)

@@ -13,8 +13,8 @@ from torch import Tensor
 from flatlens.attacks.balls import ball, column, times
 from flatlens.attacks.gradient import plain_eps, radius
 from flatlens.errors import AttackError
-from flatlens.forward import Batch, Forward, Victim
-from flatlens.randomness import Noise
+from flatlens.victims.images import Batch, Forward, Victim
+from flatlens.victims.noise import Noise
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from flatlens.attacks.best import Best
 from flatlens.attacks.gradient import Target, check_counts
 from flatlens.attacks.objectives import fooled, objective
 from flatlens.errors import AttackError
-from flatlens.forward import BEST, Batch, Forward, Victim
-from flatlens.randomness import Noise
+from flatlens.victims.images import BEST, Batch, Forward, Victim
+from flatlens.victims.noise import Noise
 
 LAST_STEP = 0.01
 """The step size falls to this share of the first along half a cosine."""

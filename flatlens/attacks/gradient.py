@@ -12,8 +12,8 @@ from torch import Tensor
 from flatlens.attacks.balls import Radius, ball, column, times
 from flatlens.attacks.objectives import objective
 from flatlens.errors import AttackError
-from flatlens.forward import Batch, Forward, Victim
-from flatlens.randomness import Noise
+from flatlens.victims.images import Batch, Forward, Victim
+from flatlens.victims.noise import Noise
 
 Target = int | str | None
 """A label, ``next``, ``random``, ``least-likely``, or None for an untargeted attack."""

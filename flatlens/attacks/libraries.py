@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from flatlens.errors import AttackError, unknown
-from flatlens.uris import Uri
+from flatlens.specs.uris import Uri
 
 Runner = Callable[[nn.Module, Tensor, Tensor, tuple[float, float]], Any]
 

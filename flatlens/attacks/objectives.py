@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flatlens.errors import AttackError, unknown
-from flatlens.forward import Forward
+from flatlens.victims.images import Forward
 
 Logits = Float[Tensor, "n k"]
 Objective = Callable[[Forward], Tensor]

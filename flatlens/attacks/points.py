@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flatlens.archives import arrays as listed
 from flatlens.attacks.recording import Replay
 from flatlens.errors import AttackError
-from flatlens.forward import Batch, Forward, Victim
-from flatlens.randomness import Noise
+from flatlens.files.archives import arrays as listed
+from flatlens.victims.images import Batch, Forward, Victim
+from flatlens.victims.noise import Noise
 
 
 @dataclass(frozen=True, eq=False)

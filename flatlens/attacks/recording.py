@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flatlens import guard
 from flatlens.attacks import libraries
 from flatlens.attacks.mapping import Call, UnmappableError, paths
 from flatlens.errors import AttackError, AttackFailedError, FlatlensError, PassError, said
-from flatlens.forward import RETURNED, Batch, Forward, Victim
 from flatlens.models.normalized import Normalized
-from flatlens.randomness import Noise
+from flatlens.victims import guard
+from flatlens.victims.images import RETURNED, Batch, Forward, Victim
+from flatlens.victims.noise import Noise
 
 Run = Callable[[nn.Module, Tensor, Tensor], Tensor]
 

@@ -21,8 +21,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flatlens.errors import LayerError, ResourceError, UsageError
-from flatlens.forward import Batch, Forward, Victim, exact_arithmetic
-from flatlens.graph import Graph, place
 from flatlens.hessian import Curvature
 from flatlens.hessian.bends import bending
 from flatlens.hessian.columns import Columns, wide
@@ -33,7 +31,9 @@ from flatlens.hessian.hutchinson import Residual, Rest, generator, rest
 from flatlens.hessian.preflight import preflight
 from flatlens.hessian.scale_free import scale_free
 from flatlens.hessian.softmax import softmax
-from flatlens.memory import is_out_of_memory
+from flatlens.victims.graph import Graph, place
+from flatlens.victims.images import Batch, Forward, Victim, exact_arithmetic
+from flatlens.victims.memory import is_out_of_memory
 
 CLOSED_FORM, EXACT, STRATIFIED = "closed-form", "exact", "stratified"
 HUTCHINSON, GAUSS_NEWTON = "hutchinson", "gauss-newton"

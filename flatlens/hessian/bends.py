@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch.autograd.graph import Node
 
-from flatlens.graph import Graph, Place, kind, kinds
+from flatlens.victims.graph import Graph, Place, kind, kinds
 
 STRAIGHT = kinds(
     # moving entries about

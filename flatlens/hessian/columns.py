@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flatlens.checks import apply, computes
 from flatlens.errors import LayerError
-from flatlens.layers import Layer
+from flatlens.victims.checks import apply, computes
+from flatlens.victims.layers import Layer
 
 
 class Columns:

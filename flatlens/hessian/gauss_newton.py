@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flatlens.forward import Forward
 from flatlens.hessian.columns import Columns, inner, wide
+from flatlens.victims.images import Forward
 
 CHUNK = 1 << 22
 """Entries of input columns that are unfolded at a time: larger pieces leave the cache and are slower."""

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flatlens.checks import ROUNDINGS
 from flatlens.errors import LayerError
 from flatlens.hessian import Curvature
 from flatlens.hessian.scale_free import NORMAL, over_gap, without_top
 from flatlens.hessian.softmax import eigenvalues, gradient_norm, participation, softmax, top_eigenvalue
+from flatlens.victims.checks import ROUNDINGS
 
 PAIRWISE_CLASSES = 4096
 """Up to this many classes the K×K distances between class weights are kept (128 MiB at most)."""

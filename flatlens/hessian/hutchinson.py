@@ -25,11 +25,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flatlens.forward import Forward
 from flatlens.hessian.columns import Columns, wide
 from flatlens.hessian.directions import Directions
 from flatlens.hessian.gauss_newton import times
 from flatlens.hessian.lanczos import ITERATIONS, Krylov, lanczos
+from flatlens.victims.images import Forward
 
 LARGEST_ERROR = 1e-2
 """Relative; an eigenvalue near 0 beside large negative ones may not be known as well as that, and is NaN then."""

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from flatlens.errors import LayerError
-from flatlens.forward import Forward, Victim
-from flatlens.graph import Graph, place
 from flatlens.hessian.bends import bending
 from flatlens.hessian.columns import Columns
 from flatlens.hessian.hutchinson import generator
-from flatlens.memory import is_out_of_memory
+from flatlens.victims.graph import Graph, place
+from flatlens.victims.images import Forward, Victim
+from flatlens.victims.memory import is_out_of_memory
 
 VECTORS = 2
 SAMPLES = 2

@@ -63,7 +63,7 @@ def load(
         ModelError: no such model or option, or weights that are missing, damaged, misfit or not finite.
     """
     from flatlens.models import loaders
-    from flatlens.trust import Trust
+    from flatlens.specs.trust import Trust
 
     trust = Trust(trust_pickle, trust_remote_code)
     return loaders.load(uri, shape=shape, classes=classes, trust=trust)

@@ -13,7 +13,7 @@ from torch import nn
 
 from flatlens.errors import ModelError
 from flatlens.models import zoo
-from flatlens.uris import Uri
+from flatlens.specs.uris import Uri
 
 SEED_LIMIT = 2**32 - 1
 

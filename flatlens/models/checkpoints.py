@@ -17,8 +17,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from flatlens.archives import check
 from flatlens.errors import ModelError, said
+from flatlens.files.archives import check
 from flatlens.models import statedicts
 
 # What people's checkpoints hold beside tensors, and what can do nothing: figures of NumPy, and an argparse's result.

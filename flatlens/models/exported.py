@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from flatlens.archives import check
 from flatlens.errors import ModelError
-from flatlens.trust import Trust
-from flatlens.uris import Uri
+from flatlens.files.archives import check
+from flatlens.specs.trust import Trust
+from flatlens.specs.uris import Uri
 
 _FIX = "export it with torch.export.export(model.eval(), (x,), dynamic_shapes=({0: torch.export.Dim('n')},))"
 

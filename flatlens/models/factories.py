@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import nn
 
-from flatlens import uris
 from flatlens.errors import ModelError, said, unknown
 from flatlens.models import SCHEMES
-from flatlens.uris import Uri
+from flatlens.specs import uris
+from flatlens.specs.uris import Uri
 
 
 def make(uri: Uri, shape: tuple[int, ...], classes: int) -> nn.Module:

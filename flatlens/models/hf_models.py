@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from flatlens.archives import check, leads_out
 from flatlens.errors import ModelError
 from flatlens.extras import need, trouble
+from flatlens.files.archives import check, leads_out
 from flatlens.models.normalized import Normalized
-from flatlens.trust import Trust
-from flatlens.uris import Uri
+from flatlens.specs.trust import Trust
+from flatlens.specs.uris import Uri
 
 _WHAT = "'hf:' models"
 _PREPROCESSOR = "preprocessor_config.json"

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from flatlens import guard, uris
 from flatlens.errors import ModelError, unknown
 from flatlens.models import (
     BUILT_IN,
@@ -29,8 +28,10 @@ from flatlens.models import (
     torchvision_models,
     zoo,
 )
-from flatlens.trust import NOTHING, Trust
-from flatlens.uris import Uri
+from flatlens.specs import uris
+from flatlens.specs.trust import NOTHING, Trust
+from flatlens.specs.uris import Uri
+from flatlens.victims import guard
 
 _SHIPPED = Path(__file__).parents[1] / "shipped"
 _DIGITS_SHAPE, _DIGITS_CLASSES = (1, 8, 8), 10

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flatlens.errors import ModelError, UsageError
 from flatlens.models.zoo import Normalize
-from flatlens.uris import Uri
+from flatlens.specs.uris import Uri
 
 OPTIONS = ("mean", "std")
 """Of every model's name: ``?mean=0.286&std=0.353``, a number or one for each channel."""
@@ -99,7 +99,7 @@ def read(name: str, value: Any, shape: tuple[int, ...] | None) -> tuple[float, .
 
 
 def _numbers(name: str, value: Any) -> tuple[float, ...]:
-    from flatlens.spec import number
+    from flatlens.specs.run import number
 
     if isinstance(value, str):
         value = value.strip().strip("[]()").split(",")

@@ -14,7 +14,7 @@ from flatlens.errors import ModelError, said
 if TYPE_CHECKING:
     from torch import nn
 
-    from flatlens.uris import Uri
+    from flatlens.specs.uris import Uri
 
 GROUP = "flatlens.models"
 

@@ -11,8 +11,8 @@ from torch import nn
 from flatlens.errors import ModelError, unknown
 from flatlens.extras import need
 from flatlens.models.normalized import Normalized, fitted
-from flatlens.trust import Trust
-from flatlens.uris import Uri
+from flatlens.specs.trust import Trust
+from flatlens.specs.uris import Uri
 
 OPTIONS = ("pretrained", "classes", "img_size")
 

@@ -15,8 +15,8 @@ from flatlens.errors import ModelError, unknown
 from flatlens.extras import need
 from flatlens.models import checkpoints
 from flatlens.models.normalized import Normalized
-from flatlens.trust import Trust
-from flatlens.uris import Uri
+from flatlens.specs.trust import Trust
+from flatlens.specs.uris import Uri
 
 OPTIONS = ("weights", "classes")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from flatlens.forward import Forward
+from flatlens.victims.images import Forward
 
 Columns = dict[str, Tensor]
 

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flatlens.forward import Forward, Victim
 from flatlens.hessian.softmax import softmax
 from flatlens.probes import Columns
+from flatlens.victims.images import Forward, Victim
 
 EIGH_CLASSES = 128
 """Up to this many classes λ is found, by a K×K eigenproblem a sample; beyond, κ alone bounds."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flatlens.forward import Forward, Tap
 from flatlens.probes import Columns
+from flatlens.victims.images import Forward, Tap
 
 
 def zero_inputs(tap: Tap, n: int) -> Columns:

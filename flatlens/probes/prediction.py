@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flatlens.forward import Forward
 from flatlens.probes import Columns, Path
+from flatlens.victims.images import Forward
 
 
 def prediction(here: Forward, path: Path) -> Columns:

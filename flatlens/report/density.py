@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
-from flatlens.trajectory import Trace
-from flatlens.valley import Floats
+from flatlens.records.trajectory import Trace
+from flatlens.records.valley import Floats
 
 POINTS = 300
 DECADES = 4

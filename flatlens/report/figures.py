@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from flatlens.errors import LayerError, SpecError, unknown
+from flatlens.records.trajectory import ATTACK, MEASURES, Trace
+from flatlens.records.valley import Band, Floats, Ints
 from flatlens.report import series
-from flatlens.trajectory import ATTACK, MEASURES, Trace
-from flatlens.valley import Band, Floats, Ints
 
 # Okabe and Ito's colours, the darker ones: told apart by colour-blind readers, and on paper.
 ATTACK_COLOUR = "#0072B2"
@@ -37,7 +37,7 @@ def valley(
 
     Args:
         trace: what is drawn.
-        measure: one of `flatlens.trajectory.MEASURES`.
+        measure: one of `flatlens.records.trajectory.MEASURES`.
         layer: the layer; the first one when left out.
         aligned: offsets from the flip (flipped samples only) in place of steps.
         controls: draw the controls beside the attack.

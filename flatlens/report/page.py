@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from flatlens.errors import RunError
+from flatlens.records.trajectory import Trace
 from flatlens.report import parts, payload
 from flatlens.report.parts import save_plotly as save_plotly
-from flatlens.settings import shown
-from flatlens.trajectory import Trace
+from flatlens.specs.wording import shown
 
 SCRIPTS = ("data.js", "look.js", "path.js", "compare.js", "inspector.js", "header.js", "page.js")
 """In this order they make up the page's program."""

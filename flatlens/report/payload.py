@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flatlens.digest import attacked_at
-from flatlens.digest import record as record
+from flatlens.records.digest import attacked_at
+from flatlens.records.digest import record as record
+from flatlens.records.trajectory import ATTACK, MEASURES, Trace
+from flatlens.records.valley import Band, Floats, Ints, Shares
 from flatlens.report import series
 from flatlens.report.density import density
-from flatlens.settings import shown
-from flatlens.trajectory import ATTACK, MEASURES, Trace
-from flatlens.valley import Band, Floats, Ints, Shares
+from flatlens.specs.wording import shown
 
 MOST_SAMPLES = 200
 """Samples whose own curves (and images) are embedded."""

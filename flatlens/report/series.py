@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from flatlens import valley as valleys
-from flatlens.digest import Accuracy as Accuracy
-from flatlens.digest import accuracy as accuracy
-from flatlens.trajectory import ATTACK, MEASURES, Trace
-from flatlens.valley import Band, Floats, Ints, Valley
+from flatlens.records import valley as valleys
+from flatlens.records.digest import Accuracy as Accuracy
+from flatlens.records.digest import accuracy as accuracy
+from flatlens.records.trajectory import ATTACK, MEASURES, Trace
+from flatlens.records.valley import Band, Floats, Ints, Valley
 
 FLOW = {"loss": "loss", "confidence": "confidence", "margin": "margin"}
 """Columns of ``steps`` that are drawn on the path's own axis."""

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flatlens import settings
+from flatlens.records.trajectory import ATTACK, MEASURES
 from flatlens.report.pairs import pairs
 from flatlens.report.payload import Plain, encode, pack
-from flatlens.settings import varying as varying
-from flatlens.trajectory import ATTACK, MEASURES
+from flatlens.specs import wording as settings
+from flatlens.specs.wording import varying as varying
 
 CURVE_BYTES = 16_000_000
 """What the curves of all cells together may take; beyond it the later cells have none."""
@@ -33,7 +33,7 @@ class Cell(NamedTuple):
     spec: Mapping[str, Any]
     """The resolved specification as plain data; ``train`` is a table, or not there."""
     digest: Mapping[str, Any] | None
-    """What `flatlens.digest.digest` says of it; None when it is not finished."""
+    """What `flatlens.records.digest.digest` says of it; None when it is not finished."""
     page: str | None
     """Link to the run's own page, relative to the sweep's."""
     state: str

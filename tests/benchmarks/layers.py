@@ -12,8 +12,8 @@ from pyhessian import hessian
 from torch import Tensor, nn
 
 import flatlens as fl
-from flatlens.job import Job, prepare
-from flatlens.layers import HEAD
+from flatlens.measure.job import Job, prepare
+from flatlens.victims.layers import HEAD
 from tests.benchmarks.networks import resnet18
 from tests.benchmarks.timing import Row, interleaved, medians, ratio
 

@@ -26,8 +26,9 @@ MOST = 1.3
 
 def main(folder: Path, samples: int, *controls: str) -> dict[str, float]:
     """Peaks in bytes, in this very process."""
-    from flatlens import datasets, execute
-    from flatlens.spec import RunSpec
+    from flatlens import datasets
+    from flatlens.measure import run as execute
+    from flatlens.specs.run import RunSpec
 
     digits = datasets.load("flatlens:digits?split=train")
     rows = np.random.default_rng(0).integers(len(digits), size=samples)

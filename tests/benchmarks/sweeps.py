@@ -28,8 +28,8 @@ def rows() -> Iterator[Row]:
 
 SWEEP = """
 import json, sys, time, psutil
-from flatlens.engines import local
-from flatlens.engines.supervisor import run_sweep
+from flatlens.sweeps.engines import local
+from flatlens.sweeps.supervisor import run_sweep
 
 local.shares = lambda *_, **__: ({workers}, 1)  # one thread each
 
@@ -54,8 +54,8 @@ PAIRED = """
 import json, statistics, time, torch
 from pathlib import Path
 from flatlens import execute, grid
-from flatlens.engines import local
-from flatlens.engines.supervisor import run_sweep
+from flatlens.sweeps.engines import local
+from flatlens.sweeps.supervisor import run_sweep
 
 local.shares = lambda *_, **__: ({workers}, 1)  # one thread each
 

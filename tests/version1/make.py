@@ -10,9 +10,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from flatlens import execute, trajectory
-from flatlens.engines.supervisor import run_sweep
-from flatlens.spec import RunSpec
+from flatlens.measure import run as execute
+from flatlens.records import trajectory
+from flatlens.specs.run import RunSpec
+from flatlens.sweeps.supervisor import run_sweep
 
 HERE = Path(__file__).parent
 MODEL, DATA = "flatlens:digits-cnn", "flatlens:digits"

@@ -1,0 +1,1 @@
+"""Tables and inputs of many runs as one file."""

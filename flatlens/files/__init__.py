@@ -1,0 +1,1 @@
+"""Bytes on a disk: folders of others are let in with care, files replaced whole, locked, hashed."""

@@ -1,0 +1,180 @@
+"""What Python users hand over, in the forms that they have it in: models, data, attacks, names of layers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flatlens import attacks, datasets, models
+from flatlens.attacks import libraries
+from flatlens.attacks.gradient import PGD
+from flatlens.attacks.points import from_file
+from flatlens.attacks.recording import recorded
+from flatlens.errors import AttackError, DataError, ModelError, SpecError
+from flatlens.measure.loop import Attack, Recorder
+from flatlens.models import OBJECT, normalized
+from flatlens.specs.run import RunSpec
+from flatlens.specs.uris import parse
+
+
+class Samples(NamedTuple):
+    """Inputs ``[n, …]`` and labels ``[n]``, how they are called in results, and the names of the classes."""
+
+    x: Tensor
+    y: Tensor
+    name: str
+    labels: tuple[str, ...] | None = None
+
+
+def samples(x: Any, y: Any = None) -> Samples:
+    """Inputs and labels as tensors.
+
+    Args:
+        x: a tensor, an array, or what converts to one; or, with no ``y``, a ``DataLoader``, a ``Dataset``, any
+            iterable of batches ``(x, y)``, or the name of data such as ``flatlens:digits``.
+        y: labels.
+
+    Raises:
+        DataError: neither.
+    """
+    if isinstance(x, str):
+        if y is not None:
+            raise DataError(f"'{x}' names data, which have labels of their own; leave y out")
+        data = datasets.load(x)
+        return Samples(torch.from_numpy(data.x), torch.from_numpy(data.y), x, data.labels)
+    if y is None:
+        if isinstance(x, (Tensor, np.ndarray)):
+            raise DataError("y is missing: give the labels [n] of these inputs, or a DataLoader, which has them")
+        xs, ys = _joined(x)
+        return Samples(xs, ys, f"{OBJECT}:{len(xs)} samples")
+    xs = _tensor(x, "inputs")
+    return Samples(xs, _tensor(y, "labels"), f"{OBJECT}:{len(xs) if xs.dim() else 0} samples")
+
+
+def _tensor(values: Any, what: str) -> Tensor:
+    try:
+        if isinstance(values, (list, tuple)) and values and isinstance(values[0], Tensor):
+            return torch.stack(list(values))
+        return torch.as_tensor(values)
+    except Exception as error:
+        raise DataError(
+            f"{what} of type {type(values).__name__} cannot be read as numbers ({' '.join(str(error).split())[:120]}); "
+            "give a tensor or an array"
+        ) from error
+
+
+def _joined(batches: Any) -> tuple[Tensor, Tensor]:
+    """All of what yields ``(x, y)``: batches of a loader, or single samples of a dataset."""
+    single = isinstance(batches, torch.utils.data.Dataset) and not isinstance(batches, torch.utils.data.IterableDataset)
+    if not single and not isinstance(batches, Iterable):
+        raise DataError(
+            f"a {type(batches).__name__} is no data; give inputs x and labels y, or a DataLoader of batches (x, y)"
+        )
+    found: Iterator[Any] = (batches[i] for i in range(len(batches))) if single else iter(batches)
+    xs, ys = [], []
+    for batch in found:
+        if not isinstance(batch, (list, tuple)) or len(batch) < 2:
+            raise DataError(f"the data yield a {type(batch).__name__}; pairs (x, y) of inputs and labels are needed")
+        inputs, labels = _tensor(batch[0], "inputs"), _tensor(batch[1], "labels")
+        xs.append(inputs[None] if single else inputs)
+        ys.append(labels.reshape(1) if single else labels)
+    if not xs:
+        raise DataError("the data yield nothing; give at least one batch (x, y)")
+    try:
+        return torch.cat([part.detach().cpu() for part in xs]), torch.cat([part.detach().cpu() for part in ys])
+    except RuntimeError as error:
+        raise DataError(f"the batches differ in shape ({tuple(xs[0].shape)}, …); all samples need the same") from error
+
+
+def model(value: Any, data: Samples, normalize: Any = None) -> tuple[nn.Module, str]:
+    """A model, or the one that a name stands for, with the normalisation asked for; and how it is called in results.
+
+    Raises:
+        ModelError: no model, or a normalisation that cannot be.
+    """
+    if isinstance(value, str):
+        classes = len(data.labels) if data.labels else max(2, int(data.y.max()) + 1)
+        name, made = value, models.load(value, shape=tuple(data.x.shape[1:]), classes=classes).model
+    elif isinstance(value, nn.Module):
+        name, made = f"{OBJECT}:{type(value).__name__}", value
+    else:
+        what = "a class" if isinstance(value, type) else f"a {type(value).__name__}"
+        raise ModelError(f"the model is {what}; give a torch.nn.Module, made and in eval mode, or the name of one")
+    if normalize is None:
+        return made, name
+    made = normalized.normalized(made, *normalized.pair(normalize), tuple(data.x.shape[1:]))
+    return made, name
+
+
+def attack(value: Any, model: nn.Module, seed: int) -> Attack:
+    """An attack of flatlens as it is; the one of a name; anybody else's, recorded.
+
+    Raises:
+        AttackError: no attack.
+        SpecError: a name of none.
+    """
+    if value is None:
+        return PGD()
+    if isinstance(value, str):
+        return _named(value, model, seed)
+    if _is_own(value):
+        made: Attack = value
+        return made
+    if isinstance(value, type):
+        raise AttackError(f"'{value.__name__}' is a class; make an attack of it: {value.__name__}(…)")
+    made = recorded(value)
+    return made
+
+
+def _named(name: str, model: nn.Module, seed: int) -> Attack:
+    spec = RunSpec(model=OBJECT, data=OBJECT, attack=name)  # which says what is wrong with a name
+    if not spec.foreign:
+        made: Attack = attacks.find(name)()
+        return made
+    uri = parse(name, AttackError)
+    if uri.scheme == "path":
+        uri.only(())
+        return from_file(uri.file)
+    built, eps = libraries.build(uri, model, seed=seed)
+    return recorded(built, eps=eps, seed=seed)
+
+
+def _is_own(value: Any) -> bool:
+    """Whether it walks by itself: ``attack(victim, batch, rng)`` that yields, or one that records."""
+    if isinstance(value, Recorder) or type(value).__module__.startswith("flatlens."):
+        return True
+    if isinstance(value, type) or not callable(value):
+        return False
+    call = value if inspect.isfunction(value) or inspect.ismethod(value) else type(value).__call__
+    if inspect.isgeneratorfunction(call):
+        return True
+    try:
+        names = list(inspect.signature(value).parameters)
+    except (TypeError, ValueError):
+        return False
+    return names[:2] == ["victim", "batch"]
+
+
+def names(key: str, value: Any, other: Any, default: Sequence[str]) -> tuple[str, ...]:
+    """``layers`` or ``controls`` of a call, by either of two spellings; a text stands for a list of one.
+
+    Raises:
+        SpecError: both are given, and differ; or one holds something else than names.
+    """
+    given = [_listed(key, one) for one in (value, other) if one is not None]
+    if len(given) == 2 and given[0] != given[1]:
+        raise SpecError(f"{key}={list(given[1])} and {key}s={list(given[0])} are the same setting and differ; give one")
+    return given[0] if given else tuple(default)
+
+
+def _listed(key: str, value: Any) -> tuple[str, ...]:
+    found = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
+    for one in found:
+        if not isinstance(one, str):
+            raise SpecError(f"{key}s={value!r}: needs names, for example {key}s=['head']")
+    return found

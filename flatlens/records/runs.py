@@ -1,0 +1,512 @@
+"""`Run`: a folder on disk, written part by part, each file complete before it bears its name."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import io
+import json
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import Timeout
+from safetensors.numpy import save
+
+from flatlens.errors import DiskError, RunError, SpecError, StaleRunError
+from flatlens.files import borders
+from flatlens.files.borders import DamageError, inside
+from flatlens.files.locks import at_work, file_lock, who
+from flatlens.files.sealing import file_sha256, seal
+from flatlens.files.tensors import concatenate
+from flatlens.records import stored
+from flatlens.records.columnwise import StoredTable, tensors
+from flatlens.records.trajectory import LAYERS, MEASUREMENT_VERSION, SCHEMA_VERSION, STEPS, Caution, Images, Trace
+from flatlens.specs.run import KEYS, RunSpec, difference, from_dict, parse_toml
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+RUNNING, FINISHED = "running", "finished"
+_TABLES = {"steps": STEPS, "layers": LAYERS}
+FILES = ("spec.toml", "steps.parquet", "layers.parquet", "images.safetensors", "spectrum.parquet")
+"""Of these a finished run's manifest tells the SHA-256."""
+_NOTES, _SECONDS = b"flatlens.notes", b"flatlens.seconds"
+_SPEC_BYTES = 1 << 20
+LOCK = (".lock", ".lock.json")
+"""The lock of who is at work on a run by itself, and what is known of them; a sweep has locks of its own."""
+PATIENCE = 1.0
+"""Seconds in which whoever is just done with a run lets go of it."""
+
+
+class Run:
+    """A run's folder.
+
+    Attributes:
+        path: the folder.
+        manifest: what is known of how the run was made, and its ``state``.
+        resumed: ``new``, ``resumed`` or ``finished`` (nothing was left to do).
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], resumed: str = FINISHED) -> None:
+        self.path, self.manifest, self.resumed = path, manifest, resumed
+
+    @property
+    def files(self) -> dict[str, str] | None:
+        """The SHA-256 of each file by its name; None of a run that was made before hashes were kept."""
+        return self.manifest.get("files")
+
+    @property
+    def spec(self) -> RunSpec:
+        """The resolved specification.
+
+        Raises:
+            StaleRunError: it is damaged, or of a newer flatlens.
+        """
+        values = self._settings()
+        if unknown := [key for key in values if key not in KEYS]:
+            raise StaleRunError(
+                f"the run in '{self.path}' has the setting '{unknown[0]}', which this flatlens does not know: upgrade"
+            )
+        with self._whole():
+            return from_dict(values)
+
+    def _settings(self) -> dict[str, Any]:
+        with self._whole():
+            file = self.path / "spec.toml"
+            content = borders.read_bytes(file, _SPEC_BYTES)
+            if self.files is not None:
+                stored.verify(file, self.files)
+            return parse_toml(content.decode("utf-8"), "spec.toml")
+
+    def settings(self) -> dict[str, Any]:
+        """The resolved specification as plain data, with what a newer flatlens has added.
+
+        Raises:
+            StaleRunError: it is damaged.
+        """
+        values = self._settings()
+        with self._whole():
+            return values | from_dict({key: value for key, value in values.items() if key in KEYS}).to_dict()
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Turn what is wrong with a file into the one line about it."""
+        try:
+            yield
+        except (DamageError, SpecError, OSError, ValueError) as error:
+            what = error.strerror or error if isinstance(error, OSError) else error
+            if isinstance(error, FileNotFoundError):
+                what = f"{Path(str(error.filename)).name} is missing"
+            raise StaleRunError(
+                f"the run in '{self.path}' is damaged: {borders.one_line(what)}; run it again with --force"
+            ) from error
+
+    @property
+    def finished(self) -> bool:
+        """Whether the tables are complete."""
+        return bool(self.manifest["state"] == FINISHED)
+
+    def missing(self) -> list[int]:
+        """Batches that are not done yet; a finished run has joined them."""
+        if self.finished:
+            return []
+        try:
+            there = {entry.name for entry in os.scandir(inside(self.path, "parts"))}
+        except FileNotFoundError:
+            there = set()
+        return [i for i in range(self.manifest["batches"]) if f"{i:05d}.steps.parquet" not in there]
+
+    def drop_damaged(self) -> list[int]:
+        """Remove the batches of an unfinished run that are not what was written, so that they are measured again."""
+        dropped = []
+        lost = set(self.missing())
+        for i in range(0 if self.finished else self.manifest["batches"]):
+            if i not in lost and not self._is_whole(i):
+                self._part(i, "steps.parquet").unlink(missing_ok=True)
+                dropped.append(i)
+        return dropped
+
+    def _is_whole(self, index: int) -> bool:
+        try:
+            sums = borders.read_json(self._part(index, "json"))["files"]
+            for name, digits in sums.items():
+                stored.verify(self._part(index, name), {self._part(index, name).name: digits})
+        except (DamageError, OSError, KeyError, AttributeError, TypeError):
+            return False
+        return set(sums) >= {"steps.parquet", "layers.parquet"}
+
+    def save_part(
+        self,
+        index: int,
+        tables: Mapping[str, pa.Table],
+        images: Images | None,
+        notes: Mapping[str, int],
+        seconds: float = 0.0,
+    ) -> None:
+        """Keep one finished batch, which took ``seconds``.
+
+        The table of steps is written last, with the notes: where it is, all is there, and the hashes of all three, too.
+        Batches may be saved in any order and by several processes.
+        """
+        with disk(self.path):
+            self._part(index, "").parent.mkdir(exist_ok=True)
+            files: dict[str, str] = {}
+            self._part(index, "images.safetensors").unlink(missing_ok=True)
+            if images is not None:
+                name = "images.safetensors"
+                _write(self._part(index, name), save(_as_tensors(images)))
+                files[name] = file_sha256(self._part(index, name))
+            for name in ("layers.parquet", "steps.parquet"):
+                with replacing(self._part(index, name)) as file:
+                    known = {_NOTES: json.dumps(dict(notes)), _SECONDS: repr(seconds)}
+                    table = tables[name.partition(".")[0]].replace_schema_metadata(known)
+                    pq.write_table(table, file)  # its hash is kept: it needs no checksums of pages
+                    file.flush()
+                    files[name] = file_sha256(Path(file.name))
+                    if name == "steps.parquet":
+                        _write(self._part(index, "json"), seal({"files": files}))
+
+    def merge(self) -> tuple[Counter[str], float]:
+        """Join the parts into the run's tables, a part at a time.
+
+        Returns:
+            what was noted of them, added up, and the seconds that they took.
+        """
+        count = self.manifest["batches"]
+        notes, seconds = Counter[str](), 0.0
+        with disk(self.path):
+            for name, schema in _TABLES.items():
+                with (
+                    replacing(self.path / f"{name}.parquet") as file,
+                    pq.ParquetWriter(file, schema, write_page_checksum=True) as writer,
+                ):
+                    for i in range(count):
+                        writer.write_table(pq.read_table(self._part(i, f"{name}.parquet")))
+            parts = [part for i in range(count) if (part := self._part(i, "images.safetensors")).exists()]
+            if parts:
+                with replacing(self.path / "images.safetensors") as file:
+                    concatenate(parts, file)
+            for i in range(count):
+                known = pq.read_schema(self._part(i, "steps.parquet")).metadata or {}
+                notes.update(json.loads(known.get(_NOTES, b"{}")))
+                seconds += float(known.get(_SECONDS, b"0"))
+        return notes, seconds
+
+    def finish(self, cautions: tuple[Caution, ...], **known: Any) -> None:
+        """Declare the tables complete, and drop the parts that they were joined from."""
+        files = {name: file_sha256(path) for name in FILES if (path := self.path / name).exists()}
+        self.manifest |= {"state": FINISHED, "warnings": [c._asdict() for c in cautions], "files": files, **known}
+        with disk(self.path):
+            self.write_manifest()
+            shutil.rmtree(self.path / "parts", ignore_errors=True)
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Keep one more file beside the tables of a finished run, and its hash in the manifest."""
+        with disk(self.path):
+            _write(self.path / name, content)
+            if self.files is not None:
+                self.files[name] = file_sha256(self.path / name)
+                self.write_manifest()
+
+    def save_spectrum(self, table: pa.Table) -> None:
+        """Keep the spectral densities beside the tables."""
+        out = io.BytesIO()
+        pq.write_table(table, out, write_page_checksum=True)
+        self.keep("spectrum.parquet", out.getvalue())
+
+    def write_manifest(self) -> None:
+        """Put the manifest on disk."""
+        _write(self.path / "manifest.json", seal(self.manifest))
+
+    def trace(self, *, whole: bool = True) -> Trace:
+        """The run's tables; what an older flatlens has not measured is null.
+
+        Args:
+            whole: read the tables and inputs into memory; else each column is read when it is asked for, which is
+                enough to judge and to draw a run that is larger than the memory.
+
+        Raises:
+            RunError: the run is not finished, or a file of it is missing or damaged.
+        """
+        self.demand_finished()
+        with self._whole():
+            tables: dict[str, Any]
+            if whole:
+                tables = {name: stored.table(self.path, name, self.files) for name in _TABLES}
+                stored.check_points(tables["steps"], tables["layers"])
+            else:
+                files = {name: stored.verify(self.path / f"{name}.parquet", self.files) for name in _TABLES}
+                tables = {name: StoredTable(file, _TABLES[name]) for name, file in files.items()}
+            images = None
+            if (kept := self.kept("images.safetensors")) is not None:
+                images = stored.images(kept, self.files) if whole else _unread(stored.verify(kept, self.files))
+            spectrum = stored.table(self.path, "spectrum", self.files) if self.kept("spectrum.parquet") else None
+        labels = self.manifest.get("labels")
+        return Trace(
+            tables["steps"],
+            tables["layers"],
+            self.settings(),
+            cautions=tuple(Caution(c["code"], c["message"]) for c in self.manifest.get("warnings") or ()),
+            images=images,
+            labels=tuple(labels) if labels else None,
+            manifest=self.manifest,
+            spectrum=spectrum,
+        )
+
+    def kept(self, name: str) -> Path | None:
+        """A file that not every run has; one that the manifest does not tell of is left over from something else."""
+        there = os.path.lexists(self.path / name) and (self.files is None or name in self.files)
+        return self.path / name if there else None
+
+    def demand_finished(self) -> None:
+        """Refuse a run that is not finished."""
+        if not self.finished:
+            batches = self.manifest["batches"]
+            done = f"{batches - len(self.missing())} of {batches} batches"
+            raise RunError(
+                f"the run in '{self.path}' is not finished ({done}); the command that began it goes on with it"
+            )
+
+    def _part(self, index: int, ending: str) -> Path:
+        return inside(self.path, "parts") / f"{index:05d}.{ending}"
+
+
+def create(path: Path, spec: RunSpec, manifest: dict[str, Any], *, parents: bool = True) -> Run:
+    """Begin a run in a folder that holds none; the folders around it are made too, if ``parents``."""
+    run = Run(path, {"schema_version": SCHEMA_VERSION, "state": RUNNING} | manifest, "new")
+    with disk(path):
+        path.mkdir(parents=parents, exist_ok=True)
+        clear_leftovers(path)
+        _write(path / "spec.toml", spec.to_toml().encode())
+        run.write_manifest()
+    return run
+
+
+def load(path: str | Path) -> Run:
+    """The run in a folder.
+
+    Raises:
+        RunError: there is none, or one of a newer schema.
+        StaleRunError: it is damaged.
+    """
+    path = Path(path)
+    file = path / "manifest.json"
+    if not file.is_file():
+        what = "does not exist" if not path.exists() else "holds no manifest.json"
+        raise RunError(f"'{path}' is no run: it {what}; name the --out folder of a `flatlens trace`")
+    try:
+        manifest = borders.read_json(file)
+        borders.check(manifest, {"schema_version": borders.MANIFEST["schema_version"]}, file.name)
+        version = manifest["schema_version"]
+        if version <= SCHEMA_VERSION:
+            borders.check_manifest(manifest)
+    except DamageError as error:
+        raise StaleRunError(f"'{file}' is damaged: {error}; run it again with --force") from error
+    if version > SCHEMA_VERSION:
+        raise RunError(f"the run in '{path}' has schema {version}; this flatlens reads {SCHEMA_VERSION}: upgrade it")
+    inside(path, "parts")
+    return Run(path, manifest)
+
+
+def existing(path: Path, *, force: bool = False) -> Run | None:
+    """The run that a folder already holds, or None; None as well with ``force``, which replaces it: see `remove`.
+
+    Raises:
+        RunError: the folder holds other things.
+        StaleRunError: the run is damaged.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunError(f"--out '{path}' is a file; name a folder")
+    # A run that was killed while it began leaves its spec, or a file under its temporary name: no loss.
+    ours = {"spec.toml", *LOCK} | ({p.name for p in path.iterdir() if p.suffix == ".tmp"} if path.exists() else set())
+    if not path.exists() or all(p.name in ours for p in path.iterdir()):
+        return None
+    if not os.path.lexists(path / "manifest.json"):
+        raise RunError(f"--out '{path}' holds other files and no run; name a new or an empty folder")
+    return None if force else load(path)
+
+
+def demand_current(run: Run) -> None:
+    """Refuse to go on with a run, finished or not, whose numbers another version of flatlens measures otherwise.
+
+    Raises:
+        StaleRunError: it is of another measurement version.
+    """
+    version = run.manifest.get("measurement_version")
+    if version == MEASUREMENT_VERSION:
+        return
+    kept = (
+        "it opens, reports and exports as before"
+        if run.finished
+        else f"its {run.manifest['batches'] - len(run.missing())} finished batches are not mixed with new ones"
+    )
+    raise StaleRunError(
+        f"'{run.path}' holds a run of measurement version {version}, and this flatlens measures by version "
+        f"{MEASUREMENT_VERSION} (what --seed draws has changed, and columns are new): {kept}; choose another --out, or "
+        "replace it with --force"
+    )
+
+
+def remove(path: Path) -> None:
+    """Remove the run in a folder, whatever its state; of a link, the link. Its replacement is prepared by now.
+
+    Raises:
+        DiskError: a file cannot be removed.
+    """
+    with disk(path):
+        # The manifest goes last: until then the folder is known to be a run's.
+        for name in ("parts", *FILES, "digest.json", "report.html", "manifest.json"):
+            found = path / name
+            if found.is_dir() and not found.is_symlink():
+                shutil.rmtree(found)
+            else:
+                found.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Be the only process that works on a run's folder, which is made; without a run in it, it goes again.
+
+    Raises:
+        RunError: another process is at work on it.
+        DiskError: it cannot be made.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    with disk(path):
+        path.mkdir(parents=True, exist_ok=True)
+    lock = file_lock(inside(path, LOCK[0]), timeout=PATIENCE, root=path)
+    with disk(path):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(at_work(who(path / LOCK[1]), path)) from None
+    try:
+        with disk(path):
+            about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+            _write(path / LOCK[1], json.dumps(about).encode())
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            for name in reversed(LOCK):
+                (path / name).unlink(missing_ok=True)
+            lock.release()
+            for folder in made:
+                folder.rmdir()  # only where it is empty
+        lock.release()
+
+
+def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any], *, whole: bool = True) -> Run:
+    """Go on with a run, which must be of the same spec, weights, data and measurement version.
+
+    Batches that are not what was written are measured again, unless others are at work on them (not ``whole``).
+
+    Raises:
+        StaleRunError: it is not; the message says in what it differs.
+    """
+    differs = [text for text in difference(spec, run.spec) if not text.startswith("device ")]
+    for key, name in (
+        ("weights_sha256", "weights"),
+        ("data_sha256", "data"),
+        ("points_sha256", "points"),
+        ("measurement_version", "measurement version"),
+        ("batches", "number of batches"),
+    ):
+        if run.manifest.get(key) != manifest.get(key):
+            differs.append(f"other {name}")
+    if differs:
+        raise StaleRunError(
+            f"'{run.path}' holds another run: {', '.join(differs)}; choose another --out, or replace it with --force"
+        )
+    run.resumed = FINISHED if run.finished else "resumed"
+    if run.finished:  # and killed before it had dropped its parts
+        shutil.rmtree(run.path / "parts", ignore_errors=True)
+    elif whole:
+        run.drop_damaged()
+    return run
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Any]:
+    """A file to write to, which takes its name only when it is complete and on the disk."""
+    # Several machines may write to one folder: a process number alone could be another's.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            if fcntl is not None:
+                with contextlib.suppress(OSError):  # some file systems know no locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def clear_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what `replacing` has left of writers that were killed; whoever still writes holds a lock on his file."""
+    for left in folder.glob(f".{glob.escape(name) if name != '*' else name}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if left.is_file() and not left.is_symlink() and _is_written(left):
+                continue
+            left.unlink()
+
+
+def _is_written(file: Path) -> bool:
+    if fcntl is None:
+        return False
+    with file.open("rb") as probe:
+        try:
+            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def disk(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskError(
+                f"no space left for '{path}'; the finished batches are saved: make room and run the same command"
+            ) from error
+        raise DiskError(f"cannot write to '{path}': {error.strerror or error}; choose another --out") from error
+
+
+def _as_tensors(images: Images) -> dict[str, np.ndarray[Any, Any]]:
+    return {name: np.ascontiguousarray(values) for name, values in images._asdict().items()}
+
+
+def _unread(path: Path) -> Images:
+    """A file's inputs, on the disk until they are looked at."""
+    held = tensors(path)
+    sample, step = held["sample"], held["step"]
+    if ((np.diff(sample) > 0) | ((np.diff(sample) == 0) & (np.diff(step) >= 0))).all():
+        return Images(**{name: held[name] for name in Images._fields})
+    return stored.images(path)

@@ -1,0 +1,198 @@
+"""Tables and images of a run's folder, read as if a stranger had written them: columns, sizes and bits are checked.
+
+No torch. What is wrong is a `flatlens.files.borders.DamageError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
+
+from flatlens.files.borders import DamageError, one_line, plain_file
+from flatlens.files.sealing import file_sha256
+from flatlens.records.trajectory import ATTACK, LAYERS, SPECTRUM, STEPS, Images
+
+SCHEMAS = {"steps": STEPS, "layers": LAYERS, "spectrum": SPECTRUM}
+KEY = ("path", "restart", "sample", "step", "kind")
+"""What a row of ``steps`` is of; a row of ``layers`` is of a layer, too."""
+NEVER_NULL = {"steps": (*KEY, "label", "prediction", "flipped"), "layers": (*KEY, "layer"), "spectrum": ("at",)}
+_SPARE, _A_BYTE = 200_000, 50
+"""Rows that a table may always have, and how many more for each of its bytes: real ones take several bytes each."""
+MOST_PLACES = 20_000_000
+"""Samples × steps of a table whose rows are far fewer: each column of it is laid out as such a matrix."""
+LONGEST_NAME = 10_000
+
+
+def verify(path: Path, files: Mapping[str, str] | None) -> Path:
+    """A file of a run, with the bits that its manifest tells of; runs of before manifests told have none to compare.
+
+    Raises:
+        DamageError: it is not what was written, or no plain file.
+        FileNotFoundError: it is not there.
+    """
+    plain_file(path)
+    if files is not None and files.get(path.name) != file_sha256(path):
+        said = "is not what was written: its SHA-256 differs" if path.name in files else "is not of this run"
+        raise DamageError(f"{path.name} {said}")
+    return path
+
+
+def table(folder: Path, name: str, files: Mapping[str, str] | None = None) -> pa.Table:
+    """The table ``steps``, ``layers`` or ``spectrum`` of a run's folder. See `pieces`."""
+    schema = SCHEMAS[name]
+    found = list(pieces(folder, name, files))
+    return pa.concat_tables(found) if found else schema.empty_table()
+
+
+def pieces(folder: Path, name: str, files: Mapping[str, str] | None = None) -> Iterator[pa.Table]:
+    """A table as it was measured, batch by batch; columns that flatlens did not know then are null.
+
+    Raises:
+        DamageError: it is damaged, or no such table.
+    """
+    path = folder / f"{name}.parquet"
+    try:
+        with opened(verify(path, files)) as file:
+            for i in range(file.num_row_groups):
+                yield fitting(file.read_row_group(i), SCHEMAS[name], name)
+    except (OSError, pa.ArrowException, OverflowError, ValueError) as error:
+        if isinstance(error, DamageError):
+            raise
+        raise DamageError(f"{path.name}: {_said(error)}") from error
+
+
+def opened(path: Path) -> pq.ParquetFile:
+    """A Parquet file whose rows are in proportion to its size; texts are read once each, however often they stand."""
+    size = path.stat().st_size
+    file = pq.ParquetFile(path, page_checksum_verification=True)
+    try:
+        known = file.metadata
+        if known.num_rows > _SPARE + _A_BYTE * size:
+            raise DamageError(f"{path.name} has {size:,} bytes and would be {known.num_rows:,} rows")
+        columns = (known.schema.column(i) for i in range(known.num_columns))
+        texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    return pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=texts)
+
+
+def fitting(part: pa.Table, schema: pa.Schema, name: str = "") -> pa.Table:
+    """A table with this schema's columns; those that flatlens did not measure when it was made are null.
+
+    Raises:
+        pyarrow.ArrowInvalid: columns are of other types, or the keys are missing.
+    """
+    for field in schema:
+        if field.name not in part.column_names:
+            if field.name in NEVER_NULL.get(name, KEY):
+                raise pa.ArrowInvalid(f"there is no column '{field.name}'")
+            part = part.append_column(field, pa.nulls(part.num_rows, field.type))
+    part = part.select(schema.names)
+    for column in part.columns:
+        if pa.types.is_dictionary(column.type):
+            _check_names(column)
+    part = part.cast(schema)
+    for required in NEVER_NULL.get(name, ()):
+        if part[required].null_count:
+            raise pa.ArrowInvalid(f"column '{required}' has rows without a value")
+    return part
+
+
+def _check_names(column: pa.ChunkedArray) -> None:
+    for chunk in column.chunks:
+        longest = pc.max(pc.binary_length(chunk.dictionary)).as_py()
+        if longest is not None and longest > LONGEST_NAME:
+            raise pa.ArrowInvalid(f"it holds a name of {longest:,} bytes")
+
+
+def check_points(steps: pa.Table, layers: pa.Table) -> None:
+    """That two tables are of the same points, and of no more samples and steps than they have rows for.
+
+    Raises:
+        DamageError: they are not.
+    """
+    if not steps.num_rows:
+        return
+    places(steps)
+    if ATTACK not in pc.unique(steps["path"]).to_pylist():
+        raise DamageError(f"steps.parquet has no path '{ATTACK}'")
+    names = pc.unique(layers["layer"])
+    if layers.num_rows != steps.num_rows * len(names):
+        raise DamageError(
+            f"steps.parquet has {steps.num_rows:,} rows, layers.parquet {layers.num_rows:,} of {len(names):,} layers"
+        )
+    if layers.num_rows:
+        places(layers)
+        for name in names.to_pylist()[:1]:
+            own = layers.filter(pc.equal(layers["layer"], name))
+            if not all(own[key].equals(steps[key]) for key in KEY):
+                raise DamageError("the rows of steps.parquet and layers.parquet are not of the same points")
+
+
+def places(rows: pa.Table) -> None:
+    """That a table's samples × steps are in proportion to its rows.
+
+    Raises:
+        DamageError: they are not, or a number is below 0.
+    """
+    least = min(pc.min(rows[name]).as_py() for name in ("restart", "sample", "step"))
+    if least < 0:
+        raise DamageError("a sample, step or restart is below 0")
+    size = pc.count_distinct(rows["sample"]).as_py() * (pc.max(rows["step"]).as_py() + 1)
+    if size > max(MOST_PLACES, 20 * rows.num_rows):
+        raise DamageError(f"{rows.num_rows:,} rows cannot be of {size:,} samples and steps")
+
+
+def images(path: Path, files: Mapping[str, str] | None = None) -> Images:
+    """The inputs that a run kept, by sample, then step.
+
+    Raises:
+        DamageError: the file is damaged.
+        FileNotFoundError: it is not there.
+    """
+    try:
+        with safe_open(verify(path, files), framework="numpy") as stored:
+            check_images({name: stored.get_slice(name) for name in stored.keys() if name in Images._fields})  # noqa: SIM118
+            found = {name: stored.get_tensor(name) for name in Images._fields}
+    except (SafetensorError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        if isinstance(error, DamageError):
+            raise
+        raise DamageError(f"{path.name}: {_said(error)}") from error
+    order = np.lexsort((found["step"], found["sample"]))
+    return Images(**{name: found[name][order] for name in Images._fields})
+
+
+_KINDS = {"x": ("F16", "BF16", "F32", "F64"), "sample": ("I64", "I32"), "step": ("I64", "I32")}
+_KINDS["probabilities"] = _KINDS["x"]
+
+
+def check_images(slices: Mapping[str, Any]) -> None:
+    """The tensors of a file of inputs, before they are read: which there are, their types and shapes.
+
+    Raises:
+        DamageError: they are not those that flatlens writes.
+    """
+    for name, kinds in _KINDS.items():
+        if name not in slices:
+            raise DamageError(f"images.safetensors has no '{name}'")
+        if slices[name].get_dtype() not in kinds:
+            raise DamageError(f"'{name}' of images.safetensors is of type {slices[name].get_dtype()}")
+    shapes = {name: tuple(of.get_shape()) for name, of in slices.items()}
+    wanted = {"x": None, "sample": 1, "step": 1, "probabilities": 2}
+    if any(len(shapes[name]) != size for name, size in wanted.items() if size) or len(shapes["x"]) < 2:
+        raise DamageError(f"the tensors of images.safetensors have the shapes {shapes}")
+    if len({shape[0] for shape in shapes.values()}) > 1:
+        raise DamageError("the tensors of images.safetensors are of different lengths")
+
+
+def _said(error: Exception) -> str:
+    return error.strerror or one_line(error) if isinstance(error, OSError) else one_line(error)

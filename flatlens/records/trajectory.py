@@ -1,0 +1,358 @@
+"""`Trace`: what was measured along a path, in two Arrow tables.
+
+A row of ``steps`` is one sample at one step of one path; a row of ``layers`` is the same for one layer.
+Nothing here needs torch: a trace can be read and drawn on a machine that has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from flatlens.errors import LayerError, RunError, SpecError, unknown
+from flatlens.records import valley as valleys
+from flatlens.records.matrices import Places
+from flatlens.wording import told
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+"""Raised when an older flatlens could no longer read a run. New columns are no such change: it does not look at them,
+and where a run has not got them they are read as null (`fitting`)."""
+MEASUREMENT_VERSION = 2
+"""Raised when the numbers change for the same specification: what was measured before is then computed anew."""
+
+ATTACK = "attack"
+"""The value of ``path`` for the attack itself; a control bears its own name."""
+
+_KEY = [
+    ("path", pa.string()),
+    ("restart", pa.int32()),
+    ("sample", pa.int64()),
+    ("step", pa.int32()),
+    ("kind", pa.string()),
+]
+STEPS = pa.schema(
+    [
+        *_KEY,
+        ("label", pa.int32()),
+        ("target", pa.int32()),
+        ("prediction", pa.int32()),
+        ("flipped", pa.bool_()),
+        ("loss", pa.float64()),
+        ("confidence", pa.float64()),
+        ("margin", pa.float64()),
+        # The largest logit minus the second: the margin of whatever is predicted, whatever the label.
+        ("gap", pa.float64()),
+        ("entropy", pa.float64()),
+        ("linf", pa.float64()),
+        ("l2", pa.float64()),
+        # Only at the attack's last step: a fresh pass of the user's own, unfolded model predicts the same.
+        ("confirmed", pa.bool_()),
+        ("input_grad_norm", pa.float64()),
+        ("grad_zero_share", pa.float64()),
+        ("grad_cosine", pa.float64()),
+        ("dead_share", pa.float64()),
+    ]
+)
+LAYERS = pa.schema(
+    [
+        *_KEY,
+        ("layer", pa.string()),
+        ("method", pa.string()),
+        ("exact", pa.bool_()),
+        ("status", pa.string()),
+        ("trace", pa.float64()),
+        ("trace_se", pa.float64()),
+        ("ggn_trace", pa.float64()),
+        ("top_eigenvalue", pa.float64()),
+        ("relative_flatness", pa.float64()),
+        ("relative_flatness_se", pa.float64()),
+        ("relative_sharpness", pa.float64()),
+        ("weight_norm", pa.float64()),
+        ("feature_norm_sq", pa.float64()),
+        ("confidence_term", pa.float64()),
+        # κ / (c · gap²): what is left of κ once the confidence and the scale of the logits are taken out.
+        ("scale_free", pa.float64()),
+        ("weight_grad_norm", pa.float64()),
+        ("effective_rank", pa.float64()),
+        # Of the layer's inputs, how many are exactly 0: behind a ReLU, the units that pass no gradient.
+        ("zero_inputs", pa.float64()),
+        # The head's alone: bounds of the loss's change since the clean input, that change, and how far the head's
+        # input has moved.
+        ("certificate_bound_kappa", pa.float64()),
+        ("certificate_bound_eigenvalue", pa.float64()),
+        ("loss_change", pa.float64()),
+        ("feature_distance", pa.float64()),
+    ]
+)
+
+KEY = tuple(name for name, _ in _KEY)
+"""What a row of ``steps`` is of; a row of ``layers`` is of a layer, too."""
+
+SPECTRUM = pa.schema(
+    [("at", pa.string()), ("eigenvalue", pa.float64()), ("weight", pa.float64()), ("samples", pa.int32())]
+)
+"""Spectral density of the whole network: weights at eigenvalues, at ``clean``, ``flip`` and ``end``."""
+
+MEASURES = {
+    "relative_flatness": "κ, relative flatness (Petzka et al. 2021)",
+    "trace": "Tr H, trace of the Hessian",
+    "top_eigenvalue": "λ_max, largest eigenvalue of the Hessian",
+    "relative_sharpness": "‖W‖² · Tr H, relative sharpness (Walter et al. 2025)",
+    "ggn_trace": "Tr GGN, trace of the Gauss–Newton matrix",
+}
+"""What a valley can be looked for in: column of ``layers`` -> its name for people. High = sharp for all."""
+
+
+class Caution(NamedTuple):
+    """Something that makes an evaluation misleading: a short code, and one sentence with its figure."""
+
+    code: str
+    message: str
+
+
+class Images(NamedTuple):
+    """Inputs of the attack's path at chosen steps, ordered by sample, then step.
+
+    Where the attack's result is not the last iterate of its first run (it keeps a best point, or was restarted), the
+    result follows as one more entry at the last step.
+
+    ``x`` ``[m, …]`` float32, ``sample`` ``[m]``, ``step`` ``[m]``, ``probabilities`` ``[m, K]`` float32.
+    """
+
+    x: NDArray[np.float32]
+    sample: NDArray[np.int64]
+    step: NDArray[np.int32]
+    probabilities: NDArray[np.float32]
+
+
+class Matrix(NamedTuple):
+    """One column of a table as ``values`` ``[n, T+1]``, with the samples' ids ``[n]``."""
+
+    sample: NDArray[np.int64]
+    values: NDArray[Any]
+
+
+@dataclass(frozen=True, repr=False)
+class Trace:
+    """The trajectory of every sample: two tables, and what made them.
+
+    Attributes:
+        steps: the table of `STEPS`; rows of a batch stand together, ordered by path, restart, sample,
+            step; a best point follows the path's end.
+        layers: the table of `LAYERS`, in the same order, then by layer.
+        spec: the resolved specification, by the names of the command line's flags.
+        cautions: what a reader must know before believing the numbers.
+        images: inputs at the chosen steps, or None.
+        labels: names of the classes, or None.
+        manifest: what is known of how it was made (versions, hashes, timings).
+        spectrum: the table of `SPECTRUM`, where it was asked for.
+    """
+
+    steps: pa.Table
+    layers: pa.Table
+    spec: Mapping[str, Any]
+    cautions: tuple[Caution, ...] = ()
+    images: Images | None = None
+    labels: tuple[str, ...] | None = None
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    spectrum: pa.Table | None = None
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """The paths in this trace: the attack first, then its controls."""
+        found = pc.unique(self.steps["path"]).to_pylist()
+        return tuple(sorted(found, key=lambda p: (p != ATTACK, found.index(p))))
+
+    @cached_property
+    def restarts(self) -> int:
+        """How many runs of the attack there are, each a path of its own; a control has one."""
+        return int(pc.max(self.steps["restart"]).as_py() or 0) + 1
+
+    @cached_property
+    def layer_names(self) -> tuple[str, ...]:
+        """The probed layers, in the order in which they were asked for."""
+        return tuple(pc.unique(self.layers["layer"]).to_pylist())
+
+    @property
+    def x_adv(self) -> NDArray[np.float32]:
+        """What the attack has found, ``[n, …]``, in the order of the samples.
+
+        The ends of the paths; the best points of an attack that keeps them (APGD, DDN); over several runs, for each
+        sample the one that flips it, or else that of the highest loss. See `result` for what the model says there.
+
+        Raises:
+            RunError: the trace was made with ``images = none``.
+        """
+        if self.images is None:
+            raise RunError("this trace holds no inputs (images = 'none'); run it with --images key")
+        last = np.append(self.images.sample[1:] != self.images.sample[:-1], True)
+        return self.images.x[last]
+
+    def to_pandas(self, table: str = "steps") -> pd.DataFrame:
+        """``"steps"`` or ``"layers"`` as a pandas DataFrame (needs pandas)."""
+        if table not in ("steps", "layers"):
+            raise SpecError(unknown("table", table, ("steps", "layers"), where="a trace has"))
+        try:
+            frame = getattr(self, table).to_pandas()
+        except ModuleNotFoundError as error:
+            raise RunError("to_pandas needs pandas: pip install 'flatlens[pandas]'") from error
+        return frame
+
+    def matrix(
+        self,
+        column: str,
+        *,
+        path: str = ATTACK,
+        layer: str | None = None,
+        kind: str | None = None,
+        restart: int = 0,
+    ) -> Matrix:
+        """One column as a matrix of samples × steps.
+
+        Where a path is shorter than the longest, numbers are NaN beyond its end; labels, predictions and flags,
+        which have no NaN, keep their last value.
+
+        Args:
+            column: a column of ``steps``, or of ``layers`` when ``layer`` is given or needed.
+            path: ``"attack"`` or the name of a control.
+            layer: the layer, for columns of ``layers``; the first one when left out.
+            kind: which rows: ``iterate``, ``best`` or ``returned``; when left out the whole path, which is the
+                iterates and, where a library returned a point of its own, that point as the end.
+            restart: which run of the attack, counted from 0; the controls have one.
+        """
+        if path not in self.paths:
+            raise SpecError(unknown("path", path, self.paths, where="this trace has"))
+        in_steps = column in self.steps.column_names and layer is None
+        if not in_steps and column not in self.layers.column_names:
+            known = [*self.steps.column_names[5:], *self.layers.column_names[6:]]
+            raise SpecError(unknown("measure", column, known))
+        table = self.steps if in_steps else self.layers
+        wanted = pc.not_equal(table["kind"], "best") if kind is None else pc.equal(table["kind"], kind)
+        keep = pc.and_(pc.and_(pc.equal(table["path"], path), wanted), pc.equal(table["restart"], restart))
+        if not in_steps:
+            layer = layer or self.layer_names[0]
+            if layer not in self.layer_names:
+                raise LayerError(unknown("layer", layer, self.layer_names, where="this trace has"))
+            keep = pc.and_(keep, pc.equal(table["layer"], layer))
+        part = table.filter(keep)
+        grid = Places.of(part["sample"].to_numpy(), part["step"].to_numpy())
+        return Matrix(grid.sample, grid.fill(part[column].to_numpy(zero_copy_only=False)))
+
+    def last_steps(self, *, path: str = ATTACK, restart: int = 0) -> NDArray[np.int64]:
+        """Each sample's last step ``[n]``, in the order of their ids; they differ where an attack stops early."""
+        steps = self.matrix("step", path=path, restart=restart).values
+        return np.asarray(steps[:, -1], dtype=np.int64)
+
+    def result(self, column: str, *, path: str = ATTACK) -> NDArray[Any]:
+        """A column of ``steps`` at what the attack has found (`x_adv`), ``[n]``, in the order of the samples' ids.
+
+        That is each sample's best point where the attack keeps one, otherwise the last one of its path.
+        """
+        if column not in self.steps.column_names:
+            raise SpecError(unknown("measure", column, self.steps.column_names[5:]))
+        rows, ends, sample = self._ends(path)
+        flipped, loss = (rows[name].to_numpy(zero_copy_only=False)[ends] for name in ("flipped", "loss"))
+        # A loss that is not finite never wins; among equals the first run.
+        loss = np.where(np.isnan(loss), -np.inf, loss)
+        order = np.lexsort((np.arange(len(ends)), -loss, ~flipped.astype(bool), sample))
+        first = np.append(True, np.diff(sample[order]) != 0)
+        return np.asarray(rows[column].to_numpy(zero_copy_only=False)[ends[order[first]]])
+
+    def ends(self, column: str, *, path: str = ATTACK) -> NDArray[Any]:
+        """A column of ``steps`` at what each run of the attack has found, ``[n, restarts]``; see `result`."""
+        rows, ends, sample = self._ends(path)
+        values = rows[column].to_numpy(zero_copy_only=False)[ends]
+        return np.asarray(values.reshape(len(np.unique(sample)), -1))
+
+    def _ends(self, path: str) -> tuple[pa.Table, NDArray[np.intp], NDArray[np.int64]]:
+        """The rows of a path, where in them each run ends with its best point or else its last, and whose it is."""
+        rows = self.steps.filter(pc.equal(self.steps["path"], path))
+        sample, step, restart = (rows[name].to_numpy() for name in ("sample", "step", "restart"))
+        best = pc.equal(rows["kind"], "best").to_numpy()
+        order = np.lexsort((-step, ~best, restart, sample))
+        head = np.append(True, (np.diff(sample[order]) != 0) | (np.diff(restart[order]) != 0))[: len(order)]
+        return rows, order[head], sample[order[head]]
+
+    def valley(
+        self,
+        measure: str = "relative_flatness",
+        *,
+        layer: str | None = None,
+        path: str = ATTACK,
+        tau: float = valleys.TAU,
+        restart: int = 0,
+    ) -> valleys.Valley:
+        """Who flipped, who ran into a valley; ``.summary()`` gives fractions and medians with intervals.
+
+        It is of the path, step by step, of one run of the attack; what all its runs found is in `result`.
+
+        Args:
+            measure: one of `MEASURES`.
+            layer: the layer; the first one when left out.
+            path: ``"attack"`` or the name of a control.
+            tau: the end must lie at or below ``tau`` times the peak.
+            restart: which run of the attack, counted from 0.
+        """
+        if measure not in MEASURES:
+            raise SpecError(unknown("measure", measure, MEASURES))
+        sharpness = self.matrix(measure, path=path, layer=layer or self.layer_names[0], restart=restart)
+        flipped, prediction, label = (
+            self.matrix(name, path=path, restart=restart).values for name in ("flipped", "prediction", "label")
+        )
+        return valleys.find(
+            sharpness.values,
+            flipped,
+            sharpness.sample,
+            correct=prediction[:, 0] == label[:, 0],
+            last=self.last_steps(path=path, restart=restart),
+            tau=tau,
+            cautions=tuple(map(told, self.cautions)),
+        )
+
+    def report(self, file: str | Path = "report.html") -> Path:
+        """Draw the trace as one self-contained page and return where it is."""
+        from flatlens.report import page
+
+        return page.write([self], Path(file))
+
+    def save(self, folder: str | Path, *, force: bool = False) -> Path:
+        """Write the trace into a new folder as a finished run, with its report, and return where it is.
+
+        ``fl.open`` and the commands ``report``, ``status`` and ``export`` take it; what came as an object, a model for
+        example, bears a name there that cannot be loaded.
+
+        Args:
+            folder: a new or an empty one.
+            force: replace the run that is there.
+
+        Raises:
+            RunError: the folder holds something already.
+        """
+        from flatlens.records import saving
+
+        return saving.save(self, folder, force=force)
+
+    def with_cautions(self, cautions: tuple[Caution, ...]) -> Trace:
+        """The same trace with these cautions."""
+        return replace(self, cautions=cautions)
+
+    def __repr__(self) -> str:
+        """Its cautions first, then what it is of: the tables themselves are ``steps`` and ``layers``."""
+        what = " on ".join(str(self.spec[key]) for key in ("attack", "model") if key in self.spec) or "a path"
+        samples = pc.count_distinct(self.steps["sample"]).as_py()
+        steps = int(pc.max(self.steps["step"]).as_py() or 0)
+        said = f"Trace({what}: {samples} samples, {steps} steps, layers {', '.join(self.layer_names) or 'none'}"
+        beside = [path for path in self.paths if path != ATTACK]
+        more = f", {self.restarts} restarts" * (self.restarts > 1) + f", controls {', '.join(beside)}" * bool(beside)
+        return "\n".join([*(f"Caution: {told(caution)}" for caution in self.cautions), f"{said}{more})"])

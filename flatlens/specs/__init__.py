@@ -1,0 +1,1 @@
+"""What can be asked for, as plain data that is checked once; no torch."""

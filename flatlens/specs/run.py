@@ -1,0 +1,560 @@
+"""`RunSpec`: what a run is, as frozen plain data, and its TOML form. Every check of a value happens here, once.
+
+The keys are the names of the command line's flags; the resolved spec, written into the run, reruns it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from flatlens.attacks import ATTACKS, CONTROLS, NORMS, OBJECTIVES, SCHEMES
+from flatlens.errors import SpecError, unknown
+from flatlens.models import OBJECT
+from flatlens.specs.numerals import number as number
+from flatlens.specs.numerals import shortened, whole
+from flatlens.specs.trust import TRUST
+from flatlens.specs.uris import parse
+
+DEFAULT_LINF_EPS = 8 / 255
+NEEDED = ("model", "data")
+IMAGES = ("none", "key", "all")
+DTYPES = ("float32", "float64")
+TARGETS = ("next", "random", "least-likely")
+ALL_CONTROLS = "all"
+LEAST_PROBES = 8
+BEYOND = 2**63
+"""The first whole number that neither TOML nor a table is sure to hold."""
+PLACES = ("model", "data", "attack", "device")
+"""Settings whose text may name a place on a disk."""
+LONGEST_TEXT = 100_000
+"""Characters of a setting."""
+NO_EPS = ("ddn",)
+ADVERSARIAL = ("pgd",)
+"""Ways of adversarial training."""
+ALIASES = {"layers": "layer", "controls": "control"}
+"""Another spelling of a setting, which is taken too -> the one that is written."""
+UNHASHED = ("device", "images", "name")
+"""What does not determine the numbers."""
+OWN_OBJECTIVE = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr"}
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """How a model is trained: the table ``[train]`` of a run, and the flags of ``flatlens train``.
+
+    Attributes:
+        data: the training data; the run's own when left out (its training split, where the data have splits).
+        epochs: passes over the data.
+        lr: the first learning rate of AdamW; it falls to zero along a cosine.
+        batch_size: samples per step.
+        weight_decay: decoupled, on all parameters.
+        adversarial: ``pgd`` trains on attacked inputs instead of clean ones; ``none``, as TOML has no null, does not.
+        eps: radius of that attack in linf; also of the attack that the robust accuracy is measured with.
+        steps: gradient steps of the training's attack.
+        limit: at most so many samples, all classes alike.
+        seed: of the order of the samples and the attack's starts.
+    """
+
+    data: str | None = None
+    epochs: int = 30
+    lr: float = 3e-3
+    batch_size: int = 64
+    weight_decay: float = 0.0
+    adversarial: str | None = None
+    eps: float = DEFAULT_LINF_EPS
+    steps: int = 7
+    limit: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.adversarial is not None and self.adversarial not in ADVERSARIAL:
+            raise SpecError(unknown("adversarial training", self.adversarial, ADVERSARIAL, where="there are"))
+        for key in ("epochs", "batch_size", "steps", "limit"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise SpecError(f"{flag(key)} {value}: needs a whole number of at least 1")
+        for key in ("lr", "eps"):
+            if not (getattr(self, key) > 0 and math.isfinite(getattr(self, key))):
+                raise SpecError(f"{flag(key)} {getattr(self, key):g}: needs a number above 0, for example 0.01")
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise SpecError(f"--weight-decay {self.weight_decay:g}: needs a number of at least 0, for example 0.05")
+        if self.seed < 0:
+            raise SpecError(f"--seed {self.seed}: needs a whole number of at least 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, without what is None."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run: a model, data, an attack, its controls, and what is measured along them.
+
+    Fields bear the names of the flags of ``flatlens trace``; ``layers`` and ``controls`` are taken too. ``name`` is
+    what the run is called in tables and on pages. `resolved` fills in what was left out. ``seed`` is of all noise
+    (random starts and targets, controls, probes) and never of which samples are taken: ``limit`` takes the same ones
+    for all seeds, and others for another ``sample_seed``.
+    """
+
+    model: str
+    data: str
+    attack: str = "pgd"
+    eps: float | None = None
+    norm: str = "linf"
+    step_size: float | None = None
+    steps: int = 40
+    random_start: bool = False
+    targeted: str | None = None
+    objective: str | None = None
+    momentum: float | None = None
+    restarts: int = 1
+    control: tuple[str, ...] = ()
+    layer: tuple[str, ...] = ("head",)
+    probes: int = 16
+    limit: int | None = None
+    sample_seed: int | None = None
+    samples: tuple[int, ...] | None = None
+    only_correct: bool = False
+    batch_size: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "float32"
+    images: str = "key"
+    bounds: tuple[float, float] = (0.0, 1.0)
+    dead_units: bool = False
+    train: TrainSpec | None = None
+    trust_pickle: bool = False
+    trust_remote_code: bool = False
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("control", "layer"):
+            if isinstance(value := getattr(self, key), str):
+                object.__setattr__(self, key, (value,))
+        _check(self)
+
+    def resolved(self) -> RunSpec:
+        """The same run with the attack's defaults written out: eps, norm, step_size, objective, the list of controls.
+
+        What an attack does not have, such as a minimal-norm attack's eps, is left out.
+        """
+        train = None if self.train is None else replace(self.train, data=self.train.data or self.data)
+        whole = replace(self, control=all_controls(self.control), train=train)
+        return whole._foreign_resolved() if self.foreign else whole._native_resolved()
+
+    def _foreign_resolved(self) -> RunSpec:
+        # Its settings are in its name; what is not there is the library's own default.
+        options = parse(self.attack, SpecError).options
+        eps = number(options["eps"]) if self.eps is None and "eps" in options else self.eps
+        steps = whole(options.get("steps", ""))
+        return replace(self, eps=eps, steps=self.steps if steps is None else steps)
+
+    def _native_resolved(self) -> RunSpec:
+        takes, norms = ATTACKS[self.attack].takes, ATTACKS[self.attack].norms
+        steps = 1 if self.attack == "fgsm" else self.steps
+        eps = None if self.attack in NO_EPS else DEFAULT_LINF_EPS if self.eps is None else self.eps
+        step_size = self.step_size if "step_size" in takes else None
+        if eps is not None and step_size is None:
+            default = {"fgsm": eps, "bim": eps / steps, "mi-fgsm": eps / steps, "pgd": 2.5 * eps / steps}
+            step_size = default.get(self.attack)
+        return replace(
+            self,
+            eps=eps,
+            norm=self.norm if self.norm in norms else norms[0],
+            steps=steps,
+            step_size=step_size,
+            objective=OWN_OBJECTIVE.get(self.attack, self.objective or "ce"),
+            momentum=1.0 if self.attack == "mi-fgsm" and self.momentum is None else self.momentum,
+        )
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the attack is not flatlens' own: recorded, or points from a file."""
+        return ":" in self.attack
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, without what is None."""
+        found = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+            if value is not None
+        }
+        return found if self.train is None else found | {"train": self.train.to_dict()}
+
+    def to_toml(self) -> str:
+        """The text of ``spec.toml``."""
+        return tomli_w.dumps(self.to_dict())
+
+    def hash(self) -> str:
+        """SHA-256 of what determines the numbers: not the device, which images are kept, or what may run code."""
+        plain = {k: v for k, v in self.to_dict().items() if k not in (*UNHASHED, *TRUST)}
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+KEYS = tuple(f.name for f in fields(RunSpec))
+
+
+def _taking_aliases(made: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(made)
+    def init(self: RunSpec, *given: Any, **named: Any) -> None:
+        made(self, *given, **unaliased(named))
+
+    return init
+
+
+RunSpec.__init__ = _taking_aliases(RunSpec.__init__)  # type: ignore[method-assign]
+
+
+def unaliased(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with each setting under the name that it is written by.
+
+    Raises:
+        SpecError: both spellings of one are there, and differ.
+    """
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        name = ALIASES.get(key, key)
+        if name in out and _alike(out[name]) != _alike(value):
+            other = next(k for k in values if k != key and ALIASES.get(k, k) == name)
+            raise SpecError(f"{other} {_show(values[other])} and {key} {_show(value)} are one setting and differ")
+        out[name] = value
+    return out
+
+
+def _alike(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def all_controls(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The controls that are meant: all of them for ``all``.
+
+    Raises:
+        SpecError: there is none of a name.
+    """
+    for name in names:
+        if name not in CONTROLS and name != ALL_CONTROLS:
+            raise SpecError(unknown("control", name, [*CONTROLS, ALL_CONTROLS], where="there are"))
+    return tuple(CONTROLS) if ALL_CONTROLS in names else tuple(names)
+
+
+def read_bounds(value: Any) -> tuple[float, float]:
+    """The range of valid inputs: ``(0, 255)``, or as a text ``0,255``.
+
+    Raises:
+        SpecError: not two numbers, the smaller first.
+    """
+    items = value.strip().strip("[]()").split(",") if isinstance(value, str) else value
+    read: list[float] = []
+    with contextlib.suppress(TypeError, SpecError):
+        read += [number(i.strip()) if isinstance(i, str) else _typed("bounds", i, (int, float), float) for i in items]
+    low, high = read if len(read) == 2 else (1.0, 0.0)
+    if not (low < high and math.isfinite(high - low)):
+        shown = value if isinstance(value, str) else read or repr(value)
+        raise SpecError(f"--bounds {shown}: needs two numbers, the smaller first, for example 0,1")
+    return low, high
+
+
+def from_dict(values: Mapping[str, Any]) -> RunSpec:
+    """A spec from plain data; ``attack`` may be a table with a ``name``.
+
+    Raises:
+        SpecError: an unknown key, a missing one, or a value that cannot be.
+    """
+    flat = dict(values)
+    if isinstance(flat.get("attack"), Mapping):
+        flat = _dissolved(flat)
+    flat = unaliased(flat)
+    for key in flat:
+        if key not in KEYS:
+            raise SpecError(unknown("setting", key, KEYS, where="a run has"))
+    for key in NEEDED:
+        if key not in flat:
+            raise SpecError(missing(key))
+    return RunSpec(**{key: coerce(key, value) for key, value in flat.items()})
+
+
+def missing(key: str) -> str:
+    """One line for one of `NEEDED` that is not given."""
+    return f"{flag(key)} is missing; `flatlens {'datasets' if key == 'data' else f'{key}s'}` lists what there is"
+
+
+def _dissolved(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with the attack's table dissolved.
+
+    What lets code run is no setting of an attack: whoever looks for it in a file looks beside it, and not in there.
+    """
+    rest, table = dict(values), values["attack"]
+    del rest["attack"]
+    for key, value in table.items():
+        if key in TRUST or isinstance(value, Mapping):
+            raise SpecError(f"attack.{key} = {value!r}: is no setting of an attack")
+        rest["attack" if key == "name" else key] = value
+    return rest
+
+
+def read_toml(file: str | Path) -> dict[str, Any]:
+    """The settings in a TOML file.
+
+    Raises:
+        SpecError: the file is missing or is not TOML.
+    """
+    return parse_toml(read_text(file), file)
+
+
+def read_text(file: str | Path) -> str:
+    """The text of a TOML file, which may be a pipe, that can be read but once.
+
+    Raises:
+        SpecError: the file is missing or is not text.
+    """
+    try:
+        return Path(file).read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise SpecError(f"'{file}' is not TOML: {error}; save it as UTF-8") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise SpecError(f"cannot read '{shortened(str(file))}': {why}; name a TOML file") from error
+
+
+def parse_toml(text: str, file: str | Path) -> dict[str, Any]:
+    """The settings in the text of a TOML file.
+
+    Raises:
+        SpecError: it is not TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # TOML's own, or a number of too many digits
+        raise SpecError(f"'{file}' is not TOML: {error}") from error
+    except RecursionError as error:
+        raise SpecError(f"'{file}' has tables or lists within each other beyond what can be read") from error
+
+
+def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """``values`` with ``a.b=c`` settings put in; c is read as TOML, and as text where it is none.
+
+    The attack's settings may be written with their table (``attack.eps=0.1``) or without.
+    """
+    out = dict(values)
+    for text in assignments:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise SpecError(f"--set '{text}' is not of the form key=value, for example --set attack.random_start=true")
+        table, dot, name = key.strip().removeprefix("attack.").rpartition(".")
+        if dot and table == "train":
+            recipe = out.get("train") or {}
+            if not isinstance(recipe, Mapping):
+                raise SpecError(
+                    f"--set '{shortened(text)}': train is {shortened(repr(recipe))}, and no table; give one of the two"
+                )
+            out["train"] = dict(recipe) | {name: _parse(value.strip())}
+        else:
+            out[f"{table}{dot}{name}"] = _parse(value.strip())
+    return out
+
+
+def difference(mine: RunSpec, theirs: RunSpec) -> list[str]:
+    """What differs between two specs, a phrase each: ``eps 0.3 instead of 0.1``."""
+    a, b = mine.to_dict(), theirs.to_dict()
+    keys = [key for key in KEYS if key not in (*TRUST, "name") and a.get(key) != b.get(key)]
+    return [f"{key} {_show(a.get(key))} instead of {_show(b.get(key))}" for key in keys]
+
+
+def train_from_dict(values: Mapping[str, Any]) -> TrainSpec:
+    """The table ``[train]``.
+
+    Raises:
+        SpecError: an unknown key, or a value that cannot be.
+    """
+    known = [f.name for f in fields(TrainSpec)]
+    for key in values:
+        if key not in known:
+            raise SpecError(unknown("setting", key, known, where="[train] has"))
+    return TrainSpec(**{key: coerce(key, value, TrainSpec) for key, value in values.items()})
+
+
+def coerce(key: str, value: Any, of: type = RunSpec) -> Any:
+    """``value`` as the type of the field ``key`` of a spec.
+
+    Raises:
+        SpecError: it cannot be read as such.
+    """
+    kinds = _kinds(key, of)
+    if TrainSpec in kinds and isinstance(value, Mapping):
+        return train_from_dict(value)
+    if type(None) in kinds and (value is None or (key, value) == ("adversarial", "none")):
+        return None
+    if TrainSpec in kinds:
+        raise SpecError(f"train = {value!r}: needs a table, for example [train] epochs = 10")
+    if float in kinds:
+        return number(value) if isinstance(value, str) else _typed(key, value, (int, float), float)
+    if bool in kinds:
+        return _typed(key, value, bool, bool)
+    if int in kinds:
+        if key == "batch_size" and value == "auto":
+            return None
+        return _typed(key, value, int, int)
+    if str in kinds:
+        return _typed(key, str(value) if isinstance(value, int) and key == "targeted" else value, str, str)
+    if key == "bounds":
+        return read_bounds(value)
+    items = value if isinstance(value, (list, tuple)) else [value]
+    if key == "samples":
+        return tuple(_typed(key, item, int, int) for item in items)
+    return tuple(_typed(key, item, str, str) for item in items)
+
+
+@functools.cache
+def _kinds(key: str, of: type) -> tuple[Any, ...]:
+    hint = typing.get_type_hints(of)[key]
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _typed(key: str, value: Any, kinds: Any, to: type) -> Any:
+    if not isinstance(value, kinds) or (isinstance(value, bool) and to is not bool):
+        words = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+        raise SpecError(f"{flag(key)} {shortened(repr(value))}: needs {words[to]}")
+    if to is int and not -BEYOND < value < BEYOND:
+        said = str(value) if abs(value) < BEYOND**2 else "of so many digits"
+        raise SpecError(f"{flag(key)} {said}: needs a whole number below 2^63 = {BEYOND}")
+    if to is str:
+        _check_text(key, value)
+    try:
+        return to(value)
+    except OverflowError as error:
+        raise SpecError(f"{flag(key)}: has more digits than a number can have; write 0.3 or 8/255") from error
+
+
+def _check_text(key: str, value: str) -> None:
+    """Refuse what is no text: half a character, as the bytes of a name that is no UTF-8 become, or the character 0."""
+    if ("\0" in value and key in PLACES) or any("\ud800" <= c <= "\udfff" for c in value):
+        raise SpecError(
+            f"{flag(key)} {shortened(value)!r}: holds what is no text, such as bytes that are no UTF-8; rename it"
+        )
+    if len(value) > LONGEST_TEXT:
+        raise SpecError(
+            f"{flag(key)} '{value[:60]}…': has {len(value):,} characters; at most {LONGEST_TEXT:,} are read"
+        )
+
+
+def flag(key: str) -> str:
+    """The flag of the command line that sets ``key``."""
+    return "--" + key.replace("_", "-")
+
+
+def _parse(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (
+        ValueError,
+        RecursionError,
+    ):  # no TOML, a number of too many digits, or lists within each other beyond reason
+        return text
+
+
+def _show(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _check(spec: RunSpec) -> None:
+    """Raise SpecError for the first value that cannot be."""
+    if spec.norm not in NORMS:
+        raise SpecError(unknown("norm", spec.norm, NORMS, where="there are"))
+    if spec.objective is not None and spec.objective not in OBJECTIVES:
+        raise SpecError(unknown("objective", spec.objective, OBJECTIVES, where="there are"))
+    if spec.foreign:
+        _check_foreign(spec)
+    else:
+        _check_native(spec)
+    for key in ("eps", "step_size"):
+        value = getattr(spec, key)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise SpecError(f"{flag(key)} {value:g}: needs a number above 0, for example 8/255")
+    if spec.momentum is not None and not (spec.momentum >= 0 and math.isfinite(spec.momentum)):
+        raise SpecError(f"--momentum {spec.momentum:g}: needs a number of at least 0, for example 1")
+    for key in ("steps", "limit", "batch_size", "restarts"):
+        value = getattr(spec, key)
+        if value is not None and value < 1:
+            raise SpecError(f"{flag(key)} {value}: needs a whole number of at least 1")
+    if spec.probes < LEAST_PROBES:
+        raise SpecError(f"--probes {spec.probes}: needs at least {LEAST_PROBES}; fewer give no usable standard error")
+    if not spec.layer:
+        raise SpecError("--layer is empty; name at least one layer, for example head")
+    if spec.samples is not None and (not spec.samples or min(spec.samples) < 0):
+        raise SpecError(f"--samples {','.join(map(str, spec.samples))}: needs indices of at least 0, for example 3,17")
+    if spec.samples is not None and len(set(spec.samples)) < len(spec.samples):
+        raise SpecError(f"--samples {','.join(map(str, spec.samples))}: names a sample twice")
+    for key in ("seed", "sample_seed"):
+        if (value := getattr(spec, key)) is not None and value < 0:
+            raise SpecError(f"{flag(key)} {value}: needs a whole number of at least 0")
+    all_controls(spec.control)
+    if spec.targeted is not None and spec.targeted not in TARGETS and whole(spec.targeted) is None:
+        raise SpecError(unknown("target", spec.targeted, ["LABEL (a number)", *TARGETS], where="there are"))
+    for key, known in (("images", IMAGES), ("dtype", DTYPES)):
+        if getattr(spec, key) not in known:
+            raise SpecError(unknown(key, getattr(spec, key), known, where="there are"))
+    read_bounds(spec.bounds)
+    if spec.name is not None and not (spec.name.strip() and spec.name.isprintable()):
+        raise SpecError(f"--name {spec.name!r}: needs a line of text, for example wide")
+
+
+def _check_native(spec: RunSpec) -> None:
+    if spec.attack not in ATTACKS:
+        raise SpecError(unknown("attack", spec.attack, ATTACKS, where="there are"))
+    entry = ATTACKS[spec.attack]
+    if spec.norm not in entry.norms and spec.norm != RunSpec.norm:
+        raise SpecError(unknown("norm", spec.norm, entry.norms, where=f"attack {spec.attack} has"))
+    if spec.eps is None and spec.norm != "linf" and spec.attack not in NO_EPS:
+        raise SpecError(f"--eps must be given for {spec.norm}; its size depends on the input, for example --eps 0.5")
+    if spec.attack == "apgd-t" and spec.targeted is not None:
+        raise SpecError(f"--targeted {spec.targeted}: apgd-t chooses its targets itself; use apgd-ce or apgd-dlr")
+    own = {"objective": spec.objective not in (None, OWN_OBJECTIVE.get(spec.attack)), "restarts": spec.restarts != 1}
+    for key, given in (own | {"momentum": spec.momentum is not None}).items():
+        if given and key not in entry.takes:
+            takers = ", ".join(name for name, other in ATTACKS.items() if key in other.takes)
+            raise SpecError(f"attack '{spec.attack}' has no {key}; those that have: {takers}")
+
+
+def _check_foreign(spec: RunSpec) -> None:
+    uri = parse(spec.attack, SpecError)
+    if uri.scheme == OBJECT:
+        return
+    if uri.scheme not in SCHEMES:
+        raise SpecError(unknown("scheme", uri.scheme, SCHEMES, where="attacks of others come by"))
+    if not uri.path:
+        raise SpecError(f"'{spec.attack}' names no attack; {SCHEMES[uri.scheme]}")
+    if "eps" in uri.options:
+        number(uri.options["eps"])
+        if spec.eps is not None and spec.eps != number(uri.options["eps"]):
+            raise SpecError(f"--eps {spec.eps:g} contradicts eps={uri.options['eps']} in '{spec.attack}'; give one")
+    for key in ("step_size", "random_start", "objective", "momentum", "restarts"):
+        if getattr(spec, key) != getattr(RunSpec, key):
+            raise SpecError(f"{flag(key)} is no setting of '{spec.attack}'; its own go into its name: NAME?key=value")
+
+
+def demand_named(spec: RunSpec) -> None:
+    """Refuse to run what came from Python as objects, which no name brings back.
+
+    Raises:
+        SpecError: the model, the data or the attack did.
+    """
+    objects = [key for key in ("model", "data", "attack") if getattr(spec, key).startswith(f"{OBJECT}:")]
+    if objects:
+        named = " and ".join(f"{key} '{getattr(spec, key).removeprefix(f'{OBJECT}:')}'" for key in objects)
+        raise SpecError(
+            f"this run was made in Python, and its {named} came as objects: it can be opened, drawn and exported, but "
+            "only its script can run it again"
+        )

@@ -1,0 +1,93 @@
+"""What may run code while models load: nothing that a file names, unless whoever starts the work says so (no torch).
+
+A model, a sweep file, a ``--config``, a results folder may come from somebody else, and are read without running
+anything of theirs. What the user types himself, ``--model my.py:make``, is his own.
+
+===================  ==============================================================================================
+``trust_pickle``     pickled weights given by ``ckpt:``, and files of ``torch.export``, may run code; of any model
+``trust_remote_code``  Python files that lie beside the weights of an ``hf:`` model; of any model
+``trust_code``       a file that was handed over may name code: ``file.py:factory``, ``pkg.module:factory``, plug-ins
+===================  ==============================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from flatlens import models
+from flatlens.attacks import ATTACKS
+from flatlens.attacks import SCHEMES as ATTACK_SCHEMES
+from flatlens.errors import AttackError, ModelError, SpecError
+from flatlens.specs.uris import parse
+
+TRUST = ("trust_pickle", "trust_remote_code")
+"""What lets a model's files run code: it is said by whoever starts the run, and not by a file that was handed over."""
+TRUST_CODE = "trust_code"
+"""The same for code that a file names; a model that is typed needs no such leave."""
+
+
+class Trust(NamedTuple):
+    """What may run code while a model is loaded: see the table above."""
+
+    pickle: bool = False
+    remote_code: bool = False
+
+
+NOTHING = Trust()
+
+
+def runs_code(uri: str) -> bool:
+    """Whether loading a model runs code that its name points to: a factory, or a plug-in."""
+    parsed = parse(uri, ModelError)
+    while parsed.scheme == "ckpt":
+        parsed = parse(parsed.options.get("arch", "flatlens:"), ModelError)
+    return parsed.scheme not in {models.OBJECT, *models.SCHEMES} - {*models.CODE}
+
+
+def attack_runs_code(name: str) -> bool:
+    """Whether an attack is a function that its name points to."""
+    return name not in ATTACKS and parse(name, AttackError).scheme not in ATTACK_SCHEMES
+
+
+NAMES_CODE: dict[str, Callable[[str], bool]] = {"model": runs_code, "attack": attack_runs_code}
+"""Setting that may name code -> whether a value of it does."""
+
+
+def without_trust(values: Mapping[str, Any], flags: Mapping[str, Any], file: object) -> dict[str, Any]:
+    """The settings of a file, which may not say by itself that code shall run.
+
+    Raises:
+        SpecError: it does, and the flags do not say it too.
+    """
+    for key in TRUST:
+        if values.get(key) and not flags.get(key):
+            raise SpecError(
+                f"'{file}' asks for {key}, which lets code run; if you trust its model, give {_flag(key)} too"
+            )
+    return {key: value for key, value in values.items() if key not in TRUST}
+
+
+def demand_code(named: Iterable[tuple[str, str]], flags: Mapping[str, Any], file: object) -> None:
+    """Refuse the code that a file names, unless the flags allow it.
+
+    Args:
+        named: (setting, value) pairs that stand in the file, of the settings in `NAMES_CODE`.
+        flags: what the user has given.
+        file: its name, for the message.
+
+    Raises:
+        SpecError: a model or an attack is code.
+    """
+    if flags.get(TRUST_CODE):
+        return
+    for kind, name in dict.fromkeys(named):
+        if NAMES_CODE[kind](name):
+            raise SpecError(
+                f"'{file}' names the {kind} '{name}', which is code that would run; if you trust it, give "
+                f"{_flag(TRUST_CODE)}"
+            )
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace("_", "-")

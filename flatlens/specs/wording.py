@@ -1,0 +1,138 @@
+"""What a sweep varies: the settings that differ among its cells, and how they are written for people (no torch)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from flatlens.specs.run import KEYS, TrainSpec
+
+ABSENT = "–"
+TRAIN_KEYS = tuple(f"train.{name}" for name in TrainSpec.__dataclass_fields__)
+_STEP = ("attack", "eps", "steps")
+
+
+def varying(specs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The flattened keys (``model``, ``train.adversarial``, …) whose value differs, in the order of a specification.
+
+    Where some models are trained and others are not, that alone counts as a difference of ``train``; the settings of a
+    training are compared among the trained. A step size that only follows from the attack's eps and steps is none.
+    """
+    points = [flat(spec) for spec in specs]
+    known = {key for values in points for key in values}
+    trained = [values for values, spec in zip(points, specs, strict=True) if spec.get("train")]
+    found = []
+    for key in ordered(known):
+        among = trained if key.startswith("train.") else points
+        if len({text(key, values.get(key)) for values in among}) > 1:
+            found.append(key)
+    if "step_size" in found:
+        sizes = {tuple(text(key, values.get(key)) for key in (*_STEP, "step_size")) for values in points}
+        if len(sizes) == len({size[:-1] for size in sizes}):
+            found.remove("step_size")
+    mixed = 0 < len(trained) < len(specs)
+    if mixed and not any(key.startswith("train.") for key in found):
+        found.append("train")
+        found = ordered(found)
+    return found
+
+
+def label(spec: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """A cell in words: ``model flatlens:cnn, seed 3, train.adversarial standard``."""
+    return ", ".join(f"{key} {value_of(spec, key)}" for key in keys) or "the one cell"
+
+
+def labels(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Key of a cell -> what tells it from the others: its name, where it has one, and what differs among its namesakes.
+
+    Args:
+        specs: the specifications of all cells by key.
+    """
+    groups: dict[str | None, list[str]] = {}
+    for key, spec in specs.items():
+        groups.setdefault(spec.get("name"), []).append(key)
+    found: dict[str, str] = {}
+    for name, members in groups.items():
+        among = specs if name is None or len(groups) == 1 else {key: specs[key] for key in members}
+        apart = [key for key in varying(list(among.values())) if key != "name"]
+        for key in members:
+            said = label(specs[key], apart) if apart or name is None else ""
+            found[key] = ", ".join(filter(None, (name, said)))
+    return {key: found[key] for key in specs}
+
+
+def shown(value: Any) -> str:
+    """A setting's value as one would type it."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return " ".join(map(shown, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def flat(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A specification without tables: ``train`` as ``train.epochs``, …."""
+    own = {key: value for key, value in spec.items() if key != "train" and value is not None}
+    return own | {f"train.{key}": value for key, value in (spec.get("train") or {}).items() if value is not None}
+
+
+def value_of(spec: Mapping[str, Any], key: str) -> str:
+    """What a column says of a cell; ``–`` where there is nothing to say."""
+    train = spec.get("train")
+    if key == "train":
+        return _training(train) if train else ABSENT
+    if key == "train.adversarial" and train and not train.get("adversarial"):
+        return "standard"
+    if key in ("train.eps", "train.steps") and train and not train.get("adversarial"):
+        return ABSENT  # of an attack that was not trained against
+    return text(key, flat(spec).get(key))
+
+
+def text(key: str, value: Any) -> str:
+    """A setting's value for people; radii as they were typed, 8/255 or 0.2."""
+    if value is None:
+        return ABSENT
+    if key.split(".")[-1] in ("eps", "step_size") and isinstance(value, float):
+        levels = value * 255
+        if 0 < levels < 255 and abs(levels - round(levels)) < 1e-9 and round(value, 3) != value:
+            return f"{round(levels)}/255"
+    return shown(value) or ABSENT
+
+
+def _training(train: Mapping[str, Any], epochs: bool = True) -> str:
+    how = f"{train['adversarial']} {text('eps', train.get('eps'))}" if train.get("adversarial") else "standard"
+    return f"{how}, {train.get('epochs', '?')} epochs" if epochs else how
+
+
+def model_of(spec: Mapping[str, Any], *, epochs: bool = True) -> str:
+    """The row of the heat map: the model, and how it was trained (for how long, where that differs)."""
+    model = shown(spec.get("model", "?"))
+    return f"{model} · {_training(train, epochs)}" if (train := spec.get("train")) else model
+
+
+def ordered(keys: Iterable[str]) -> list[str]:
+    """Flattened keys in the order of a specification."""
+    order = ["name", *(k for k in KEYS if k not in ("train", "name")), "train", *TRAIN_KEYS]
+    place = {key: i for i, key in enumerate(order)}
+    return sorted(keys, key=lambda key: (place.get(key, len(order)), key))
+
+
+def shared(points: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[tuple[str, Any]]:
+    """What all cells have in common, apart from ``keys``; a training's settings only where all are trained."""
+    everywhere = set.intersection(*(set(values) for values in points)) if points else set()
+    return [(key, points[0][key]) for key in ordered(everywhere - set(keys))]
+
+
+def column(key: str, specs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One varying setting: its values in order, and which of them each cell has."""
+    said = [value_of(spec, key) for spec in specs]
+    raw: dict[str, Any] = {}
+    for spec, word in zip(specs, said, strict=True):
+        raw.setdefault(word, flat(spec).get(key))
+    there = [value for value in raw.values() if value is not None]
+    numbers = bool(there) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in there)
+    if numbers:
+        values = sorted(raw, key=lambda word: -math.inf if raw[word] is None else raw[word])
+    else:
+        values = sorted(raw, key=str.lower)
+    place = {word: i for i, word in enumerate(values)}
+    return {"key": key, "numbers": numbers, "values": values, "of": [place[word] for word in said]}

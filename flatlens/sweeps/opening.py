@@ -1,0 +1,52 @@
+"""What a results folder holds: a run, or a sweep of many."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flatlens.errors import RunError
+from flatlens.records import runs
+from flatlens.records.trajectory import Trace
+from flatlens.sweeps.folder import PLAN, Sweep, is_sweep, load
+from flatlens.wording import warn
+
+
+def open_folder(path: str | Path) -> Trace | Sweep:
+    """The trace of a finished run's folder, or the sweep of a sweep's (`fl.open`).
+
+    Raises:
+        RunError: it is neither, or the run is not finished or damaged.
+
+    Warns:
+        CautionWarning: for each caution of a run.
+    """
+    path = Path(path)
+    if is_sweep(path):
+        return load(path)
+    demand(path)
+    found = runs.load(path).trace()
+    warn(found.cautions)
+    return found
+
+
+def demand(path: Path) -> None:
+    """Refuse a folder that holds neither a run nor a sweep."""
+    if not is_sweep(path) and not (path / "manifest.json").is_file():
+        nothing = f"holds no manifest.json and no {PLAN}" if path.is_dir() else "is a file"
+        what = nothing if path.exists() else "does not exist"
+        raise RunError(
+            f"'{path}' is neither a run nor a sweep: it {what}; name the --out folder of a `flatlens trace` or "
+            "`flatlens sweep`"
+        )
+
+
+def damaged(run: Path, error: object) -> RunError:
+    """The one line about a finished run, a sweep's cell or one by itself, that cannot be read."""
+    what = (str(error).strip() or type(error).__name__).splitlines()[0]
+    folder = run.parent.parent
+    if not is_sweep(folder):
+        return RunError(f"the run in '{run}' is damaged: {what}; run it again with --force")
+    return RunError(
+        f"cell {run.name} of the sweep in '{folder}' is damaged: {what}; remove '{run}' and give the sweep's command "
+        "again"
+    )

@@ -1,0 +1,320 @@
+"""Models by recipe: trained once, kept beside what they reach, and found again.
+
+    trained.train("flatlens:resnet18?width=8", TrainSpec("flatlens:digits", epochs=20), Path("resnet.safetensors"))
+    trained.find("flatlens:cnn", TrainSpec("flatlens:digits"))         # the same, in the cache
+
+Beside ``FILE.safetensors`` lies ``FILE.json``: the recipe, the accuracies, and the hash of what went in. While the
+training is under way, ``FILE.safetensors.part`` holds the last epoch; the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from flatlens import __version__, datasets, models
+from flatlens.datasets import Dataset
+from flatlens.errors import DiskError, ModelError, RunError
+from flatlens.files import borders
+from flatlens.files.borders import DamageError
+from flatlens.files.locks import file_lock
+from flatlens.files.places import cache
+from flatlens.files.sealing import seal
+from flatlens.models import checkpoints, statedicts
+from flatlens.models.loaders import Loaded, sha256
+from flatlens.progress import Progress, Report
+from flatlens.records.runs import replacing
+from flatlens.specs.run import TrainSpec
+from flatlens.training.fit import History, accuracy, perturb
+from flatlens.training.fit import train as fit
+
+VERSION = 1
+"""Of the way models are trained: a change of it trains anew."""
+ROBUST_STEPS, ROBUST_SAMPLES = 20, 1000
+"""Steps of the PGD that the robust accuracy is measured with, and on how many samples at most, all classes alike."""
+
+
+TIMED = 3
+"""Steps of a training that its cost is estimated from."""
+
+
+class Cost(NamedTuple):
+    """What a training would take: forward passes of a batch, each with its backward pass, and seconds."""
+
+    passes: int
+    seconds: float
+
+
+NOTHING = Cost(0, 0.0)
+
+
+class Trained(NamedTuple):
+    """A trained model's files, and what it reaches; accuracies are shares, 0 to 1, on ``test``."""
+
+    file: Path
+    test: str
+    accuracy: float
+    robust_accuracy: float
+    record: dict[str, Any]
+    resumed: str
+
+
+def train(
+    model: str,
+    recipe: TrainSpec,
+    file: Path,
+    *,
+    force: bool = False,
+    progress: Report | None = None,
+    **trust: bool,
+) -> Trained:
+    """Train ``model`` by ``recipe`` and write ``file``; what is finished is left as it is, what is not is gone on with.
+
+    Args:
+        model: its URI; its own weights are where the training starts.
+        recipe: with its ``data``.
+        file: a safetensors file to write, with a JSON file of the same name beside it.
+        force: replace what is there.
+        progress: called after each step.
+        trust: ``trust_pickle`` and ``trust_remote_code``, as for `flatlens.models.load`.
+
+    Raises:
+        RunError: the file holds a model of another recipe, or is no safetensors file's name.
+        DiskError: it cannot be written.
+    """
+    if file.suffix != ".safetensors":
+        raise RunError(f"--out '{file}' is no name of weights; name a file that ends in .safetensors")
+    return _train(_Work(model, recipe, trust), file, force=force, progress=progress)
+
+
+def find(model: str, recipe: TrainSpec, *, progress: Report | None = None, **trust: bool) -> Loaded:
+    """The model of a recipe, from the cache, or trained now and kept there.
+
+    The cache is `flatlens.files.places.cache`; a name in it is the hash of the recipe, the data and the initial
+    weights.
+    """
+    work = _Work(model, recipe, trust)
+    file = _place(work)
+    record = _train(work, file, force=False, progress=progress, cached=True).record
+    trained = sha256(work.loaded.model)
+    source = f"trained by recipe, {file}"
+    return replace(work.loaded, sha256=trained, source=source, recipe_sha256=work.hash, reached=record)
+
+
+def cost(model: str, recipe: TrainSpec, **trust: bool) -> Cost:
+    """What `find` would take, from three timed steps: nothing, if the model is there."""
+    work = _Work(model, recipe, trust)
+    if _place(work).with_suffix(".json").exists():
+        return NOTHING
+    few = work.data.take(range(min(TIMED * recipe.batch_size, len(work.data))))
+    short = replace(recipe, epochs=1)
+    _history(work.loaded.model, short, few.take(range(min(2, len(few)))))  # slow for the first time
+    began = time.perf_counter()
+    _history(work.loaded.model, short, few)
+    a_sample = (time.perf_counter() - began) / _passes(short, len(few))
+    test = len(datasets.load(datasets.with_split(str(recipe.data), "test")))
+    whole = _passes(recipe, len(work.data)) + (ROBUST_STEPS + 1) * min(test, ROBUST_SAMPLES)
+    return Cost(-(-whole // recipe.batch_size), whole * a_sample)
+
+
+def _passes(recipe: TrainSpec, samples: int) -> int:
+    """Forward and backward passes of single samples in a training."""
+    return recipe.epochs * samples * (1 + recipe.steps * (recipe.adversarial is not None))
+
+
+def recipe_sha256(model: str, recipe: TrainSpec, **trust: bool) -> str:
+    """The hash of what `find` trains from: recipe, data and initial weights; nothing is trained."""
+    return _Work(model, recipe, trust).hash
+
+
+def _place(work: _Work) -> Path:
+    return cache() / f"{work.hash[:32]}.safetensors"
+
+
+class _Work:
+    """A recipe with its data and its untrained model."""
+
+    def __init__(self, model: str, recipe: TrainSpec, trust: Mapping[str, bool]) -> None:
+        if recipe.data is None:
+            raise RunError("--data is missing; `flatlens datasets` lists what there is")
+        self.model, self.recipe = model, recipe
+        self.data = datasets.load(datasets.with_split(recipe.data, "train"))
+        if recipe.limit is not None:
+            self.data = self.data.take(datasets.balanced(self.data.y, recipe.limit, recipe.seed))
+        self._trust = trust
+        self.forget()
+        known = [VERSION, model, recipe.to_dict(), self.data.sha256, self.loaded.sha256]
+        self.hash = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+    def forget(self) -> None:
+        """The untrained model, as it was."""
+        shape = tuple(self.data.x.shape[1:])
+        self.loaded = models.load(self.model, shape=shape, classes=self.data.classes, **self._trust)
+
+
+def _train(work: _Work, file: Path, *, force: bool, progress: Report | None, cached: bool = False) -> Trained:
+    """Leave the model with its trained weights. What is damaged in the cache is trained again; elsewhere it is said."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Whoever else trains this recipe is waited for, and then has done the work.
+        with file_lock(file.with_name(f".{file.name}.lock"), root=file.parent):
+            if cached and not force:
+                force = _is_damaged(work, file)
+            return _trained(work, file, force=force, progress=progress)
+    except OSError as error:
+        raise DiskError(f"cannot write '{file}': {error.strerror or error}; choose another place") from error
+
+
+def _trained(work: _Work, file: Path, *, force: bool, progress: Report | None) -> Trained:
+    beside, part = file.with_suffix(".json"), file.with_name(file.name + ".part")
+    stored = None if force else _record(beside)
+    if stored is not None and stored["hash"] != work.hash:
+        raise RunError(
+            f"'{file}' holds a model of another recipe ({_differs(stored, work)}); name another, or use --force"
+        )
+    if stored is not None and file.exists():
+        _put(work, file, stored)
+        return _found(file, stored, "finished")
+    begun = part.with_suffix(".json")
+    began_as = _record(begun)
+    resumed = "resumed" if began_as is not None and began_as["hash"] == work.hash and part.exists() else "new"
+    if resumed == "new" and stored is None and file.exists() and not force:
+        raise RunError(
+            f"'{file}' is there and has no record of a training; name another --out, or replace it with --force"
+        )
+    if resumed == "new":
+        part.unlink(missing_ok=True)
+        _write(begun, {"hash": work.hash})
+    record = _fit(work, part, progress)
+    with replacing(file) as out:
+        out.write(save({k: v.contiguous() for k, v in work.loaded.model.state_dict().items()}))
+    _write(beside, record)
+    part.unlink(missing_ok=True)
+    begun.unlink(missing_ok=True)
+    return _found(file, record, resumed)
+
+
+def _is_damaged(work: _Work, file: Path) -> bool:
+    """Whether a finished model's weights, or their record, are not those that were written."""
+    try:
+        stored = _record(file.with_suffix(".json"))
+        if stored is None or not file.exists():
+            return False
+        if stored["hash"] != work.hash:
+            return True
+        _put(work, file, stored)
+    except (RunError, ModelError):
+        work.forget()
+        return True
+    return False
+
+
+def _put(work: _Work, file: Path, record: dict[str, Any]) -> None:
+    """Put the weights of a file into the model, if they are those of its record."""
+    statedicts.put(checkpoints.read(file), work.loaded.model, str(file))
+    if sha256(work.loaded.model) != record.get("weights_sha256"):
+        raise RunError(
+            f"'{file}' is damaged: its weights are not those that '{file.with_suffix('.json').name}' tells of; train "
+            "them again with --force"
+        )
+
+
+def _history(model: nn.Module, recipe: TrainSpec, data: Dataset, **how: Any) -> History:
+    """Train ``model`` in place, as the recipe says."""
+    keys = recipe.to_dict().keys() - {"data", "limit", "seed"}
+    return fit(
+        model,
+        torch.from_numpy(data.x),
+        torch.from_numpy(data.y),
+        rng=torch.Generator().manual_seed(recipe.seed),
+        **{key: getattr(recipe, key) for key in keys},
+        **how,
+    )
+
+
+def _fit(work: _Work, part: Path, progress: Report | None) -> dict[str, Any]:
+    model, recipe, data = work.loaded.model, work.recipe, work.data
+    began = time.perf_counter()
+    total = recipe.epochs * -(-len(data) // recipe.batch_size)
+
+    def tick(done: int, loss: float) -> None:
+        if progress is not None:
+            progress(Progress(min(done, total), total, f"training, loss {loss:.3g}"))
+
+    held_out = datasets.with_split(str(recipe.data), "test")
+    test = datasets.load(held_out)
+    try:
+        history = _history(model, recipe, data, snapshot=part, progress=tick)
+        clean, robust = _reached(work, test)
+    except OSError as error:  # of the model's own code: it says nothing of the disk
+        raise ModelError(f"the model raised {type(error).__name__}: {error}") from error
+    return {
+        "model": work.model,
+        "recipe": recipe.to_dict(),
+        "hash": work.hash,
+        "data_sha256": data.sha256,
+        "samples": len(data),
+        "weights_sha256": sha256(model),
+        "test": held_out,
+        "test_samples": len(test.y),
+        "accuracy": clean,
+        "robust_accuracy": robust,
+        "robust_samples": min(ROBUST_SAMPLES, len(test.y)),
+        "robust_attack": f"PGD linf, eps {recipe.eps:g}, {ROBUST_STEPS} steps, random start",
+        "loss": history.loss,
+        "training_accuracy": history.accuracy,
+        "seconds": round(time.perf_counter() - began, 3),
+        "flatlens": __version__,
+        "torch": torch.__version__,
+    }
+
+
+def _reached(work: _Work, test: Dataset) -> tuple[float, float]:
+    model, rng = work.loaded.model, torch.Generator().manual_seed(work.recipe.seed)
+    clean = accuracy(model, torch.from_numpy(test.x), torch.from_numpy(test.y))
+    few = test.take(datasets.balanced(test.y, ROBUST_SAMPLES, work.recipe.seed))
+    x, y = torch.from_numpy(few.x), torch.from_numpy(few.y)
+    attacked = [
+        perturb(model, part, labels, eps=work.recipe.eps, steps=ROBUST_STEPS, rng=rng)
+        for part, labels in zip(x.split(256), y.split(256), strict=True)
+    ]
+    return clean, accuracy(model, torch.cat(attacked), y)
+
+
+def _found(file: Path, record: dict[str, Any], resumed: str) -> Trained:
+    return Trained(file, record["test"], record["accuracy"], record["robust_accuracy"], record, resumed)
+
+
+def _record(file: Path) -> dict[str, Any] | None:
+    if not os.path.lexists(file):
+        return None
+    try:
+        found = borders.read_json(file)
+    except DamageError as error:
+        raise RunError(f"'{file}' is damaged; remove it, or use --force ({error})") from error
+    if "hash" not in found:
+        raise RunError(f"'{file}' is no record of a training; name another --out, or use --force")
+    return found
+
+
+def _write(file: Path, record: dict[str, Any]) -> None:
+    with replacing(file) as out:
+        out.write(seal(record))
+
+
+def _differs(stored: dict[str, Any], work: _Work) -> str:
+    mine = {"model": work.model} | work.recipe.to_dict()
+    theirs = {"model": stored.get("model")} | stored.get("recipe", {})
+    keys = [key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]
+    said = [f"{key} {mine.get(key, 'none')} instead of {theirs.get(key, 'none')}" for key in sorted(keys)]
+    return ", ".join(said) or "other data or initial weights"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flatlens.sweeps.supervisor import run_sweep as run_sweep
     from flatlens.wording import CautionWarning as CautionWarning
 
-__version__ = "0.1.0"
+from flatlens.version import __version__
 
 # Public name -> where it lives; imported when first used, so that `flatlens --help` needs no torch.
 _PUBLIC = {

@@ -8,9 +8,11 @@ not its last iterate yields that result once more, as a pass of kind ``best``.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from flatlens.errors import AttackError, unknown
+from flatlens.specs.catalogue import ATTACK_SCHEMES as SCHEMES
+from flatlens.specs.catalogue import ATTACKS, CONTROLS, NORMS, OBJECTIVES, Entry
 
 if TYPE_CHECKING:
     from flatlens.attacks.apgd import APGD as APGD
@@ -26,62 +28,10 @@ if TYPE_CHECKING:
     from flatlens.attacks.recording import recorded as recorded
 
 
-class Entry(NamedTuple):
-    """Where an attack or control lives, and one line about it with its source.
-
-    Attributes:
-        module: of ``flatlens.attacks``.
-        name: of the class or function in it.
-        summary: one line, with the source.
-        takes: settings that not every attack has, of those in `SOME_TAKE`.
-        norms: the norms that it knows.
-    """
-
-    module: str
-    name: str
-    summary: str
-    takes: tuple[str, ...] = ()
-    norms: tuple[str, ...] = ("linf", "l2", "l1")
-
-
-SOME_TAKE = ("objective", "momentum", "restarts", "step_size")
-ATTACKS = {
-    "fgsm": Entry("gradient", "FGSM", "one step along the gradient's sign (Goodfellow et al. 2015)", ("objective",)),
-    "bim": Entry(
-        "gradient", "BIM", "iterated FGSM, steps of eps/steps (Kurakin et al. 2017)", ("objective", "step_size")
-    ),
-    "mi-fgsm": Entry(
-        "gradient", "MIFGSM", "BIM with momentum (Dong et al. 2018)", ("objective", "momentum", "step_size")
-    ),
-    "pgd": Entry("gradient", "PGD", "projected gradient, steps of 2.5·eps/steps (Madry et al. 2018)", SOME_TAKE),
-    "apgd-ce": Entry(
-        "apgd", "APGDCE", "auto-PGD on the cross-entropy (Croce & Hein 2020)", ("restarts",), ("linf", "l2")
-    ),
-    "apgd-dlr": Entry("apgd", "APGDDLR", "auto-PGD on the difference of logits ratio", ("restarts",), ("linf", "l2")),
-    "apgd-t": Entry("apgd", "APGDT", "auto-PGD on targeted DLR, a run per target class", ("restarts",), ("linf", "l2")),
-    "ddn": Entry("ddn", "DDN", "minimal l2 norm, needs no eps (Rony et al. 2019)", ("objective",), ("l2",)),
-}
-CONTROLS = {
-    "line-to-other-class": Entry("controls", "LineToOtherClass", "the straight line to a clean image of another class"),
-    "line-to-end": Entry("controls", "LineToEnd", "the straight line to the attack's own result"),
-    "gaussian-noise": Entry("controls", "GaussianNoise", "a ray of Gaussian noise, as long as the attack's eps"),
-    "uniform-noise": Entry("controls", "UniformNoise", "a ray of uniform noise, as long as the attack's eps"),
-    "random-signs": Entry("controls", "RandomSigns", "a walk with the attack's steps in random directions"),
-}
-"""What is walked beside an attack, so that a valley can be told from the mere crossing of a boundary."""
-
-SCHEMES = {
-    "torchattacks": "an attack of torchattacks by its name: torchattacks:NAME?eps=8/255&steps=10",
-    "foolbox": "an attack of foolbox by its name: foolbox:NAME?eps=8/255",
-    "autoattack": "AutoAttack, by pyautoattack: autoattack:standard?eps=8/255",
-    "path": "points of one's own, an NPZ file with an array iterates [step, n, …]: path:FILE.npz",
-}
-"""Attacks that are not flatlens' own: scheme -> one line; recorded as they run, and replayed."""
-
 _FUNCTIONS = {"along": "points", "recorded": "recording"}
 
-NORMS = ("linf", "l2", "l1")
-OBJECTIVES = ("ce", "dlr", "margin")
+
+__all__ = ["ATTACKS", "CONTROLS", "NORMS", "OBJECTIVES", "SCHEMES", "entry", "find"]
 
 
 def entry(name: str) -> Entry:
@@ -110,3 +60,7 @@ def __getattr__(name: str) -> Any:
         if found.name == name:
             return getattr(import_module(f"flatlens.attacks.{found.module}"), name)
     raise AttributeError(f"module 'flatlens.attacks' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*(found.name for found in ATTACKS.values()), "APGD", *_FUNCTIONS, "ATTACKS", "CONTROLS"])

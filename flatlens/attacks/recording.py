@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from flatlens.attacks import libraries
 from flatlens.attacks.mapping import Call, UnmappableError, paths
 from flatlens.errors import AttackError, AttackFailedError, FlatlensError, PassError, said
+from flatlens.models import guard
 from flatlens.models.normalized import Normalized
-from flatlens.victims import guard
 from flatlens.victims.images import RETURNED, Batch, Forward, Victim
 from flatlens.victims.noise import Noise
 

@@ -16,11 +16,12 @@ from flatlens.attacks.balls import TINY, ball
 from flatlens.errors import AttackError, DataError, LayerError, ResourceError
 from flatlens.hessian.any_layer import AnyLayer
 from flatlens.measure.loop import Attack, Keeper, Piece, Recorder, walk, with_result
+from flatlens.models import guard
 from flatlens.probes.certificate import Certificate
 from flatlens.progress import Progress, Report
 from flatlens.records import cautions
 from flatlens.records.trajectory import ATTACK, Caution
-from flatlens.victims import endings, guard
+from flatlens.victims import endings
 from flatlens.victims.images import BEST, Batch, Victim, exact_arithmetic
 from flatlens.victims.layers import HEAD, as_logits
 from flatlens.victims.memory import batch_that_fits, bytes_per_sample, keep_freed_memory

@@ -14,7 +14,6 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-import flatlens
 from flatlens.attacks import ATTACKS
 from flatlens.attacks.apgd import APGD
 from flatlens.hessian import Curvature
@@ -25,6 +24,7 @@ from flatlens.progress import Report
 from flatlens.records import cautions, saving
 from flatlens.records.trajectory import MEASUREMENT_VERSION, Images, Trace
 from flatlens.specs import run as spec
+from flatlens.version import __version__
 from flatlens.victims.images import exact_arithmetic
 from flatlens.victims.layers import HEAD
 from flatlens.victims.memory import batch_that_fits, bytes_per_sample
@@ -232,7 +232,7 @@ def _name(attack: Any) -> str:
 def provenance(job: Job) -> dict[str, Any]:
     """What a manifest says of how the numbers came about."""
     return {
-        "flatlens": flatlens.__version__,
+        "flatlens": __version__,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

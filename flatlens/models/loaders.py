@@ -20,6 +20,7 @@ from flatlens.models import (
     checkpoints,
     exported,
     factories,
+    guard,
     hf_models,
     normalized,
     plugins,
@@ -31,7 +32,6 @@ from flatlens.models import (
 from flatlens.specs import uris
 from flatlens.specs.trust import NOTHING, Trust
 from flatlens.specs.uris import Uri
-from flatlens.victims import guard
 
 _SHIPPED = Path(__file__).parents[1] / "shipped"
 _DIGITS_SHAPE, _DIGITS_CLASSES = (1, 8, 8), 10

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from flatlens.errors import RunError, SpecError
-from flatlens.models import OBJECT
 from flatlens.records import runs
 from flatlens.records.trajectory import ATTACK, Trace
+from flatlens.specs.known_models import OBJECT
 from flatlens.specs.run import DTYPES, KEYS, RunSpec, from_dict
 from flatlens.specs.uris import parse
 

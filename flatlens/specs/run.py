@@ -20,9 +20,9 @@ from typing import Any
 
 import tomli_w
 
-from flatlens.attacks import ATTACKS, CONTROLS, NORMS, OBJECTIVES, SCHEMES
 from flatlens.errors import SpecError, unknown
-from flatlens.models import OBJECT
+from flatlens.specs.catalogue import ATTACK_SCHEMES, ATTACKS, CONTROLS, NORMS, OBJECTIVES
+from flatlens.specs.known_models import OBJECT
 from flatlens.specs.numerals import number as number
 from flatlens.specs.numerals import shortened, whole
 from flatlens.specs.trust import TRUST
@@ -532,10 +532,10 @@ def _check_foreign(spec: RunSpec) -> None:
     uri = parse(spec.attack, SpecError)
     if uri.scheme == OBJECT:
         return
-    if uri.scheme not in SCHEMES:
-        raise SpecError(unknown("scheme", uri.scheme, SCHEMES, where="attacks of others come by"))
+    if uri.scheme not in ATTACK_SCHEMES:
+        raise SpecError(unknown("scheme", uri.scheme, ATTACK_SCHEMES, where="attacks of others come by"))
     if not uri.path:
-        raise SpecError(f"'{spec.attack}' names no attack; {SCHEMES[uri.scheme]}")
+        raise SpecError(f"'{spec.attack}' names no attack; {ATTACK_SCHEMES[uri.scheme]}")
     if "eps" in uri.options:
         number(uri.options["eps"])
         if spec.eps is not None and spec.eps != number(uri.options["eps"]):

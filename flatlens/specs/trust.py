@@ -15,10 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from flatlens import models
-from flatlens.attacks import ATTACKS
-from flatlens.attacks import SCHEMES as ATTACK_SCHEMES
 from flatlens.errors import AttackError, ModelError, SpecError
+from flatlens.specs.catalogue import ATTACK_SCHEMES, ATTACKS
+from flatlens.specs.known_models import CODE, OBJECT, SCHEMES
 from flatlens.specs.uris import parse
 
 TRUST = ("trust_pickle", "trust_remote_code")
@@ -42,7 +41,7 @@ def runs_code(uri: str) -> bool:
     parsed = parse(uri, ModelError)
     while parsed.scheme == "ckpt":
         parsed = parse(parsed.options.get("arch", "flatlens:"), ModelError)
-    return parsed.scheme not in {models.OBJECT, *models.SCHEMES} - {*models.CODE}
+    return parsed.scheme not in {OBJECT, *SCHEMES} - {*CODE}
 
 
 def attack_runs_code(name: str) -> bool:

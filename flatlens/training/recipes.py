@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from flatlens import __version__, datasets, models
+from flatlens import datasets, models
 from flatlens.datasets import Dataset
 from flatlens.errors import DiskError, ModelError, RunError
 from flatlens.files import borders
@@ -37,6 +37,7 @@ from flatlens.records.runs import replacing
 from flatlens.specs.run import TrainSpec
 from flatlens.training.fit import History, accuracy, perturb
 from flatlens.training.fit import train as fit
+from flatlens.version import __version__
 
 VERSION = 1
 """Of the way models are trained: a change of it trains anew."""

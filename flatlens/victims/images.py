@@ -20,10 +20,10 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flatlens.errors import FlatlensError, LayerError, ModelError, first_line
-from flatlens.victims import guard
+from flatlens.models import guard
+from flatlens.models.guard import Where
 from flatlens.victims.checks import Own, first_input
 from flatlens.victims.folding import fold
-from flatlens.victims.guard import Where
 from flatlens.victims.layers import HEAD, Layer, Survey, as_logits, describe, resolve, survey
 from flatlens.victims.private import private_copy, working_dtype
 

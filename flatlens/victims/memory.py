@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flatlens.victims.guard import is_out_of_memory as is_out_of_memory
+from flatlens.models.guard import is_out_of_memory as is_out_of_memory
 from flatlens.victims.images import Victim
 
 BUDGET = 1 << 30

@@ -1,0 +1,61 @@
+"""Every attack and control that there is, a row each: where it lives, what it takes, one line about it. No torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """Where an attack or control lives, and one line about it with its source.
+
+    Attributes:
+        module: of ``flatlens.attacks``.
+        name: of the class or function in it.
+        summary: one line, with the source.
+        takes: settings that not every attack has, of those in `SOME_TAKE`.
+        norms: the norms that it knows.
+    """
+
+    module: str
+    name: str
+    summary: str
+    takes: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ("linf", "l2", "l1")
+
+
+SOME_TAKE = ("objective", "momentum", "restarts", "step_size")
+ATTACKS = {
+    "fgsm": Entry("gradient", "FGSM", "one step along the gradient's sign (Goodfellow et al. 2015)", ("objective",)),
+    "bim": Entry(
+        "gradient", "BIM", "iterated FGSM, steps of eps/steps (Kurakin et al. 2017)", ("objective", "step_size")
+    ),
+    "mi-fgsm": Entry(
+        "gradient", "MIFGSM", "BIM with momentum (Dong et al. 2018)", ("objective", "momentum", "step_size")
+    ),
+    "pgd": Entry("gradient", "PGD", "projected gradient, steps of 2.5·eps/steps (Madry et al. 2018)", SOME_TAKE),
+    "apgd-ce": Entry(
+        "apgd", "APGDCE", "auto-PGD on the cross-entropy (Croce & Hein 2020)", ("restarts",), ("linf", "l2")
+    ),
+    "apgd-dlr": Entry("apgd", "APGDDLR", "auto-PGD on the difference of logits ratio", ("restarts",), ("linf", "l2")),
+    "apgd-t": Entry("apgd", "APGDT", "auto-PGD on targeted DLR, a run per target class", ("restarts",), ("linf", "l2")),
+    "ddn": Entry("ddn", "DDN", "minimal l2 norm, needs no eps (Rony et al. 2019)", ("objective",), ("l2",)),
+}
+CONTROLS = {
+    "line-to-other-class": Entry("controls", "LineToOtherClass", "the straight line to a clean image of another class"),
+    "line-to-end": Entry("controls", "LineToEnd", "the straight line to the attack's own result"),
+    "gaussian-noise": Entry("controls", "GaussianNoise", "a ray of Gaussian noise, as long as the attack's eps"),
+    "uniform-noise": Entry("controls", "UniformNoise", "a ray of uniform noise, as long as the attack's eps"),
+    "random-signs": Entry("controls", "RandomSigns", "a walk with the attack's steps in random directions"),
+}
+"""What is walked beside an attack, so that a valley can be told from the mere crossing of a boundary."""
+
+ATTACK_SCHEMES = {
+    "torchattacks": "an attack of torchattacks by its name: torchattacks:NAME?eps=8/255&steps=10",
+    "foolbox": "an attack of foolbox by its name: foolbox:NAME?eps=8/255",
+    "autoattack": "AutoAttack, by pyautoattack: autoattack:standard?eps=8/255",
+    "path": "points of one's own, an NPZ file with an array iterates [step, n, …]: path:FILE.npz",
+}
+"""Attacks that are not flatlens' own: scheme -> one line; recorded as they run, and replayed."""
+
+NORMS = ("linf", "l2", "l1")
+OBJECTIVES = ("ce", "dlr", "margin")

@@ -1,0 +1,3 @@
+"""The version, which results bear."""
+
+__version__ = "0.1.0"

@@ -15,10 +15,11 @@ from flatlens.specs.run import RunSpec, assign, difference, from_dict, number, r
 
 LEAST = {"model": "flatlens:digits-cnn", "data": "flatlens:digits"}
 
+words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
 specs = st.builds(
     RunSpec,
-    model=st.text(min_size=1),
-    data=st.text(min_size=1),
+    model=words,
+    data=words,
     # apgd-t chooses its targets itself
     attack=st.sampled_from(sorted(set(ATTACKS) - {"apgd-t"})),
     eps=st.floats(1e-6, 1e6),
@@ -28,7 +29,7 @@ specs = st.builds(
     random_start=st.booleans(),
     targeted=st.none() | st.sampled_from(["next", "3"]),
     control=st.lists(st.sampled_from([*CONTROLS, "all"]), unique=True).map(tuple),
-    layer=st.lists(st.text(min_size=1), min_size=1).map(tuple),
+    layer=st.lists(words, min_size=1).map(tuple),
     samples=st.none() | st.lists(st.integers(0, 99), min_size=1, unique=True).map(tuple),
     limit=st.none() | st.integers(1, 99),
     seed=st.integers(0, 2**31),

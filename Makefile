@@ -20,6 +20,7 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 notebooks: .venv/tests
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from flatlens.errors import FlatlensError
 
 if TYPE_CHECKING:
-    from flatlens.records.trajectory import Caution
+    from flatlens.records.schema import Caution
 
 
 class CautionWarning(UserWarning):

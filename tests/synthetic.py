@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from flatlens.records import trajectory
-from flatlens.records.trajectory import Caution, Images, Trace
+from flatlens.records import schema
+from flatlens.records.schema import Caution, Images
+from flatlens.records.trajectory import Trace
 
 CONTROLS = ("line-to-other-class", "gaussian-noise")
 
@@ -41,8 +42,8 @@ def make_trace(
         "batch_size": 256, "images": images, **spec,
     }  # fmt: skip
     return Trace(
-        steps=pa.concat_tables(parts).cast(trajectory.STEPS),
-        layers=pa.concat_tables(probed).cast(trajectory.LAYERS),
+        steps=pa.concat_tables(parts).cast(schema.STEPS),
+        layers=pa.concat_tables(probed).cast(schema.LAYERS),
         spec=made,
         cautions=cautions,
         images=None if images == "none" else _images(images, paths["attack"], truth, rng),
@@ -97,7 +98,7 @@ def _steps(path, walk, truth):
     columns |= {"l2": 4 * columns["linf"], "input_grad_norm": 1 - flat["confidence"]}
     end = columns["step"] == length - 1
     columns["confirmed"] = pa.array(np.ones(n * length, bool), mask=~end)
-    return _table(columns, trajectory.STEPS)
+    return _table(columns, schema.STEPS)
 
 
 def _layers(path, walk, layers, rng):
@@ -123,7 +124,7 @@ def _layers(path, walk, layers, rng):
         rows = n * length
         columns |= {"layer": np.full(rows, layer), "exact": np.full(rows, True), "status": np.full(rows, "ok")}
         columns["method"] = np.full(rows, "closed-form" if head else "exact")
-        tables.append(_table(columns, trajectory.LAYERS))
+        tables.append(_table(columns, schema.LAYERS))
     # By sample and step, then by layer: the order of a real trace.
     order = np.arange(len(layers) * n * length).reshape(len(layers), -1).T.ravel()
     return pa.concat_tables(tables).take(order)

@@ -21,7 +21,7 @@ from flatlens.errors import RunError, SpecError
 from flatlens.export import table as exporting
 from flatlens.measure import run as execute
 from flatlens.records import runs
-from flatlens.records.trajectory import SPECTRUM
+from flatlens.records.schema import SPECTRUM
 from flatlens.specs.run import RunSpec, TrainSpec
 from flatlens.sweeps import cells as results
 from flatlens.sweeps.folder import Failure

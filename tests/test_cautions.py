@@ -14,7 +14,8 @@ from torch import nn
 
 import flatlens as fl
 from flatlens.records import cautions
-from flatlens.records.trajectory import LAYERS, STEPS, Trace
+from flatlens.records.schema import LAYERS, STEPS
+from flatlens.records.trajectory import Trace
 
 N, T = 4, 5
 

@@ -17,7 +17,7 @@ from flatlens.errors import ResourceError, RunError
 from flatlens.measure import run as execute
 from flatlens.progress import Progress
 from flatlens.records.runs import Run
-from flatlens.records.trajectory import Caution
+from flatlens.records.schema import Caution
 
 NEEDED = ["--model", "flatlens:digits-cnn", "--data", "flatlens:digits"]
 

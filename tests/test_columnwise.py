@@ -19,7 +19,7 @@ from flatlens.measure import run as execute
 from flatlens.records import cautions, runs
 from flatlens.records.digest import digest
 from flatlens.records.runs import StoredTable
-from flatlens.records.trajectory import STEPS
+from flatlens.records.schema import STEPS
 from flatlens.report import page, payload
 from flatlens.specs.run import RunSpec
 

@@ -13,7 +13,7 @@ from synthetic import make_trace
 import flatlens as fl
 from flatlens.records import valley as valleys
 from flatlens.records.digest import accuracy, digest, record
-from flatlens.records.trajectory import MEASURES, Caution
+from flatlens.records.schema import MEASURES, Caution
 from flatlens.specs.run import RunSpec
 
 

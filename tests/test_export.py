@@ -25,7 +25,7 @@ from flatlens.errors import DiskError, RunError, SpecError
 from flatlens.export import formats
 from flatlens.export import images as arrays
 from flatlens.export import table as exporting
-from flatlens.records.trajectory import LAYERS, STEPS
+from flatlens.records.schema import LAYERS, STEPS
 from flatlens.sweeps import cells as results
 from tests.edited import unsealed
 from tests.small_sweep import CNN, copied

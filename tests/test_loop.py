@@ -13,7 +13,8 @@ from torch import Tensor
 
 import flatlens as fl
 from flatlens.errors import AttackError
-from flatlens.victims.images import BEST, ITERATE, Batch, Forward, Victim
+from flatlens.records.schema import BEST, ITERATE
+from flatlens.victims.images import Batch, Forward, Victim
 from flatlens.victims.noise import Noise
 
 N = 9

@@ -10,7 +10,8 @@ from test_attacks import data, net
 
 import flatlens as fl
 from flatlens.errors import AttackError, DataError
-from flatlens.records.trajectory import LAYERS, STEPS, Trace
+from flatlens.records.schema import LAYERS, STEPS
+from flatlens.records.trajectory import Trace
 
 CURVATURES = [f.name for f in LAYERS if pa.types.is_floating(f.type)]
 PGD = fl.attacks.PGD(eps=0.1, steps=6)

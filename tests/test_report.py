@@ -18,7 +18,7 @@ from browser import chromium, opened
 from synthetic import make_trace
 
 from flatlens.errors import LayerError, ResourceError, RunError, SpecError
-from flatlens.records.trajectory import Caution
+from flatlens.records.schema import Caution
 from flatlens.report import figures, page, parts, payload, series
 
 HOSTILE = "</script><script>window.owned=1</script><img src=x onerror=window.owned=1>&<!--"

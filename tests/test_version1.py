@@ -18,7 +18,7 @@ from flatlens.errors import StaleRunError
 from flatlens.export import table as exporting
 from flatlens.measure import run as execute
 from flatlens.records.digest import digest
-from flatlens.records.trajectory import LAYERS, MEASUREMENT_VERSION, STEPS
+from flatlens.records.schema import LAYERS, MEASUREMENT_VERSION, STEPS
 from flatlens.report import page
 from flatlens.sweeps import tables
 from flatlens.sweeps.supervisor import run_sweep

@@ -49,7 +49,7 @@ def text(trace: Trace, page: Path) -> RenderableType:
     from rich.padding import Padding
 
     from flatlens.records.digest import attacked_at
-    from flatlens.records.trajectory import MEASURES
+    from flatlens.records.schema import MEASURES
 
     clean, attacked, n = _accuracy(trace)
     summaries = _summaries(trace)

@@ -14,7 +14,8 @@ from flatlens.attacks.best import Best
 from flatlens.attacks.gradient import Target, check_counts
 from flatlens.attacks.objectives import fooled, objective
 from flatlens.errors import AttackError
-from flatlens.victims.images import BEST, Batch, Forward, Victim
+from flatlens.records.schema import BEST
+from flatlens.victims.images import Batch, Forward, Victim
 from flatlens.victims.noise import Noise
 
 LAST_STEP = 0.01

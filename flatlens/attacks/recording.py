@@ -21,7 +21,8 @@ from flatlens.attacks.mapping import Call, UnmappableError, paths
 from flatlens.errors import AttackError, AttackFailedError, FlatlensError, PassError, said
 from flatlens.models import guard
 from flatlens.models.normalized import Normalized
-from flatlens.victims.images import RETURNED, Batch, Forward, Victim
+from flatlens.records.schema import RETURNED
+from flatlens.victims.images import Batch, Forward, Victim
 from flatlens.victims.noise import Noise
 
 Run = Callable[[nn.Module, Tensor, Tensor], Tensor]

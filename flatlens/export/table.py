@@ -17,7 +17,7 @@ from flatlens.files.borders import DamageError
 from flatlens.progress import Progress, Report
 from flatlens.records import runs, stored
 from flatlens.records.runs import clear_leftovers, disk, replacing
-from flatlens.records.trajectory import LAYERS, STEPS
+from flatlens.records.schema import LAYERS, STEPS
 from flatlens.specs.wording import TRAIN_KEYS, flat, varying
 from flatlens.sweeps import cells as results
 from flatlens.sweeps import folder as sweep

@@ -12,9 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-OK = "ok"
-NOT_FINITE = "not finite"
-
 
 @dataclass(frozen=True)
 class Curvature:

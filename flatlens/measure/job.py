@@ -20,9 +20,9 @@ from flatlens.models import guard
 from flatlens.probes.certificate import Certificate
 from flatlens.progress import Progress, Report
 from flatlens.records import cautions
-from flatlens.records.trajectory import ATTACK, Caution
+from flatlens.records.schema import ATTACK, BEST, Caution
 from flatlens.victims import endings
-from flatlens.victims.images import BEST, Batch, Victim, exact_arithmetic
+from flatlens.victims.images import Batch, Victim, exact_arithmetic
 from flatlens.victims.layers import HEAD, as_logits
 from flatlens.victims.memory import batch_that_fits, bytes_per_sample, keep_freed_memory
 from flatlens.victims.noise import Noise

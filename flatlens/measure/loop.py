@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from flatlens.attacks.balls import column
 from flatlens.errors import AttackError
-from flatlens.hessian import NOT_FINITE, OK, Curvature
+from flatlens.hessian import Curvature
 from flatlens.hessian.any_layer import AnyLayer
 from flatlens.probes import Columns, Path
 from flatlens.probes.certificate import Anchor, Certificate
 from flatlens.probes.flatness import flatness
 from flatlens.probes.gradients import GradientFlow, zero_inputs
 from flatlens.probes.prediction import perturbation, prediction
-from flatlens.records.trajectory import ATTACK, LAYERS, STEPS, Images
-from flatlens.victims.images import BEST, ITERATE, Batch, Forward, Victim
+from flatlens.records.schema import ATTACK, BEST, ITERATE, LAYERS, NOT_FINITE, OK, STEPS, Images
+from flatlens.victims.images import Batch, Forward, Victim
 from flatlens.victims.noise import Noise
 
 Ints = NDArray[np.int64]

@@ -25,7 +25,8 @@ from flatlens.measure.loop import Attack
 from flatlens.measure.trace import provenance
 from flatlens.progress import Report
 from flatlens.records import cautions, runs
-from flatlens.records.trajectory import MEASUREMENT_VERSION, Caution, Trace
+from flatlens.records.schema import MEASUREMENT_VERSION, Caution
+from flatlens.records.trajectory import Trace
 from flatlens.records.valley import Ints
 from flatlens.specs.run import RunSpec, demand_named
 from flatlens.specs.trust import TRUST

@@ -22,7 +22,8 @@ from flatlens.measure.job import Job, check_data, instrument, prepare
 from flatlens.models import OBJECT, normalized
 from flatlens.progress import Report
 from flatlens.records import cautions, saving
-from flatlens.records.trajectory import MEASUREMENT_VERSION, Images, Trace
+from flatlens.records.schema import MEASUREMENT_VERSION, Images
+from flatlens.records.trajectory import Trace
 from flatlens.specs import run as spec
 from flatlens.version import __version__
 from flatlens.victims.images import exact_arithmetic

@@ -12,7 +12,7 @@ from flatlens.errors import DataError
 from flatlens.measure import run as execute
 from flatlens.peers.pyhessian import pyhessian_density
 from flatlens.records import runs
-from flatlens.records.trajectory import SPECTRUM
+from flatlens.records.schema import SPECTRUM
 
 SAMPLES = 16
 """Flipped samples over which the loss is averaged: PyHessian knows no samples of their own."""

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from flatlens.hessian import Curvature
 from flatlens.probes import Columns
-from flatlens.records.trajectory import LAYERS
+from flatlens.records.schema import LAYERS
 
 # The table's numbers that a curvature has, one per sample.
 _NUMBERS = [f.name for f in LAYERS if f.name in Curvature.__dataclass_fields__ and pa.types.is_floating(f.type)]

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from flatlens.records.intervals import wilson
-from flatlens.records.trajectory import ATTACK, Caution, Trace
+from flatlens.records.schema import ATTACK, BEST, OK, Caution
+from flatlens.records.trajectory import Trace
 
 SATURATED = 0.999
 """A confidence above which low curvature says no more than that the softmax is saturated."""
@@ -54,7 +55,7 @@ def _not_finite(trace: Trace) -> Iterator[Caution]:
         )
     for name in trace.layer_names:
         rows = trace.layers.filter(
-            pc.and_(pc.equal(trace.layers["layer"], name), pc.not_equal(trace.layers["status"], "ok"))
+            pc.and_(pc.equal(trace.layers["layer"], name), pc.not_equal(trace.layers["status"], OK))
         )
         if rows.num_rows:
             samples = len(pc.unique(rows["sample"]))
@@ -101,7 +102,7 @@ def _stopped_early(trace: Trace) -> Iterator[Caution]:
 
 
 def _silent_success(trace: Trace) -> Iterator[Caution]:
-    if pc.any(pc.equal(trace.steps["kind"], "best")).as_py():
+    if pc.any(pc.equal(trace.steps["kind"], BEST)).as_py():
         return  # the attack's result is its best point, not its last
     flipped = [trace.matrix("flipped", restart=run).values for run in range(trace.restarts)]
     ever = np.any([one[:, 1:].any(1) for one in flipped], axis=0)

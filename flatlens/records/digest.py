@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from flatlens.records import valley as valleys
 from flatlens.records.matrices import Places
-from flatlens.records.trajectory import ATTACK, MEASURES, Trace
+from flatlens.records.schema import ATTACK, BEST, MEASURES, RETURNED
+from flatlens.records.trajectory import Trace
 from flatlens.records.valley import Bools, Floats, Fraction, Ints
 
 DIGEST_VERSION = 2
@@ -87,7 +88,7 @@ def attacked_at(trace: Trace) -> str:
     rows = trace.steps.select(["path", "restart", "kind"])
     rows = rows.filter(pc.equal(rows["path"], ATTACK))
     kinds, runs = (pc.unique(rows[name]).to_pylist() for name in ("kind", "restart"))
-    point = "best point" if "best" in kinds else "returned point" if "returned" in kinds else "last iterate"
+    point = "best point" if BEST in kinds else "returned point" if RETURNED in kinds else "last iterate"
     return f"{point}, worst of {len(runs)} restarts" if len(runs) > 1 else point
 
 
@@ -149,7 +150,7 @@ def _by_layer(trace: Trace) -> Iterator[tuple[str, _Probed]]:
 
 def _first_run(table: pa.Table) -> pa.Table:
     """The rows that `Trace.matrix` takes: no best points, and of several runs the first."""
-    return table.filter(pc.and_(pc.not_equal(table["kind"], "best"), pc.equal(table["restart"], 0)))
+    return table.filter(pc.and_(pc.not_equal(table["kind"], BEST), pc.equal(table["restart"], 0)))
 
 
 def _walk(rows: pa.Table) -> _Walk:

@@ -31,7 +31,8 @@ from flatlens.files.sealing import file_sha256, seal
 from flatlens.files.tensors import concatenate
 from flatlens.records import stored
 from flatlens.records.columnwise import StoredTable, tensors
-from flatlens.records.trajectory import LAYERS, MEASUREMENT_VERSION, SCHEMA_VERSION, STEPS, Caution, Images, Trace
+from flatlens.records.schema import LAYERS, MEASUREMENT_VERSION, SCHEMA_VERSION, STEPS, Caution, Images
+from flatlens.records.trajectory import Trace
 from flatlens.specs.run import KEYS, RunSpec, difference, from_dict, parse_toml
 
 try:

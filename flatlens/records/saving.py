@@ -7,7 +7,8 @@ from typing import Any
 
 from flatlens.errors import RunError, SpecError
 from flatlens.records import runs
-from flatlens.records.trajectory import ATTACK, Trace
+from flatlens.records.schema import ATTACK
+from flatlens.records.trajectory import Trace
 from flatlens.specs.known_models import OBJECT
 from flatlens.specs.run import DTYPES, KEYS, RunSpec, from_dict
 from flatlens.specs.uris import parse

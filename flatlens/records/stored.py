@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from flatlens.files.borders import DamageError, one_line, plain_file
 from flatlens.files.sealing import file_sha256
-from flatlens.records.trajectory import ATTACK, LAYERS, SPECTRUM, STEPS, Images
+from flatlens.records.schema import ATTACK, LAYERS, SPECTRUM, STEPS, Images
 
 SCHEMAS = {"steps": STEPS, "layers": LAYERS, "spectrum": SPECTRUM}
 KEY = ("path", "restart", "sample", "step", "kind")

@@ -20,120 +20,11 @@ from numpy.typing import NDArray
 from flatlens.errors import LayerError, RunError, SpecError, unknown
 from flatlens.records import valley as valleys
 from flatlens.records.matrices import Places
+from flatlens.records.schema import ATTACK, BEST, MEASURES, Caution, Images
 from flatlens.wording import told
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SCHEMA_VERSION = 1
-"""Raised when an older flatlens could no longer read a run. New columns are no such change: it does not look at them,
-and where a run has not got them they are read as null (`fitting`)."""
-MEASUREMENT_VERSION = 2
-"""Raised when the numbers change for the same specification: what was measured before is then computed anew."""
-
-ATTACK = "attack"
-"""The value of ``path`` for the attack itself; a control bears its own name."""
-
-_KEY = [
-    ("path", pa.string()),
-    ("restart", pa.int32()),
-    ("sample", pa.int64()),
-    ("step", pa.int32()),
-    ("kind", pa.string()),
-]
-STEPS = pa.schema(
-    [
-        *_KEY,
-        ("label", pa.int32()),
-        ("target", pa.int32()),
-        ("prediction", pa.int32()),
-        ("flipped", pa.bool_()),
-        ("loss", pa.float64()),
-        ("confidence", pa.float64()),
-        ("margin", pa.float64()),
-        # The largest logit minus the second: the margin of whatever is predicted, whatever the label.
-        ("gap", pa.float64()),
-        ("entropy", pa.float64()),
-        ("linf", pa.float64()),
-        ("l2", pa.float64()),
-        # Only at the attack's last step: a fresh pass of the user's own, unfolded model predicts the same.
-        ("confirmed", pa.bool_()),
-        ("input_grad_norm", pa.float64()),
-        ("grad_zero_share", pa.float64()),
-        ("grad_cosine", pa.float64()),
-        ("dead_share", pa.float64()),
-    ]
-)
-LAYERS = pa.schema(
-    [
-        *_KEY,
-        ("layer", pa.string()),
-        ("method", pa.string()),
-        ("exact", pa.bool_()),
-        ("status", pa.string()),
-        ("trace", pa.float64()),
-        ("trace_se", pa.float64()),
-        ("ggn_trace", pa.float64()),
-        ("top_eigenvalue", pa.float64()),
-        ("relative_flatness", pa.float64()),
-        ("relative_flatness_se", pa.float64()),
-        ("relative_sharpness", pa.float64()),
-        ("weight_norm", pa.float64()),
-        ("feature_norm_sq", pa.float64()),
-        ("confidence_term", pa.float64()),
-        # κ / (c · gap²): what is left of κ once the confidence and the scale of the logits are taken out.
-        ("scale_free", pa.float64()),
-        ("weight_grad_norm", pa.float64()),
-        ("effective_rank", pa.float64()),
-        # Of the layer's inputs, how many are exactly 0: behind a ReLU, the units that pass no gradient.
-        ("zero_inputs", pa.float64()),
-        # The head's alone: bounds of the loss's change since the clean input, that change, and how far the head's
-        # input has moved.
-        ("certificate_bound_kappa", pa.float64()),
-        ("certificate_bound_eigenvalue", pa.float64()),
-        ("loss_change", pa.float64()),
-        ("feature_distance", pa.float64()),
-    ]
-)
-
-KEY = tuple(name for name, _ in _KEY)
-"""What a row of ``steps`` is of; a row of ``layers`` is of a layer, too."""
-
-SPECTRUM = pa.schema(
-    [("at", pa.string()), ("eigenvalue", pa.float64()), ("weight", pa.float64()), ("samples", pa.int32())]
-)
-"""Spectral density of the whole network: weights at eigenvalues, at ``clean``, ``flip`` and ``end``."""
-
-MEASURES = {
-    "relative_flatness": "κ, relative flatness (Petzka et al. 2021)",
-    "trace": "Tr H, trace of the Hessian",
-    "top_eigenvalue": "λ_max, largest eigenvalue of the Hessian",
-    "relative_sharpness": "‖W‖² · Tr H, relative sharpness (Walter et al. 2025)",
-    "ggn_trace": "Tr GGN, trace of the Gauss–Newton matrix",
-}
-"""What a valley can be looked for in: column of ``layers`` -> its name for people. High = sharp for all."""
-
-
-class Caution(NamedTuple):
-    """Something that makes an evaluation misleading: a short code, and one sentence with its figure."""
-
-    code: str
-    message: str
-
-
-class Images(NamedTuple):
-    """Inputs of the attack's path at chosen steps, ordered by sample, then step.
-
-    Where the attack's result is not the last iterate of its first run (it keeps a best point, or was restarted), the
-    result follows as one more entry at the last step.
-
-    ``x`` ``[m, …]`` float32, ``sample`` ``[m]``, ``step`` ``[m]``, ``probabilities`` ``[m, K]`` float32.
-    """
-
-    x: NDArray[np.float32]
-    sample: NDArray[np.int64]
-    step: NDArray[np.int32]
-    probabilities: NDArray[np.float32]
 
 
 class Matrix(NamedTuple):
@@ -238,7 +129,7 @@ class Trace:
             known = [*self.steps.column_names[5:], *self.layers.column_names[6:]]
             raise SpecError(unknown("measure", column, known))
         table = self.steps if in_steps else self.layers
-        wanted = pc.not_equal(table["kind"], "best") if kind is None else pc.equal(table["kind"], kind)
+        wanted = pc.not_equal(table["kind"], BEST) if kind is None else pc.equal(table["kind"], kind)
         keep = pc.and_(pc.and_(pc.equal(table["path"], path), wanted), pc.equal(table["restart"], restart))
         if not in_steps:
             layer = layer or self.layer_names[0]
@@ -279,7 +170,7 @@ class Trace:
         """The rows of a path, where in them each run ends with its best point or else its last, and whose it is."""
         rows = self.steps.filter(pc.equal(self.steps["path"], path))
         sample, step, restart = (rows[name].to_numpy() for name in ("sample", "step", "restart"))
-        best = pc.equal(rows["kind"], "best").to_numpy()
+        best = pc.equal(rows["kind"], BEST).to_numpy()
         order = np.lexsort((-step, ~best, restart, sample))
         head = np.append(True, (np.diff(sample[order]) != 0) | (np.diff(restart[order]) != 0))[: len(order)]
         return rows, order[head], sample[order[head]]

@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from flatlens.errors import LayerError, SpecError, unknown
-from flatlens.records.trajectory import ATTACK, MEASURES, Trace
+from flatlens.records.schema import ATTACK, MEASURES
+from flatlens.records.trajectory import Trace
 from flatlens.records.valley import Band, Floats, Ints
 from flatlens.report import series
 
@@ -37,7 +38,7 @@ def valley(
 
     Args:
         trace: what is drawn.
-        measure: one of `flatlens.records.trajectory.MEASURES`.
+        measure: one of `flatlens.records.schema.MEASURES`.
         layer: the layer; the first one when left out.
         aligned: offsets from the flip (flipped samples only) in place of steps.
         controls: draw the controls beside the attack.

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from flatlens.records.digest import attacked_at
 from flatlens.records.digest import record as record
-from flatlens.records.trajectory import ATTACK, MEASURES, Trace
+from flatlens.records.schema import ATTACK, MEASURES
+from flatlens.records.trajectory import Trace
 from flatlens.records.valley import Band, Floats, Ints, Shares
 from flatlens.report import series
 from flatlens.report.density import density

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from flatlens.records import valley as valleys
 from flatlens.records.digest import Accuracy as Accuracy
 from flatlens.records.digest import accuracy as accuracy
-from flatlens.records.trajectory import ATTACK, MEASURES, Trace
+from flatlens.records.schema import ATTACK, MEASURES
+from flatlens.records.trajectory import Trace
 from flatlens.records.valley import Band, Floats, Ints, Valley
 
 FLOW = {"loss": "loss", "confidence": "confidence", "margin": "margin"}

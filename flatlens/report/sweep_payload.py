@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flatlens.records.trajectory import ATTACK, MEASURES
+from flatlens.records.schema import ATTACK, MEASURES
 from flatlens.report.pairs import pairs
 from flatlens.report.payload import Plain, encode, pack
 from flatlens.specs import wording as settings

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flatlens.errors import SpecError, unknown
-from flatlens.records.trajectory import MEASUREMENT_VERSION
+from flatlens.records.schema import MEASUREMENT_VERSION
 from flatlens.specs.run import (
     ALIASES,
     KEYS,

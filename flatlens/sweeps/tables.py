@@ -21,10 +21,10 @@ from flatlens.files.borders import DamageError
 from flatlens.records import runs
 from flatlens.records.digest import ADDED
 from flatlens.records.runs import disk, replacing
+from flatlens.records.schema import LAYERS, STEPS
 from flatlens.records.stored import KEY as KEY
 from flatlens.records.stored import fitting as fitting
 from flatlens.records.stored import pieces
-from flatlens.records.trajectory import LAYERS, STEPS
 from flatlens.records.valley import Fraction, Median, Summary
 from flatlens.specs.run import RunSpec, TrainSpec
 from flatlens.specs.wording import flat, shown

@@ -22,14 +22,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from flatlens.errors import FlatlensError, LayerError, ModelError, first_line
 from flatlens.models import guard
 from flatlens.models.guard import Where
+from flatlens.records.schema import ITERATE
 from flatlens.victims.checks import Own, first_input
 from flatlens.victims.folding import fold
 from flatlens.victims.layers import HEAD, Layer, Survey, as_logits, describe, resolve, survey
 from flatlens.victims.private import private_copy, working_dtype
-
-ITERATE, BEST, RETURNED = "iterate", "best", "returned"
-"""What a pass of an attack is: a point of its path; its best point once more, yielded after the path; or the point that
-a library returned, which is the path's end."""
 
 
 class Batch(NamedTuple):

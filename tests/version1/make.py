@@ -10,14 +10,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from flatlens.measure import run as execute
-from flatlens.records import trajectory
-from flatlens.specs.run import RunSpec
-from flatlens.sweeps.supervisor import run_sweep
+import flatlens as fl
 
 HERE = Path(__file__).parent
 MODEL, DATA = "flatlens:digits-cnn", "flatlens:digits"
-RUN = RunSpec(
+RUN = fl.RunSpec(
     MODEL, DATA, eps=0.3, steps=5, limit=6, batch_size=3, control=("line-to-other-class",), layer=("head", "last:2"),
     device="cpu",
 )  # fmt: skip
@@ -36,6 +33,8 @@ seed = [0, 1]
 
 
 def main() -> None:
+    from flatlens import execute, trajectory  # as that commit has them
+
     assert trajectory.MEASUREMENT_VERSION == 1, "these are of version 1, which this flatlens no longer makes"
     for name in ("run", "sweep", "unfinished"):
         shutil.rmtree(HERE / name, ignore_errors=True)
@@ -46,7 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "sweep.toml"
         file.write_text(SWEEP)
-        assert run_sweep(file, HERE / "sweep", workers=1).done == 2
+        assert fl.run_sweep(file, HERE / "sweep", workers=1).done == 2
     for drawn in [*HERE.rglob("*.html"), *HERE.rglob("plotly.min.js")]:
         drawn.unlink()
     for locks in HERE.rglob("locks"):

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flatlens import datasets, models
-from flatlens.specs.run import TrainSpec
+from flatlens.specs.train import TrainSpec
 from flatlens.training import recipes as trained
 from flatlens.training.fit import accuracy, perturb
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flatlens.records.runs import Run as Run
     from flatlens.records.trajectory import Trace as Trace
     from flatlens.specs.run import RunSpec as RunSpec
-    from flatlens.specs.run import TrainSpec as TrainSpec
+    from flatlens.specs.train import TrainSpec as TrainSpec
     from flatlens.sweeps.folder import Sweep as Sweep
     from flatlens.sweeps.opening import open_folder as open
     from flatlens.sweeps.supervisor import run_sweep as run_sweep

@@ -20,9 +20,10 @@ import flatlens as fl
 from flatlens.errors import RunError, SpecError
 from flatlens.export import table as exporting
 from flatlens.measure import run as execute
-from flatlens.records import runs
+from flatlens.records import claims
 from flatlens.records.schema import SPECTRUM
-from flatlens.specs.run import RunSpec, TrainSpec
+from flatlens.specs.run import RunSpec
+from flatlens.specs.train import TrainSpec
 from flatlens.sweeps import cells as results
 from flatlens.sweeps.folder import Failure
 from flatlens.sweeps.supervisor import run_sweep
@@ -208,7 +209,7 @@ def test_force_replaces_what_is_finished_or_damaged(own: Path) -> None:
 
 def test_two_at_once(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for place in (own, tmp_path / "new"):
-        with runs.claimed(place):
+        with claims.claimed(place):
             before = files(place)
             for more in ([], ["--force"]):
                 assert app.run(trace(place, "--quiet", *more)) == 2
@@ -220,7 +221,7 @@ def test_two_at_once(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
             assert files(place) == before
     assert not (tmp_path / "new").exists() and not list(own.glob(".lock*"))
     # Of one that was killed, the lock is let go of by itself.
-    for name in runs.LOCK:
+    for name in claims.LOCK:
         (own / name).write_text("")
     assert app.run(trace(own, "--quiet")) == 0 and not list(own.glob(".lock*"))
 

@@ -10,6 +10,7 @@ import pytest
 from flatlens_cli import app, options, tracing
 
 from flatlens.errors import ModelError
+from flatlens.measure import plan as planning
 from flatlens.measure import run as execute
 from flatlens.specs import run as spec
 
@@ -38,7 +39,7 @@ def planned(monkeypatch):
 
     def plan(of):
         seen.append(of)
-        return execute.Plan("m", ["head"], 10, 5, 2, 82, 80, 3_000_000, 75.0)
+        return planning.Plan("m", ["head"], 10, 5, 2, 82, 80, 3_000_000, 75.0)
 
     monkeypatch.setattr(execute, "plan", plan)
     return seen

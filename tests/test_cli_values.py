@@ -13,9 +13,12 @@ from flatlens_cli import app
 
 from flatlens import datasets, models
 from flatlens.errors import SpecError
+from flatlens.measure import load as loading
 from flatlens.measure import run as execute
 from flatlens.specs.numerals import number, whole
-from flatlens.specs.run import RunSpec, TrainSpec, assign, from_dict
+from flatlens.specs.run import RunSpec, from_dict
+from flatlens.specs.toml import assign
+from flatlens.specs.train import TrainSpec
 from flatlens.training import recipes as trained
 
 NO_NUMBERS = (
@@ -74,8 +77,8 @@ def stubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     def load(spec: RunSpec, *_: Any, **__: Any) -> None:
         spec = spec.resolved()
         data = datasets.load(spec.data)
-        execute._choose(spec, data.y)
-        execute._device(spec.device)
+        loading.samples_of(spec, data.y)
+        loading.device_of(spec.device)
         models.load(spec.model, shape=(1, 8, 8), classes=10)
         raise SpecError("reached")
 

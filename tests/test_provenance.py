@@ -13,7 +13,7 @@ from torch import nn
 
 import flatlens as fl
 from flatlens import models
-from flatlens.measure import run as execute
+from flatlens.measure import plan as planning
 from flatlens.specs.run import RunSpec
 
 X, Y = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
@@ -114,7 +114,7 @@ def test_also_of_a_run_by_name_and_not_of_flatlens_own(tmp_path):
 )
 def test_a_dry_run_says_where_a_length_is_not_known(capsys, attack, steps):
     words = ["trace", "--model", "flatlens:digits-cnn", "--data", "flatlens:digits", "--attack", attack, "--limit", "4"]
-    assert execute.plan(RunSpec("flatlens:digits-cnn", "flatlens:digits", attack=attack, limit=4)).says_steps == (
+    assert planning.plan(RunSpec("flatlens:digits-cnn", "flatlens:digits", attack=attack, limit=4)).says_steps == (
         steps is not None
     )
     assert app.run([*words, "--dry-run"]) == 0

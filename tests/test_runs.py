@@ -13,11 +13,14 @@ from safetensors.numpy import load_file, save_file
 
 import flatlens as fl
 from flatlens.errors import DataError, ResourceError, RunError, SpecError
+from flatlens.files import atomic
 from flatlens.files.tensors import concatenate
+from flatlens.measure import plan as planning
 from flatlens.measure import run as execute
 from flatlens.progress import Progress
 from flatlens.records import runs
-from flatlens.specs.run import RunSpec, from_dict, read_toml
+from flatlens.specs.run import RunSpec, from_dict
+from flatlens.specs.toml import read_toml
 
 SPEC = RunSpec(
     model="flatlens:digits-cnn",
@@ -206,7 +209,7 @@ def test_only_correct(tmp_path: Path) -> None:
 
 
 def test_a_plan_counts_passes() -> None:
-    plan = execute.plan(SPEC)
+    plan = planning.plan(SPEC)
     assert (plan.samples, plan.batches, plan.batch_size) == (20, 4, 6)
     assert plan.forward_passes == 4 * 2 * 7 + 4
     assert plan.backward_passes == 4 * 5
@@ -216,7 +219,7 @@ def test_a_plan_counts_passes() -> None:
 def test_replacing_leaves_the_old_file_when_the_new_one_fails(tmp_path: Path) -> None:
     file = tmp_path / "x"
     file.write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), runs.replacing(file) as out:
+    with pytest.raises(ZeroDivisionError), atomic.replacing(file) as out:
         out.write(b"half")
         raise ZeroDivisionError
     assert file.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["x"]
@@ -247,4 +250,4 @@ def test_a_run_killed_while_it_began_is_begun_anew(whole: runs.Run, tmp_path: Pa
 
 def test_a_device_that_is_not_there() -> None:
     with pytest.raises(SpecError, match="--device tpu: not on this machine; there are: auto, cpu"):
-        execute.plan(RunSpec(**(SPEC.__dict__ | {"device": "tpu"})))
+        planning.plan(RunSpec(**(SPEC.__dict__ | {"device": "tpu"})))

@@ -12,15 +12,16 @@ from flatlens_cli import app, options
 import flatlens as fl
 from flatlens import datasets, models
 from flatlens.errors import SpecError
-from flatlens.measure import run as execute
-from flatlens.specs.run import RunSpec, from_dict, read_toml
+from flatlens.measure import load as loading
+from flatlens.specs.run import RunSpec, from_dict
+from flatlens.specs.toml import read_toml
 from flatlens.sweeps.grid import cells_of, key_of
 
 SPEC = RunSpec("flatlens:digits-cnn", "flatlens:digits", eps=0.3, steps=2, limit=20, device="cpu")
 
 
 def chosen(spec):
-    return execute.load(spec).job.ids.tolist()
+    return loading.load(spec).job.ids.tolist()
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_the_samples_are_the_same_for_all_seeds_and_others_for_another_sample_se
 def test_what_is_noise_follows_the_seed_and_not_the_sample_seed(how):
     def drawn(seed, sample_seed=None):
         spec = replace(SPEC, **how, seed=seed, sample_seed=sample_seed, samples=tuple(range(20)), limit=None)
-        job = execute.load(spec).job
+        job = loading.load(spec).job
         batch = job.batch(0)
         found = batch.target if batch.target is not None else batch.other
         return job.piece(0).steps["loss"].to_numpy() if found is None else found.numpy()
@@ -68,7 +69,7 @@ def test_the_probes_follow_the_seed():
 def test_training_still_draws_its_limit_by_its_own_seed():
     data = datasets.load("flatlens:digits?split=train")
     assert not np.array_equal(datasets.balanced(data.y, 50, 0), datasets.balanced(data.y, 50, 1))
-    from flatlens.specs.run import TrainSpec
+    from flatlens.specs.train import TrainSpec
     from flatlens.training import recipes as trained
 
     hashes = {trained.recipe_sha256("flatlens:cnn", TrainSpec("flatlens:digits", limit=50, seed=s)) for s in (0, 1)}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from flatlens.attacks import ATTACKS, CONTROLS
 from flatlens.errors import SpecError
-from flatlens.specs.run import RunSpec, assign, difference, from_dict, number, read_toml
+from flatlens.specs.run import RunSpec, difference, from_dict, number
+from flatlens.specs.toml import assign, read_toml
 
 LEAST = {"model": "flatlens:digits-cnn", "data": "flatlens:digits"}
 

@@ -18,7 +18,7 @@ from flatlens.errors import DiskError, RunError, SpecError
 from flatlens.measure import run as execute
 from flatlens.models import zoo
 from flatlens.records import runs
-from flatlens.specs.run import TrainSpec
+from flatlens.specs.train import TrainSpec
 from flatlens.sweeps import folder as sweep
 from flatlens.sweeps import supervisor
 from flatlens.sweeps.engines import CELL, CHECK, DIED, LOST, Done, Outcome, Task, Trouble

@@ -16,7 +16,8 @@ from flatlens.records.digest import digest
 from flatlens.report import page, parts, sweep_page, sweep_payload
 from flatlens.report.pairs import Pair, pairs
 from flatlens.report.sweep_payload import Cell, varying
-from flatlens.specs.run import RunSpec, TrainSpec
+from flatlens.specs.run import RunSpec
+from flatlens.specs.train import TrainSpec
 
 HOSTILE = "</script><script>window.owned=1</script><img src=x onerror=window.owned=1>&<!--"
 ROBUST = TrainSpec(epochs=3, adversarial="pgd", eps=0.1)

@@ -18,7 +18,9 @@ from torch import nn
 from flatlens import datasets, models
 from flatlens.errors import ModelError, ResourceError, RunError, SpecError
 from flatlens.measure import run as execute
-from flatlens.specs.run import RunSpec, TrainSpec, from_dict, read_toml, train_from_dict
+from flatlens.specs.run import RunSpec, from_dict, train_from_dict
+from flatlens.specs.toml import read_toml
+from flatlens.specs.train import TrainSpec
 from flatlens.training import recipes as trained
 from flatlens.training.fit import accuracy
 from flatlens.training.fit import train as fit

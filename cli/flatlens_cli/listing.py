@@ -65,9 +65,9 @@ def layers(
     if model is None:
         raise UsageError("--model is missing; `flatlens models` lists what there is")
     with terminal.stdout_kept_clean(json):
-        from flatlens.measure import run as execute
+        from flatlens.measure import plan as planning
 
-        found = execute.layer_table(
+        found = planning.layer_table(
             model, data, trust_pickle=bool(trust_pickle), trust_remote_code=bool(trust_remote_code)
         )
     if json:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from flatlens.errors import SpecError
-from flatlens.specs import numerals, trust
+from flatlens.specs import numerals, toml, trust
 from flatlens.specs import run as spec
 from flatlens.specs.run import RunSpec
 from flatlens_cli import completing
@@ -186,10 +186,10 @@ def run_spec(flags: Mapping[str, Any], config: Path | None = None, assignments: 
     """
     given = {key: _read(key, value) for key in spec.KEYS if (value := flags.get(key)) not in (None, [], ())}
     if config is None:
-        return spec.from_dict(spec.assign(given, assignments))
-    values = trust.without_trust(_flat(spec.read_toml(config)), flags, config)
-    made = spec.from_dict(spec.assign(values | given, assignments))
-    typed = spec.assign(given, assignments)
+        return spec.from_dict(toml.assign(given, assignments))
+    values = trust.without_trust(_flat(toml.read_toml(config)), flags, config)
+    made = spec.from_dict(toml.assign(values | given, assignments))
+    typed = toml.assign(given, assignments)
     named = [(key, getattr(made, key)) for key in trust.NAMES_CODE if key not in typed]
     trust.demand_code(named, flags, config)
     return made

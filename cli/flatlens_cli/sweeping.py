@@ -7,26 +7,22 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flatlens.errors import FlatlensError, RunError, SpecError, UsageError
+from flatlens.errors import RunError, SpecError, UsageError
 from flatlens.specs.numerals import shortened, whole
-from flatlens_cli import completing, options, terminal
+from flatlens_cli import completing, options, planning, terminal
 from flatlens_cli.options import FAILED, INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from flatlens.sweeps.folder import State, Sweep
-    from flatlens.sweeps.grid import Grid
     from flatlens.sweeps.supervisor import Result
 
-SHOWN = 12
-"""Cells of a kind that are named one by one."""
 EVERY = 2.0
 """Seconds between two looks of ``status --watch``."""
 
@@ -94,7 +90,7 @@ def sweep(
         "trust_code": trust_code,
     }
     if dry_run:
-        _plan(file, trust, workers, json=json)
+        planning.show(file, trust, workers, json=json)
         return
     if out is None:
         raise UsageError(f"--out is missing; name a folder for the results, for example --out runs/{file.stem}")
@@ -260,7 +256,7 @@ def _told(found: Sweep, state: State) -> RenderableType:
     parts: list[Any] = [terminal.columns(rows)]
     labels = found.labels() if state.running or state.failed else {}
     running = []
-    for key in state.running[:SHOWN]:
+    for key in state.running[: planning.SHOWN]:
         batches = found.progress(key)
         said = ": loading or training its model" if batches is None else ""
         if batches is not None and batches[1] > 1:
@@ -286,11 +282,11 @@ def _failures(found: Sweep, failed: list[str], labels: dict[str, str] | None = N
     for key in failed:
         failure = found.failure(key)
         alike[failure.error if failure else "unknown"].append(key)
-    for error, keys in list(alike.items())[:SHOWN]:
+    for error, keys in list(alike.items())[: planning.SHOWN]:
         more = f" and {len(keys) - 1:,} more" if len(keys) > 1 else ""
         yield "failed", f"{labels[keys[0]]}{more}: {error}"
-    if len(alike) > SHOWN:
-        yield "", f"… and {len(alike) - SHOWN:,} other errors; `flatlens status --json` names them all"
+    if len(alike) > planning.SHOWN:
+        yield "", f"… and {len(alike) - planning.SHOWN:,} other errors; `flatlens status --json` names them all"
 
 
 def _left(found: Sweep, state: State) -> str:
@@ -301,10 +297,6 @@ def _left(found: Sweep, state: State) -> str:
         return ""
     new = found.done_since(began)
     return f", about {terminal.duration(left * (time.time() - began) / new)} left" if new else ""
-
-
-def _several(n: int, what: str) -> str:
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
 def _clock(since: Any) -> str:
@@ -327,81 +319,3 @@ def _facts(found: Sweep, state: State) -> dict[str, Any]:
         "waiting": len(state.waiting),
         "supervisors": state.supervisors,
     }
-
-
-def _plan(file: Path, trust: dict[str, bool], workers: int | None, *, json: bool) -> None:
-    """What a sweep would take; cells that differ in their seeds alone take the same."""
-    from flatlens.sweeps import grid
-    from flatlens.sweeps.engines import check_workers
-    from flatlens.sweeps.engines.local import shares
-
-    check_workers(workers)
-    found = grid.read(file, **trust)
-    workers, threads = shares(workers, accelerated=any(cell.spec.device != "cpu" for cell in found.cells))
-    with terminal.stdout_kept_clean(json):
-        rows = list(_planned(found, threads))
-    bad = [row for row in rows if "error" in row]
-    if json:
-        terminal.emit({"cells": rows, "notes": found.notes, "workers": workers})
-    else:
-        if len(bad) < len(rows):
-            _show_plan(found, [row for row in rows if "error" not in row], workers)
-        for row in bad[:SHOWN]:
-            terminal.complain(f"{row['label']}: {row['error']}")
-    if bad:
-        raise UsageError(f"{len(bad):,} of {len(rows):,} cells cannot be run; mend or exclude them")
-
-
-def _show_plan(found: Grid, rows: list[dict[str, Any]], workers: int) -> None:
-    from rich.console import Group
-
-    table = [
-        (
-            row["label"],
-            f"{row['forward_passes']:,}",
-            f"{row['backward_passes']:,}",
-            terminal.size(row["memory_bytes"]),
-            terminal.duration(row["seconds"]),
-            terminal.duration(row["training_seconds"]) if row["training_seconds"] else "–",
-        )
-        for row in rows
-    ]
-    table.insert(0, ("cell", "forward", "backward", "memory", "time", "training"))
-    measuring, training = (sum(row[name] for row in rows) for name in ("seconds", "training_seconds"))
-    passes = sum(row["forward_passes"] + row["backward_passes"] + 2 * row["training_passes"] for row in rows)
-    total = f"{_several(len(rows), 'cell')}, {passes:,} passes of a batch"
-    total += f", about {terminal.duration(measuring)} of measuring"
-    if training:
-        total += f" and {terminal.duration(training)} of training"
-    total += f": about {terminal.duration((measuring + training) / workers)} on {_several(workers, 'worker')}"
-    notes = list(found.notes)
-    if silent := sum(not row["says_steps"] for row in rows):
-        notes.append(f"the attacks of {_several(silent, 'cell')} do not say how many steps they take: 40 are counted")
-    terminal.show(Group(terminal.columns(table, header=True), "", total, *map(terminal.note, notes)))
-
-
-def _planned(found: Grid, threads: int) -> Iterator[dict[str, Any]]:
-    import torch
-
-    from flatlens.measure import run as execute
-    from flatlens.specs import wording as settings
-
-    torch.set_num_threads(threads)  # as many as a worker would have
-    labels = settings.labels({cell.key: cell.spec.to_dict() for cell in found.cells})
-    alike: dict[str, execute.Plan] = {}
-    recipes: set[str] = set()
-    for cell in found.cells:
-        train = None if cell.spec.train is None else replace(cell.spec.train, seed=0)
-        like = replace(cell.spec, seed=0, train=train, name=None)
-        which = {"cell": cell.key, "label": labels[cell.key]}
-        try:
-            plan = alike.get(like.hash()) or execute.plan(like)
-        except FlatlensError as error:
-            yield which | {"error": str(error)}
-            continue
-        alike[like.hash()] = plan
-        recipe = str((cell.spec.model, cell.spec.train))
-        if recipe in recipes:
-            plan = plan._replace(training_passes=0, training_seconds=0.0)
-        recipes.add(recipe)
-        yield which | plan._asdict()

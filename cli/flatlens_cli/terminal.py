@@ -232,3 +232,8 @@ def _whether_read_or_not(stream: IO[str]) -> Iterator[None]:
         # What is still buffered goes where no error comes from.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def several(n: int, what: str) -> str:
+    """A count with its noun: ``1 cell``, ``3 cells``."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"

@@ -146,10 +146,10 @@ def _interrupted(out: Path) -> str:
 
 
 def _plan(spec: RunSpec, *, json: bool) -> None:
-    with terminal.stdout_kept_clean(json):
-        from flatlens.measure import run as execute
+    from flatlens.measure import plan as planning
 
-        plan = execute.plan(spec)
+    with terminal.stdout_kept_clean(json):
+        plan = planning.plan(spec)
     if json:
         terminal.emit(plan._asdict())
         return

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from flatlens.errors import UsageError
-from flatlens.specs.run import TrainSpec, train_from_dict
+from flatlens.specs.run import train_from_dict
+from flatlens.specs.train import TrainSpec
 from flatlens_cli import completing, options, terminal
 from flatlens_cli.options import INTERRUPTED
 

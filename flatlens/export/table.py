@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from flatlens.errors import ResourceError, RunError, SpecError, unknown
 from flatlens.export import formats
 from flatlens.export import images as arrays
+from flatlens.files.atomic import clear_leftovers, disk, replacing
 from flatlens.files.borders import DamageError
 from flatlens.progress import Progress, Report
 from flatlens.records import runs, stored
-from flatlens.records.runs import clear_leftovers, disk, replacing
 from flatlens.records.schema import LAYERS, STEPS
 from flatlens.specs.wording import TRAIN_KEYS, flat, varying
 from flatlens.sweeps import cells as results

@@ -14,9 +14,9 @@ from flatlens import attacks, datasets, models
 from flatlens.attacks import libraries
 from flatlens.attacks.gradient import PGD
 from flatlens.attacks.points import from_file
+from flatlens.attacks.protocol import Attack, Recorder
 from flatlens.attacks.recording import recorded
 from flatlens.errors import AttackError, DataError, ModelError, SpecError
-from flatlens.measure.loop import Attack, Recorder
 from flatlens.models import OBJECT, normalized
 from flatlens.specs.run import RunSpec
 from flatlens.specs.uris import parse

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from flatlens.attacks.balls import column
+from flatlens.attacks.protocol import Attack
 from flatlens.errors import AttackError
 from flatlens.hessian import Curvature
 from flatlens.hessian.any_layer import AnyLayer
@@ -26,21 +27,6 @@ from flatlens.victims.images import Batch, Forward, Victim
 from flatlens.victims.noise import Noise
 
 Ints = NDArray[np.int64]
-
-
-class Attack(Protocol):
-    """Anything that walks: yields the pass at the clean input first, at the final iterate last."""
-
-    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
-        """Walk from ``batch.x``."""
-
-
-@runtime_checkable
-class Recorder(Protocol):
-    """An attack that does not yield: it is run once on the user's own model and then replayed."""
-
-    def record(self, model: nn.Module, batch: Batch, bounds: tuple[float, float]) -> tuple[Attack, dict[str, int]]:
-        """Run it. Returns what replays it, and counts of what a reader must know (code -> samples)."""
 
 
 class Piece(NamedTuple):

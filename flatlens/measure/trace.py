@@ -18,7 +18,8 @@ from flatlens.attacks import ATTACKS
 from flatlens.attacks.apgd import APGD
 from flatlens.hessian import Curvature
 from flatlens.measure import given
-from flatlens.measure.job import Job, check_data, instrument, prepare
+from flatlens.measure.job import Job
+from flatlens.measure.prepare import check_data, instrument, prepare
 from flatlens.models import OBJECT, normalized
 from flatlens.progress import Report
 from flatlens.records import cautions, saving

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from flatlens.errors import DataError
-from flatlens.measure import run as execute
+from flatlens.measure import load as loading
 from flatlens.peers.pyhessian import pyhessian_density
 from flatlens.records import runs
 from flatlens.records.schema import SPECTRUM
@@ -35,7 +35,7 @@ def add(run: runs.Run) -> runs.Run:
     if len(chosen) == 0:
         raise DataError("--spectrum compares the clean input, the flip and the end, and no sample flips")
     labels = torch.from_numpy(trace.matrix("label").values[chosen, 0])
-    model = execute.load(
+    model = loading.load(
         dataclasses.replace(run.spec, control=(), limit=None, samples=(0,), only_correct=False)
     ).job.model
     kept = enumerate(zip(trace.images.sample, trace.images.step, strict=True))

@@ -10,7 +10,7 @@ import torch
 
 from flatlens.errors import LayerError
 from flatlens.hessian.any_layer import AnyLayer
-from flatlens.measure.run import DIGITS, load
+from flatlens.measure.load import DIGITS, load
 from flatlens.peers import pyhessian as peers
 from flatlens.specs.run import RunSpec
 from flatlens.victims.images import Victim

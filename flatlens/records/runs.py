@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import glob
 import io
 import json
 import os
-import secrets
 import shutil
-import socket
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import Timeout
 from safetensors.numpy import save
 
-from flatlens.errors import DiskError, RunError, SpecError, StaleRunError
+from flatlens.errors import RunError, SpecError, StaleRunError
 from flatlens.files import borders
 from flatlens.files.borders import DamageError, inside
-from flatlens.files.locks import at_work, file_lock, who
 from flatlens.files.sealing import file_sha256, seal
 from flatlens.files.tensors import concatenate
-from flatlens.records import stored
-from flatlens.records.columnwise import StoredTable, tensors
+from flatlens.records import columnwise, stored
+from flatlens.records.columnwise import StoredTable
 from flatlens.records.schema import LAYERS, MEASUREMENT_VERSION, SCHEMA_VERSION, STEPS, Caution, Images
 from flatlens.records.trajectory import Trace
-from flatlens.specs.run import KEYS, RunSpec, difference, from_dict, parse_toml
+from flatlens.specs.run import KEYS, RunSpec, difference, from_dict
+from flatlens.specs.toml import parse_toml
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+from flatlens.files.atomic import clear_leftovers, disk, replacing, write_file
+from flatlens.records.claims import LOCK
 
 RUNNING, FINISHED = "running", "finished"
 _TABLES = {"steps": STEPS, "layers": LAYERS}
@@ -46,10 +41,6 @@ FILES = ("spec.toml", "steps.parquet", "layers.parquet", "images.safetensors", "
 """Of these a finished run's manifest tells the SHA-256."""
 _NOTES, _SECONDS = b"flatlens.notes", b"flatlens.seconds"
 _SPEC_BYTES = 1 << 20
-LOCK = (".lock", ".lock.json")
-"""The lock of who is at work on a run by itself, and what is known of them; a sweep has locks of its own."""
-PATIENCE = 1.0
-"""Seconds in which whoever is just done with a run lets go of it."""
 
 
 class Run:
@@ -168,7 +159,7 @@ class Run:
             self._part(index, "images.safetensors").unlink(missing_ok=True)
             if images is not None:
                 name = "images.safetensors"
-                _write(self._part(index, name), save(_as_tensors(images)))
+                write_file(self._part(index, name), save(stored.as_tensors(images)))
                 files[name] = file_sha256(self._part(index, name))
             for name in ("layers.parquet", "steps.parquet"):
                 with replacing(self._part(index, name)) as file:
@@ -178,7 +169,7 @@ class Run:
                     file.flush()
                     files[name] = file_sha256(Path(file.name))
                     if name == "steps.parquet":
-                        _write(self._part(index, "json"), seal({"files": files}))
+                        write_file(self._part(index, "json"), seal({"files": files}))
 
     def merge(self) -> tuple[Counter[str], float]:
         """Join the parts into the run's tables, a part at a time.
@@ -217,7 +208,7 @@ class Run:
     def keep(self, name: str, content: bytes) -> None:
         """Keep one more file beside the tables of a finished run, and its hash in the manifest."""
         with disk(self.path):
-            _write(self.path / name, content)
+            write_file(self.path / name, content)
             if self.files is not None:
                 self.files[name] = file_sha256(self.path / name)
                 self.write_manifest()
@@ -230,7 +221,7 @@ class Run:
 
     def write_manifest(self) -> None:
         """Put the manifest on disk."""
-        _write(self.path / "manifest.json", seal(self.manifest))
+        write_file(self.path / "manifest.json", seal(self.manifest))
 
     def trace(self, *, whole: bool = True) -> Trace:
         """The run's tables; what an older flatlens has not measured is null.
@@ -253,7 +244,8 @@ class Run:
                 tables = {name: StoredTable(file, _TABLES[name]) for name, file in files.items()}
             images = None
             if (kept := self.kept("images.safetensors")) is not None:
-                images = stored.images(kept, self.files) if whole else _unread(stored.verify(kept, self.files))
+                file = stored.verify(kept, self.files)
+                images = stored.images(file) if whole else columnwise.unread(file)
             spectrum = stored.table(self.path, "spectrum", self.files) if self.kept("spectrum.parquet") else None
         labels = self.manifest.get("labels")
         return Trace(
@@ -291,7 +283,7 @@ def create(path: Path, spec: RunSpec, manifest: dict[str, Any], *, parents: bool
     with disk(path):
         path.mkdir(parents=parents, exist_ok=True)
         clear_leftovers(path)
-        _write(path / "spec.toml", spec.to_toml().encode())
+        write_file(path / "spec.toml", spec.to_toml().encode())
         run.write_manifest()
     return run
 
@@ -377,38 +369,6 @@ def remove(path: Path) -> None:
                 found.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def claimed(path: Path) -> Iterator[None]:
-    """Be the only process that works on a run's folder, which is made; without a run in it, it goes again.
-
-    Raises:
-        RunError: another process is at work on it.
-        DiskError: it cannot be made.
-    """
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    with disk(path):
-        path.mkdir(parents=True, exist_ok=True)
-    lock = file_lock(inside(path, LOCK[0]), timeout=PATIENCE, root=path)
-    with disk(path):
-        try:
-            lock.acquire()
-        except Timeout:
-            raise RunError(at_work(who(path / LOCK[1]), path)) from None
-    try:
-        with disk(path):
-            about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-            _write(path / LOCK[1], json.dumps(about).encode())
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            for name in reversed(LOCK):
-                (path / name).unlink(missing_ok=True)
-            lock.release()
-            for folder in made:
-                folder.rmdir()  # only where it is empty
-        lock.release()
-
-
 def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any], *, whole: bool = True) -> Run:
     """Go on with a run, which must be of the same spec, weights, data and measurement version.
 
@@ -437,77 +397,3 @@ def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any], *, whole: bool 
     elif whole:
         run.drop_damaged()
     return run
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Any]:
-    """A file to write to, which takes its name only when it is complete and on the disk."""
-    # Several machines may write to one folder: a process number alone could be another's.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            if fcntl is not None:
-                with contextlib.suppress(OSError):  # some file systems know no locks
-                    fcntl.flock(file, fcntl.LOCK_EX)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def clear_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove what `replacing` has left of writers that were killed; whoever still writes holds a lock on his file."""
-    for left in folder.glob(f".{glob.escape(name) if name != '*' else name}.*.tmp"):
-        with contextlib.suppress(OSError):
-            if left.is_file() and not left.is_symlink() and _is_written(left):
-                continue
-            left.unlink()
-
-
-def _is_written(file: Path) -> bool:
-    if fcntl is None:
-        return False
-    with file.open("rb") as probe:
-        try:
-            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def _write(path: Path, content: bytes) -> None:
-    with replacing(path) as file:
-        file.write(content)
-
-
-@contextlib.contextmanager
-def disk(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into one clear line."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskError(
-                f"no space left for '{path}'; the finished batches are saved: make room and run the same command"
-            ) from error
-        raise DiskError(f"cannot write to '{path}': {error.strerror or error}; choose another --out") from error
-
-
-def _as_tensors(images: Images) -> dict[str, np.ndarray[Any, Any]]:
-    return {name: np.ascontiguousarray(values) for name, values in images._asdict().items()}
-
-
-def _unread(path: Path) -> Images:
-    """A file's inputs, on the disk until they are looked at."""
-    held = tensors(path)
-    sample, step = held["sample"], held["step"]
-    if ((np.diff(sample) > 0) | ((np.diff(sample) == 0) & (np.diff(step) >= 0))).all():
-        return Images(**{name: held[name] for name in Images._fields})
-    return stored.images(path)

@@ -171,6 +171,11 @@ def images(path: Path, files: Mapping[str, str] | None = None) -> Images:
     return Images(**{name: found[name][order] for name in Images._fields})
 
 
+def as_tensors(images: Images) -> dict[str, np.ndarray[Any, Any]]:
+    """Inputs as the arrays of a file."""
+    return {name: np.ascontiguousarray(values) for name, values in images._asdict().items()}
+
+
 _KINDS = {"x": ("F16", "BF16", "F32", "F64"), "sample": ("I64", "I32"), "step": ("I64", "I32")}
 _KINDS["probabilities"] = _KINDS["x"]
 

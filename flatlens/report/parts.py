@@ -11,8 +11,8 @@ from string import Template
 from plotly.offline import get_plotlyjs
 
 from flatlens.errors import ResourceError
+from flatlens.files.atomic import clear_leftovers, replacing
 from flatlens.files.borders import DamageError, plain_file
-from flatlens.records.runs import clear_leftovers, replacing
 
 PLOTLY = "plotly.min.js"
 POLICY = "default-src 'none'; script-src {}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"

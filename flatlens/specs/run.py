@@ -10,12 +10,10 @@ import functools
 import hashlib
 import json
 import math
-import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -24,79 +22,24 @@ from flatlens.errors import SpecError, unknown
 from flatlens.specs.catalogue import ATTACK_SCHEMES, ATTACKS, CONTROLS, NORMS, OBJECTIVES
 from flatlens.specs.known_models import OBJECT
 from flatlens.specs.numerals import number as number
-from flatlens.specs.numerals import shortened, whole
+from flatlens.specs.numerals import whole
+from flatlens.specs.train import TrainSpec
 from flatlens.specs.trust import TRUST
 from flatlens.specs.uris import parse
+from flatlens.specs.values import DEFAULT_LINF_EPS, flag, missing, shown, typed
 
-DEFAULT_LINF_EPS = 8 / 255
 NEEDED = ("model", "data")
 IMAGES = ("none", "key", "all")
 DTYPES = ("float32", "float64")
 TARGETS = ("next", "random", "least-likely")
 ALL_CONTROLS = "all"
 LEAST_PROBES = 8
-BEYOND = 2**63
-"""The first whole number that neither TOML nor a table is sure to hold."""
-PLACES = ("model", "data", "attack", "device")
-"""Settings whose text may name a place on a disk."""
-LONGEST_TEXT = 100_000
-"""Characters of a setting."""
 NO_EPS = ("ddn",)
-ADVERSARIAL = ("pgd",)
-"""Ways of adversarial training."""
 ALIASES = {"layers": "layer", "controls": "control"}
 """Another spelling of a setting, which is taken too -> the one that is written."""
 UNHASHED = ("device", "images", "name")
 """What does not determine the numbers."""
 OWN_OBJECTIVE = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr"}
-
-
-@dataclass(frozen=True)
-class TrainSpec:
-    """How a model is trained: the table ``[train]`` of a run, and the flags of ``flatlens train``.
-
-    Attributes:
-        data: the training data; the run's own when left out (its training split, where the data have splits).
-        epochs: passes over the data.
-        lr: the first learning rate of AdamW; it falls to zero along a cosine.
-        batch_size: samples per step.
-        weight_decay: decoupled, on all parameters.
-        adversarial: ``pgd`` trains on attacked inputs instead of clean ones; ``none``, as TOML has no null, does not.
-        eps: radius of that attack in linf; also of the attack that the robust accuracy is measured with.
-        steps: gradient steps of the training's attack.
-        limit: at most so many samples, all classes alike.
-        seed: of the order of the samples and the attack's starts.
-    """
-
-    data: str | None = None
-    epochs: int = 30
-    lr: float = 3e-3
-    batch_size: int = 64
-    weight_decay: float = 0.0
-    adversarial: str | None = None
-    eps: float = DEFAULT_LINF_EPS
-    steps: int = 7
-    limit: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.adversarial is not None and self.adversarial not in ADVERSARIAL:
-            raise SpecError(unknown("adversarial training", self.adversarial, ADVERSARIAL, where="there are"))
-        for key in ("epochs", "batch_size", "steps", "limit"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise SpecError(f"{flag(key)} {value}: needs a whole number of at least 1")
-        for key in ("lr", "eps"):
-            if not (getattr(self, key) > 0 and math.isfinite(getattr(self, key))):
-                raise SpecError(f"{flag(key)} {getattr(self, key):g}: needs a number above 0, for example 0.01")
-        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
-            raise SpecError(f"--weight-decay {self.weight_decay:g}: needs a number of at least 0, for example 0.05")
-        if self.seed < 0:
-            raise SpecError(f"--seed {self.seed}: needs a whole number of at least 0")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, without what is None."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -229,7 +172,7 @@ def unaliased(values: Mapping[str, Any]) -> dict[str, Any]:
         name = ALIASES.get(key, key)
         if name in out and _alike(out[name]) != _alike(value):
             other = next(k for k in values if k != key and ALIASES.get(k, k) == name)
-            raise SpecError(f"{other} {_show(values[other])} and {key} {_show(value)} are one setting and differ")
+            raise SpecError(f"{other} {shown(values[other])} and {key} {shown(value)} are one setting and differ")
         out[name] = value
     return out
 
@@ -259,7 +202,7 @@ def read_bounds(value: Any) -> tuple[float, float]:
     items = value.strip().strip("[]()").split(",") if isinstance(value, str) else value
     read: list[float] = []
     with contextlib.suppress(TypeError, SpecError):
-        read += [number(i.strip()) if isinstance(i, str) else _typed("bounds", i, (int, float), float) for i in items]
+        read += [number(i.strip()) if isinstance(i, str) else typed("bounds", i, (int, float), float) for i in items]
     low, high = read if len(read) == 2 else (1.0, 0.0)
     if not (low < high and math.isfinite(high - low)):
         shown = value if isinstance(value, str) else read or repr(value)
@@ -286,11 +229,6 @@ def from_dict(values: Mapping[str, Any]) -> RunSpec:
     return RunSpec(**{key: coerce(key, value) for key, value in flat.items()})
 
 
-def missing(key: str) -> str:
-    """One line for one of `NEEDED` that is not given."""
-    return f"{flag(key)} is missing; `flatlens {'datasets' if key == 'data' else f'{key}s'}` lists what there is"
-
-
 def _dissolved(values: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` with the attack's table dissolved.
 
@@ -305,72 +243,11 @@ def _dissolved(values: Mapping[str, Any]) -> dict[str, Any]:
     return rest
 
 
-def read_toml(file: str | Path) -> dict[str, Any]:
-    """The settings in a TOML file.
-
-    Raises:
-        SpecError: the file is missing or is not TOML.
-    """
-    return parse_toml(read_text(file), file)
-
-
-def read_text(file: str | Path) -> str:
-    """The text of a TOML file, which may be a pipe, that can be read but once.
-
-    Raises:
-        SpecError: the file is missing or is not text.
-    """
-    try:
-        return Path(file).read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
-    except (OSError, ValueError) as error:
-        if isinstance(error, UnicodeDecodeError):
-            raise SpecError(f"'{file}' is not TOML: {error}; save it as UTF-8") from error
-        why = error.strerror if isinstance(error, OSError) else error
-        raise SpecError(f"cannot read '{shortened(str(file))}': {why}; name a TOML file") from error
-
-
-def parse_toml(text: str, file: str | Path) -> dict[str, Any]:
-    """The settings in the text of a TOML file.
-
-    Raises:
-        SpecError: it is not TOML.
-    """
-    try:
-        return tomllib.loads(text)
-    except ValueError as error:  # TOML's own, or a number of too many digits
-        raise SpecError(f"'{file}' is not TOML: {error}") from error
-    except RecursionError as error:
-        raise SpecError(f"'{file}' has tables or lists within each other beyond what can be read") from error
-
-
-def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """``values`` with ``a.b=c`` settings put in; c is read as TOML, and as text where it is none.
-
-    The attack's settings may be written with their table (``attack.eps=0.1``) or without.
-    """
-    out = dict(values)
-    for text in assignments:
-        key, sign, value = text.partition("=")
-        if not sign or not key.strip():
-            raise SpecError(f"--set '{text}' is not of the form key=value, for example --set attack.random_start=true")
-        table, dot, name = key.strip().removeprefix("attack.").rpartition(".")
-        if dot and table == "train":
-            recipe = out.get("train") or {}
-            if not isinstance(recipe, Mapping):
-                raise SpecError(
-                    f"--set '{shortened(text)}': train is {shortened(repr(recipe))}, and no table; give one of the two"
-                )
-            out["train"] = dict(recipe) | {name: _parse(value.strip())}
-        else:
-            out[f"{table}{dot}{name}"] = _parse(value.strip())
-    return out
-
-
 def difference(mine: RunSpec, theirs: RunSpec) -> list[str]:
     """What differs between two specs, a phrase each: ``eps 0.3 instead of 0.1``."""
     a, b = mine.to_dict(), theirs.to_dict()
     keys = [key for key in KEYS if key not in (*TRUST, "name") and a.get(key) != b.get(key)]
-    return [f"{key} {_show(a.get(key))} instead of {_show(b.get(key))}" for key in keys]
+    return [f"{key} {shown(a.get(key))} instead of {shown(b.get(key))}" for key in keys]
 
 
 def train_from_dict(values: Mapping[str, Any]) -> TrainSpec:
@@ -400,73 +277,27 @@ def coerce(key: str, value: Any, of: type = RunSpec) -> Any:
     if TrainSpec in kinds:
         raise SpecError(f"train = {value!r}: needs a table, for example [train] epochs = 10")
     if float in kinds:
-        return number(value) if isinstance(value, str) else _typed(key, value, (int, float), float)
+        return number(value) if isinstance(value, str) else typed(key, value, (int, float), float)
     if bool in kinds:
-        return _typed(key, value, bool, bool)
+        return typed(key, value, bool, bool)
     if int in kinds:
         if key == "batch_size" and value == "auto":
             return None
-        return _typed(key, value, int, int)
+        return typed(key, value, int, int)
     if str in kinds:
-        return _typed(key, str(value) if isinstance(value, int) and key == "targeted" else value, str, str)
+        return typed(key, str(value) if isinstance(value, int) and key == "targeted" else value, str, str)
     if key == "bounds":
         return read_bounds(value)
     items = value if isinstance(value, (list, tuple)) else [value]
     if key == "samples":
-        return tuple(_typed(key, item, int, int) for item in items)
-    return tuple(_typed(key, item, str, str) for item in items)
+        return tuple(typed(key, item, int, int) for item in items)
+    return tuple(typed(key, item, str, str) for item in items)
 
 
 @functools.cache
 def _kinds(key: str, of: type) -> tuple[Any, ...]:
     hint = typing.get_type_hints(of)[key]
     return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-
-
-def _typed(key: str, value: Any, kinds: Any, to: type) -> Any:
-    if not isinstance(value, kinds) or (isinstance(value, bool) and to is not bool):
-        words = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
-        raise SpecError(f"{flag(key)} {shortened(repr(value))}: needs {words[to]}")
-    if to is int and not -BEYOND < value < BEYOND:
-        said = str(value) if abs(value) < BEYOND**2 else "of so many digits"
-        raise SpecError(f"{flag(key)} {said}: needs a whole number below 2^63 = {BEYOND}")
-    if to is str:
-        _check_text(key, value)
-    try:
-        return to(value)
-    except OverflowError as error:
-        raise SpecError(f"{flag(key)}: has more digits than a number can have; write 0.3 or 8/255") from error
-
-
-def _check_text(key: str, value: str) -> None:
-    """Refuse what is no text: half a character, as the bytes of a name that is no UTF-8 become, or the character 0."""
-    if ("\0" in value and key in PLACES) or any("\ud800" <= c <= "\udfff" for c in value):
-        raise SpecError(
-            f"{flag(key)} {shortened(value)!r}: holds what is no text, such as bytes that are no UTF-8; rename it"
-        )
-    if len(value) > LONGEST_TEXT:
-        raise SpecError(
-            f"{flag(key)} '{value[:60]}…': has {len(value):,} characters; at most {LONGEST_TEXT:,} are read"
-        )
-
-
-def flag(key: str) -> str:
-    """The flag of the command line that sets ``key``."""
-    return "--" + key.replace("_", "-")
-
-
-def _parse(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (
-        ValueError,
-        RecursionError,
-    ):  # no TOML, a number of too many digits, or lists within each other beyond reason
-        return text
-
-
-def _show(value: Any) -> str:
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _check(spec: RunSpec) -> None:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from flatlens.specs.run import KEYS, TrainSpec
+from flatlens.specs.run import KEYS
+from flatlens.specs.train import TrainSpec
 
 ABSENT = "–"
 TRAIN_KEYS = tuple(f"train.{name}" for name in TrainSpec.__dataclass_fields__)

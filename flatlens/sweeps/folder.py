@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flatlens.errors import DiskError, RunError, SpecError, unknown
 from flatlens.files import borders
+from flatlens.files.atomic import disk, replacing
 from flatlens.files.borders import DamageError, inside
 from flatlens.files.locks import Locks
 from flatlens.files.sealing import seal
-from flatlens.records.runs import disk, replacing
 from flatlens.specs.run import RunSpec, from_dict
 from flatlens.specs.wording import labels
 

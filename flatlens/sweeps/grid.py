@@ -28,20 +28,11 @@ from typing import Any, NamedTuple
 
 from flatlens.errors import SpecError, unknown
 from flatlens.records.schema import MEASUREMENT_VERSION
-from flatlens.specs.run import (
-    ALIASES,
-    KEYS,
-    NEEDED,
-    RunSpec,
-    TrainSpec,
-    coerce,
-    from_dict,
-    missing,
-    parse_toml,
-    read_text,
-    unaliased,
-)
+from flatlens.specs.run import ALIASES, KEYS, NEEDED, RunSpec, coerce, from_dict, unaliased
+from flatlens.specs.toml import parse_toml, read_text
+from flatlens.specs.train import TrainSpec
 from flatlens.specs.trust import NAMES_CODE, TRUST, demand_code, without_trust
+from flatlens.specs.values import missing
 from flatlens.specs.wording import text as worded
 
 TABLES = ("run", "grid", "zip", "exclude")

@@ -13,9 +13,9 @@ from typing import Any
 from filelock import Timeout
 
 from flatlens.errors import RunError, SpecError
+from flatlens.files.atomic import disk, replacing
 from flatlens.files.locks import LOOKING, file_lock, is_held
 from flatlens.records import runs
-from flatlens.records.runs import disk, replacing
 from flatlens.specs.run import from_dict
 from flatlens.sweeps.folder import PLAN, VERSION, Sweep, demand_no_links, is_sweep, load, write
 from flatlens.sweeps.grid import Cell

@@ -17,16 +17,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flatlens.errors import RunError
+from flatlens.files.atomic import disk, replacing
 from flatlens.files.borders import DamageError
 from flatlens.records import runs
 from flatlens.records.digest import ADDED
-from flatlens.records.runs import disk, replacing
 from flatlens.records.schema import LAYERS, STEPS
 from flatlens.records.stored import KEY as KEY
 from flatlens.records.stored import fitting as fitting
 from flatlens.records.stored import pieces
 from flatlens.records.valley import Fraction, Median, Summary
-from flatlens.specs.run import RunSpec, TrainSpec
+from flatlens.specs.run import RunSpec
+from flatlens.specs.train import TrainSpec
 from flatlens.specs.wording import flat, shown
 from flatlens.sweeps import cells as results
 from flatlens.sweeps.folder import Sweep

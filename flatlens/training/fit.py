@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flatlens.errors import ModelError, SpecError, unknown
-from flatlens.records.runs import disk, replacing
-from flatlens.specs.run import ADVERSARIAL
+from flatlens.files.atomic import disk, replacing
+from flatlens.specs.train import ADVERSARIAL
 
 
 class History(NamedTuple):

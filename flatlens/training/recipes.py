@@ -26,6 +26,7 @@ from flatlens import datasets, models
 from flatlens.datasets import Dataset
 from flatlens.errors import DiskError, ModelError, RunError
 from flatlens.files import borders
+from flatlens.files.atomic import replacing
 from flatlens.files.borders import DamageError
 from flatlens.files.locks import file_lock
 from flatlens.files.places import cache
@@ -33,8 +34,7 @@ from flatlens.files.sealing import seal
 from flatlens.models import checkpoints, statedicts
 from flatlens.models.loaders import Loaded, sha256
 from flatlens.progress import Progress, Report
-from flatlens.records.runs import replacing
-from flatlens.specs.run import TrainSpec
+from flatlens.specs.train import TrainSpec
 from flatlens.training.fit import History, accuracy, perturb
 from flatlens.training.fit import train as fit
 from flatlens.version import __version__

@@ -15,7 +15,7 @@ from foolbox.attacks import LinfProjectedGradientDescentAttack
 from torch import Tensor
 
 import flatlens as fl
-from flatlens.measure.job import prepare
+from flatlens.measure.prepare import prepare
 from tests.benchmarks.networks import resnet18
 from tests.benchmarks.timing import Row, apart, medians, ratio, subprocess_json
 

@@ -12,7 +12,8 @@ from pyhessian import hessian
 from torch import Tensor, nn
 
 import flatlens as fl
-from flatlens.measure.job import Job, prepare
+from flatlens.measure.job import Job
+from flatlens.measure.prepare import prepare
 from flatlens.victims.layers import HEAD
 from tests.benchmarks.networks import resnet18
 from tests.benchmarks.timing import Row, interleaved, medians, ratio

@@ -8,7 +8,7 @@ import torch
 import torchattacks
 
 import flatlens as fl
-from flatlens.measure.job import prepare
+from flatlens.measure.prepare import prepare
 from tests.benchmarks.networks import resnet18
 from tests.benchmarks.timing import Row, interleaved, medians, ratio
 

@@ -63,9 +63,9 @@ def do(task: Task) -> Outcome:
         if task.kind == TRAIN:
             return _train(task)
         if task.kind == CHECK:
-            from flatlens.measure import run as execute
+            from flatlens.measure import load as loading
 
-            return Done(execute.sources(from_dict(task.spec)))
+            return Done(loading.sources(from_dict(task.spec)))
         return _cell(task)
     except DiskError as error:
         return Trouble(str(error), DISK)
@@ -143,9 +143,9 @@ def _begin(task: Task, folder: Path) -> Begun:
 
 
 def _finish(begun: Begun) -> None:
+    from flatlens.files.atomic import disk, replacing
     from flatlens.measure import run as execute
     from flatlens.records import digest
-    from flatlens.records.runs import disk, replacing
     from flatlens.report import page
 
     # It may have been killed after it was finished, and before it was declared so to the sweep.

@@ -1,0 +1,127 @@
+"""From a specification to a model, data and the samples that are asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from flatlens import datasets, models
+from flatlens.attacks.building import build, points_sha256
+from flatlens.errors import DataError, SpecError
+from flatlens.measure.job import Job
+from flatlens.measure.prepare import prepare
+from flatlens.progress import Report
+from flatlens.records.schema import MEASUREMENT_VERSION
+from flatlens.records.valley import Ints
+from flatlens.specs.run import RunSpec, demand_named
+from flatlens.specs.trust import TRUST
+from flatlens.training import reached
+from flatlens.training import recipes as trained
+
+DIGITS = "flatlens:digits"
+
+
+class Loaded(NamedTuple):
+    """A spec's job, its defaults filled in, and the identity of what went into it."""
+
+    spec: RunSpec
+    job: Job
+    identity: dict[str, object]
+
+
+def load(spec: RunSpec, progress: Report | None = None) -> Loaded:
+    """Load what a spec names (training what it has a recipe for), choose the samples, and prepare the job."""
+    demand_named(spec)
+    spec = spec.resolved()
+    data = datasets.load(spec.data)
+    chosen = samples_of(spec, data.y)
+    loaded = _model(spec, tuple(data.x.shape[1:]), data.classes, progress)
+    recorded = reached.on_record(loaded, spec.data)
+    x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
+    job = prepare(
+        loaded.model,
+        x[chosen],
+        y[chosen],
+        attack=build(spec, loaded.model),
+        controls=spec.control,
+        layers=spec.layer,
+        probes=spec.probes,
+        ids=torch.from_numpy(data.ids)[chosen],
+        pool=(x, y),
+        batch_size=spec.batch_size,
+        seed=spec.seed,
+        device=device_of(spec.device),
+        dtype=getattr(torch, spec.dtype),
+        images=spec.images,
+        bounds=(spec.bounds[0], spec.bounds[1]),
+        only_correct=spec.only_correct,
+        dead_units=spec.dead_units,
+        recorded_accuracy=recorded,
+    )
+    identity: dict[str, object] = {
+        "weights_sha256": loaded.sha256,
+        "recipe_sha256": loaded.recipe_sha256,
+        "data_sha256": data.sha256,
+        "points_sha256": points_sha256(spec),
+        "measurement_version": MEASUREMENT_VERSION,
+        "recorded_accuracy": recorded,
+        "labels": list(data.labels) if data.labels else None,
+    }
+    return Loaded(dataclasses.replace(spec, batch_size=job.batch_size), job, identity)
+
+
+def sources(spec: RunSpec) -> dict[str, object]:
+    """The hashes, as in a run's manifest, of what a run of ``spec`` would be made from; nothing is trained."""
+    spec = spec.resolved()
+    data = datasets.load(spec.data)
+    found: dict[str, object] = {"data_sha256": data.sha256, "points_sha256": points_sha256(spec)}
+    trust = {key: getattr(spec, key) for key in TRUST}
+    if spec.train is not None:
+        return found | {"recipe_sha256": trained.recipe_sha256(spec.model, spec.train, **trust)}
+    loaded = models.load(spec.model, shape=tuple(data.x.shape[1:]), classes=data.classes, **trust)
+    return found | {"weights_sha256": loaded.sha256}
+
+
+def _model(spec: RunSpec, shape: tuple[int, ...], classes: int, progress: Report | None) -> models.loaders.Loaded:
+    trust = {key: getattr(spec, key) for key in TRUST}
+    if spec.train is not None:
+        return trained.find(spec.model, spec.train, progress=progress, **trust)
+    return models.load(spec.model, shape=shape, classes=classes, **trust)
+
+
+def samples_of(spec: RunSpec, y: Ints) -> Ints:
+    """Indices of the samples that a spec asks for, ascending; ``limit`` takes as many of each class as there are.
+
+    They are the same for all seeds, so that runs of several seeds differ in nothing but their noise.
+    """
+    if spec.samples is not None:
+        beyond = [i for i in spec.samples if i >= len(y)]
+        if beyond:
+            raise DataError(f"no sample {beyond[0]}; the data have {len(y)} samples, 0 … {len(y) - 1}")
+        chosen = np.sort(np.asarray(spec.samples))
+    else:
+        chosen = np.arange(len(y))
+    if spec.limit is None or spec.limit >= len(chosen):
+        return chosen
+    return chosen[datasets.balanced(y[chosen], spec.limit, spec.sample_seed or 0)]
+
+
+def device_of(name: str) -> str:
+    """The device that a name stands for; ``auto`` is the best that there is.
+
+    Raises:
+        SpecError: it is not on this machine.
+    """
+    if name != "auto":
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            there = ["auto", "cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+            raise SpecError(f"--device {name}: not on this machine; there are: {', '.join(there)}") from error
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -27,7 +27,7 @@ def in_python(text: str) -> str:
     text = re.sub(r"--set ([a-z_.]+)=\[([^\]]*)\]", r"\1=(\2)", text)
     text = re.sub(r"--set ([a-z_.]+)=", r"\1=", text)
     text = re.sub(rf"(?<![\w-])--({'|'.join(_WORDS)}) (\w+)", r'\1="\2"', text)
-    return re.sub(r"(?<![\w-])--([a-z]\w*(?:-[a-z]\w*)*)( [\d.]+(?:/\d+)?(?![\w/]))?", _keyword, text)
+    return re.sub(r"(?<![\w-])--([a-z]\w*(?:-[a-z]\w*)*)( -?[\d.]+(?:/\d+)?(?![\w/])| \[\])?", _keyword, text)
 
 
 def _keyword(found: re.Match[str]) -> str:

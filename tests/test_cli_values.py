@@ -14,6 +14,7 @@ from flatlens_cli import app
 from flatlens import datasets, models
 from flatlens.errors import SpecError
 from flatlens.measure import load as loading
+from flatlens.measure import prepare as preparing
 from flatlens.measure import run as execute
 from flatlens.specs.numerals import number, whole
 from flatlens.specs.run import RunSpec, from_dict
@@ -78,7 +79,7 @@ def stubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         spec = spec.resolved()
         data = datasets.load(spec.data)
         loading.samples_of(spec, data.y)
-        loading.device_of(spec.device)
+        preparing.device_of(spec.device)
         models.load(spec.model, shape=(1, 8, 8), classes=10)
         raise SpecError("reached")
 

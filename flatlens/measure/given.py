@@ -178,3 +178,27 @@ def _listed(key: str, value: Any) -> tuple[str, ...]:
         if not isinstance(one, str):
             raise SpecError(f"{key}s={value!r}: needs names, for example {key}s=['head']")
     return found
+
+
+def device(value: Any) -> str | None:
+    """A device by its name, whichever way it is given."""
+    return None if value is None else str(value)
+
+
+def dtype(value: Any) -> str | None:
+    """A dtype by its name: ``torch.float64`` is ``float64``."""
+    return None if value is None else str(value).removeprefix("torch.")
+
+
+def labels(value: Sequence[str] | None, classes: int) -> tuple[str, ...] | None:
+    """Names of the classes.
+
+    Raises:
+        DataError: not one for each class.
+    """
+    if value is None:
+        return None
+    names = tuple(map(str, value))
+    if len(names) != classes:
+        raise DataError(f"labels has {len(names)} names for {classes} classes; give one for each class, in order")
+    return names

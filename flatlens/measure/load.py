@@ -10,7 +10,7 @@ import torch
 
 from flatlens import datasets, models
 from flatlens.attacks.building import build, points_sha256
-from flatlens.errors import DataError, SpecError
+from flatlens.errors import DataError
 from flatlens.measure.job import Job
 from flatlens.measure.prepare import prepare
 from flatlens.progress import Report
@@ -46,19 +46,9 @@ def load(spec: RunSpec, progress: Report | None = None) -> Loaded:
         x[chosen],
         y[chosen],
         attack=build(spec, loaded.model),
-        controls=spec.control,
-        layers=spec.layer,
-        probes=spec.probes,
+        settings=spec.settings,
         ids=torch.from_numpy(data.ids)[chosen],
         pool=(x, y),
-        batch_size=spec.batch_size,
-        seed=spec.seed,
-        device=device_of(spec.device),
-        dtype=getattr(torch, spec.dtype),
-        images=spec.images,
-        bounds=(spec.bounds[0], spec.bounds[1]),
-        only_correct=spec.only_correct,
-        dead_units=spec.dead_units,
         recorded_accuracy=recorded,
     )
     identity: dict[str, object] = {
@@ -107,21 +97,3 @@ def samples_of(spec: RunSpec, y: Ints) -> Ints:
     if spec.limit is None or spec.limit >= len(chosen):
         return chosen
     return chosen[datasets.balanced(y[chosen], spec.limit, spec.sample_seed or 0)]
-
-
-def device_of(name: str) -> str:
-    """The device that a name stands for; ``auto`` is the best that there is.
-
-    Raises:
-        SpecError: it is not on this machine.
-    """
-    if name != "auto":
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError) as error:
-            there = ["auto", "cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
-            raise SpecError(f"--device {name}: not on this machine; there are: {', '.join(there)}") from error
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

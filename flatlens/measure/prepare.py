@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from flatlens import attacks
 from flatlens.attacks.protocol import Attack
-from flatlens.errors import AttackError, DataError, LayerError
+from flatlens.errors import AttackError, DataError, LayerError, SpecError
 from flatlens.hessian.any_layer import AnyLayer
 from flatlens.measure.job import Job
 from flatlens.models import guard
 from flatlens.records import cautions
 from flatlens.records.schema import Caution
+from flatlens.specs.settings import Settings
 from flatlens.victims import endings
 from flatlens.victims.images import Victim
-from flatlens.victims.layers import HEAD
 from flatlens.victims.memory import batch_that_fits, bytes_per_sample, keep_freed_memory
 
 FED = 128
@@ -30,51 +30,49 @@ EXAMPLES = 8
 """Inputs on which it is found out which method a layer allows."""
 
 
+DEFAULTS = Settings()
+
+
 def prepare(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
     *,
     attack: Attack,
-    controls: Sequence[str] = (),
-    layers: Sequence[str] = (HEAD,),
-    probes: int = 16,
+    settings: Settings = DEFAULTS,
     ids: Tensor | None = None,
     pool: tuple[Tensor, Tensor] | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    images: str = "key",
-    bounds: tuple[float, float] = (0.0, 1.0),
-    only_correct: bool = False,
-    dead_units: bool = False,
     recorded_accuracy: float | None = None,
 ) -> Job:
-    """Check the model and the data, and make the victim. See `trace` for the arguments.
+    """Check the model and the data, and make the victim.
 
-    ``recorded_accuracy`` is that on clean inputs, where one is on record.
+    Args:
+        model: the user's.
+        x: clean inputs ``[n, …]``.
+        y: labels ``[n]``.
+        attack: what walks.
+        settings: what is measured, and how.
+        ids: of the samples, ``[n]``: they identify their noise.
+        pool: images and labels among which a control finds one of another class; the samples' own when left out.
+        recorded_accuracy: on clean inputs, where one is on record.
     """
     keep_freed_memory()
     x, y = check_data(x, y)
     ids = torch.arange(len(x)) if ids is None else ids
+    bounds = settings.bounds
     victim, measure, skipped = instrument(
-        model, x, layers, probes=probes, seed=seed, bounds=bounds, dtype=dtype, device=device, dead_units=dead_units
-    )
-    if int(y.max()) >= victim.classes:
-        first = int((y >= victim.classes).nonzero()[0])
-        raise DataError(
-            f"label {int(y[first])} of sample {int(ids[first])} is out of range: "
-            f"the model has {victim.classes} classes, 0 … {victim.classes - 1}"
-        )
+        model, x, settings.layer, probes=settings.probes, seed=settings.seed, bounds=bounds,
+        dtype=dtype_of(settings.dtype), device=device_of(settings.device), dead_units=settings.dead_units,
+    )  # fmt: skip
+    check_labels(y, ids, victim.classes)
     eps = getattr(attack, "eps", None)
     if isinstance(eps, tuple):
         if len(eps) != len(x):
             raise AttackError(f"eps has {len(eps)} values for {len(x)} samples; give one number, or one per sample")
-        if only_correct:
+        if settings.only_correct:
             raise AttackError("eps has a value per sample, which --only-correct would mix up; choose the samples first")
     few: tuple[Caution, ...] = tuple(_fed_otherwise(victim, x, y))
-    if only_correct:
+    if settings.only_correct:
         right = _correct(victim, x, y)
         if not right.any():
             raise DataError(
@@ -84,13 +82,13 @@ def prepare(
         few += tuple(cautions.low_accuracy(int(right.sum()), len(right), victim.classes, recorded_accuracy))
         x, y, ids = x[right], y[right], ids[right]
     length = int(getattr(attack, "length", 40))
-    fitted = batch_size or batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
+    fitted = settings.batch_size or batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
     return Job(
         model=model,
         victim=victim,
         measure=measure,
         attack=attack,
-        controls={name: _control(name, attack, length) for name in controls},
+        controls={name: _control(name, attack, length) for name in settings.control},
         x=x,
         y=y,
         ids=ids,
@@ -98,8 +96,8 @@ def prepare(
         pool_y=y if pool is None else pool[1],
         target=getattr(attack, "target", None),
         batch_size=min(fitted, len(x)),
-        seed=seed,
-        images=images,
+        seed=settings.seed,
+        images=settings.images,
         preflight=(
             *_preflight(model, victim, x, bounds),
             *cautions.unnormalised(bounds, eps),
@@ -171,6 +169,44 @@ def check_data(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             f"inputs of {int(bad.sum())} samples hold NaN or inf, first sample {int(bad.nonzero()[0])}; remove them"
         )
     return x, y.long()
+
+
+def check_labels(y: Tensor, ids: Tensor, classes: int) -> None:
+    """Refuse labels that the model does not have.
+
+    Raises:
+        DataError: names the first sample with one.
+    """
+    if int(y.max()) >= classes:
+        first = int((y >= classes).nonzero()[0])
+        raise DataError(
+            f"label {int(y[first])} of sample {int(ids[first])} is out of range: "
+            f"the model has {classes} classes, 0 … {classes - 1}"
+        )
+
+
+def device_of(name: str | None) -> str | None:
+    """The device that a name stands for: ``auto`` is the best that there is, None where the model is.
+
+    Raises:
+        SpecError: it is not on this machine.
+    """
+    if name is None:
+        return None
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        there = ["auto", "cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+        raise SpecError(f"--device {name}: not on this machine; there are: {', '.join(there)}") from error
+    return name
+
+
+def dtype_of(name: str | None) -> torch.dtype | None:
+    """The dtype of a name; None is the model's own."""
+    found: torch.dtype | None = None if name is None else getattr(torch, name)
+    return found
 
 
 def _preflight(model: nn.Module, victim: Victim, x: Tensor, bounds: tuple[float, float]) -> Iterator[Caution]:

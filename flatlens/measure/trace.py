@@ -19,13 +19,13 @@ from flatlens.attacks.apgd import APGD
 from flatlens.hessian import Curvature
 from flatlens.measure import given
 from flatlens.measure.job import Job
-from flatlens.measure.prepare import check_data, instrument, prepare
+from flatlens.measure.prepare import check_data, check_labels, device_of, dtype_of, instrument, prepare
 from flatlens.models import OBJECT, normalized
 from flatlens.progress import Report
 from flatlens.records import cautions, saving
 from flatlens.records.schema import MEASUREMENT_VERSION, Images
 from flatlens.records.trajectory import Trace
-from flatlens.specs import run as spec
+from flatlens.specs.settings import Settings
 from flatlens.version import __version__
 from flatlens.victims.images import exact_arithmetic
 from flatlens.victims.layers import HEAD
@@ -103,21 +103,20 @@ def trace(
         data = given.samples(x, y)
         net, name = given.model(model, data, normalize)
         made = given.attack(attack, net, seed)
-        asked = given.names("layer", layers, layer, (HEAD,))
-        walked = spec.all_controls(given.names("control", controls, control, ()))
-        low, high = spec.read_bounds(bounds)
-        job = prepare(
-            net, data.x, data.y, attack=made, controls=walked, layers=asked, probes=probes, batch_size=batch_size,
-            seed=seed, device=device, dtype=dtype, images=images, bounds=(low, high), dead_units=dead_units,
+        settings = Settings(
+            given.names("layer", layers, layer, (HEAD,)), given.names("control", controls, control, ()), probes,
+            batch_size, seed, given.device(device), given.dtype(dtype), images, bounds, dead_units=dead_units,
         )  # fmt: skip
+        job = prepare(net, data.x, data.y, attack=made, settings=settings)
+        known = given.labels(labels, job.victim.classes) or data.labels
         pieces = [piece for _, piece in job.pieces(range(job.batches), progress)]
     kept = [piece.images for piece in pieces if piece.images is not None]
     result = Trace(
         pa.concat_tables([piece.steps for piece in pieces]),
         pa.concat_tables([piece.layers for piece in pieces]),
-        _describe(job, name, data.name, attack if isinstance(attack, str) else None, asked),
+        _describe(job, name, data.name, attack if isinstance(attack, str) else None, settings.layer),
         images=Images(*(np.concatenate(column) for column in zip(*kept, strict=True))) if kept else None,
-        labels=tuple(labels) if labels else data.labels,
+        labels=known,
         manifest=provenance(job) | ({} if normalize is None else {"normalize": normalized.plain(normalize)}),
     )
     notes = sum((Counter(piece.notes) for piece in pieces), Counter[str]())
@@ -169,13 +168,18 @@ def curvature(
     """
     data = given.samples(x, y)
     net, _ = given.model(model, data, normalize)
-    asked = given.names("layer", layers, layer, (HEAD,))
+    settings = Settings(
+        given.names("layer", layers, layer, (HEAD,)), (), probes, batch_size, seed, given.device(device),
+        given.dtype(dtype),
+    )  # fmt: skip
     one = next((value for value in (layer, layers) if value is not None), HEAD)
     x, y = check_data(data.x, data.y)
     victim, measure, _ = instrument(
-        net, x, asked, probes=probes, seed=seed, exact_classes=exact_classes, loss=loss, dtype=dtype, device=device
-    )
-    size = batch_size or batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
+        net, x, settings.layer, probes=settings.probes, seed=settings.seed, exact_classes=exact_classes, loss=loss,
+        dtype=dtype_of(settings.dtype), device=device_of(settings.device),
+    )  # fmt: skip
+    check_labels(y, torch.arange(len(y)), victim.classes)
+    size = settings.batch_size or batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
     parts: dict[str, list[Curvature]] = {name: [] for name in victim.layers}
     with exact_arithmetic(victim.device):
         for start in range(0, len(x), size):

@@ -10,7 +10,8 @@ from flatlens.records import runs
 from flatlens.records.schema import ATTACK
 from flatlens.records.trajectory import Trace
 from flatlens.specs.known_models import OBJECT
-from flatlens.specs.run import DTYPES, KEYS, RunSpec, from_dict
+from flatlens.specs.run import KEYS, RunSpec, from_dict
+from flatlens.specs.settings import DTYPES
 from flatlens.specs.uris import parse
 
 _ALWAYS = ("batch_size", "seed", "images", "layer", "control")

@@ -5,7 +5,6 @@ The keys are the names of the command line's flags; the resolved spec, written i
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
@@ -19,21 +18,18 @@ from typing import Any
 import tomli_w
 
 from flatlens.errors import SpecError, unknown
-from flatlens.specs.catalogue import ATTACK_SCHEMES, ATTACKS, CONTROLS, NORMS, OBJECTIVES
+from flatlens.specs.catalogue import ATTACK_SCHEMES, ATTACKS, NORMS, OBJECTIVES
 from flatlens.specs.known_models import OBJECT
 from flatlens.specs.numerals import number as number
 from flatlens.specs.numerals import whole
+from flatlens.specs.settings import Settings, all_controls, read_bounds
 from flatlens.specs.train import TrainSpec
 from flatlens.specs.trust import TRUST
 from flatlens.specs.uris import parse
 from flatlens.specs.values import DEFAULT_LINF_EPS, flag, missing, shown, typed
 
 NEEDED = ("model", "data")
-IMAGES = ("none", "key", "all")
-DTYPES = ("float32", "float64")
 TARGETS = ("next", "random", "least-likely")
-ALL_CONTROLS = "all"
-LEAST_PROBES = 8
 NO_EPS = ("ddn",)
 ALIASES = {"layers": "layer", "controls": "control"}
 """Another spelling of a setting, which is taken too -> the one that is written."""
@@ -124,6 +120,11 @@ class RunSpec:
         )
 
     @property
+    def settings(self) -> Settings:
+        """What is measured, and how: what Python's calls have in common with a specification."""
+        return Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)})
+
+    @property
     def foreign(self) -> bool:
         """Whether the attack is not flatlens' own: recorded, or points from a file."""
         return ":" in self.attack
@@ -179,35 +180,6 @@ def unaliased(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _alike(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def all_controls(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The controls that are meant: all of them for ``all``.
-
-    Raises:
-        SpecError: there is none of a name.
-    """
-    for name in names:
-        if name not in CONTROLS and name != ALL_CONTROLS:
-            raise SpecError(unknown("control", name, [*CONTROLS, ALL_CONTROLS], where="there are"))
-    return tuple(CONTROLS) if ALL_CONTROLS in names else tuple(names)
-
-
-def read_bounds(value: Any) -> tuple[float, float]:
-    """The range of valid inputs: ``(0, 255)``, or as a text ``0,255``.
-
-    Raises:
-        SpecError: not two numbers, the smaller first.
-    """
-    items = value.strip().strip("[]()").split(",") if isinstance(value, str) else value
-    read: list[float] = []
-    with contextlib.suppress(TypeError, SpecError):
-        read += [number(i.strip()) if isinstance(i, str) else typed("bounds", i, (int, float), float) for i in items]
-    low, high = read if len(read) == 2 else (1.0, 0.0)
-    if not (low < high and math.isfinite(high - low)):
-        shown = value if isinstance(value, str) else read or repr(value)
-        raise SpecError(f"--bounds {shown}: needs two numbers, the smaller first, for example 0,1")
-    return low, high
 
 
 def from_dict(values: Mapping[str, Any]) -> RunSpec:
@@ -316,28 +288,19 @@ def _check(spec: RunSpec) -> None:
             raise SpecError(f"{flag(key)} {value:g}: needs a number above 0, for example 8/255")
     if spec.momentum is not None and not (spec.momentum >= 0 and math.isfinite(spec.momentum)):
         raise SpecError(f"--momentum {spec.momentum:g}: needs a number of at least 0, for example 1")
-    for key in ("steps", "limit", "batch_size", "restarts"):
+    for key in ("steps", "limit", "restarts"):
         value = getattr(spec, key)
         if value is not None and value < 1:
             raise SpecError(f"{flag(key)} {value}: needs a whole number of at least 1")
-    if spec.probes < LEAST_PROBES:
-        raise SpecError(f"--probes {spec.probes}: needs at least {LEAST_PROBES}; fewer give no usable standard error")
-    if not spec.layer:
-        raise SpecError("--layer is empty; name at least one layer, for example head")
     if spec.samples is not None and (not spec.samples or min(spec.samples) < 0):
         raise SpecError(f"--samples {','.join(map(str, spec.samples))}: needs indices of at least 0, for example 3,17")
     if spec.samples is not None and len(set(spec.samples)) < len(spec.samples):
         raise SpecError(f"--samples {','.join(map(str, spec.samples))}: names a sample twice")
-    for key in ("seed", "sample_seed"):
-        if (value := getattr(spec, key)) is not None and value < 0:
-            raise SpecError(f"{flag(key)} {value}: needs a whole number of at least 0")
-    all_controls(spec.control)
+    if spec.sample_seed is not None and spec.sample_seed < 0:
+        raise SpecError(f"--sample-seed {spec.sample_seed}: needs a whole number of at least 0")
+    _ = spec.settings
     if spec.targeted is not None and spec.targeted not in TARGETS and whole(spec.targeted) is None:
         raise SpecError(unknown("target", spec.targeted, ["LABEL (a number)", *TARGETS], where="there are"))
-    for key, known in (("images", IMAGES), ("dtype", DTYPES)):
-        if getattr(spec, key) not in known:
-            raise SpecError(unknown(key, getattr(spec, key), known, where="there are"))
-    read_bounds(spec.bounds)
     if spec.name is not None and not (spec.name.strip() and spec.name.isprintable()):
         raise SpecError(f"--name {spec.name!r}: needs a line of text, for example wide")
 

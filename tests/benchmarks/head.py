@@ -16,6 +16,7 @@ from torch import Tensor
 
 import flatlens as fl
 from flatlens.measure.prepare import prepare
+from flatlens.specs.settings import Settings
 from tests.benchmarks.networks import resnet18
 from tests.benchmarks.timing import Row, apart, medians, ratio, subprocess_json
 
@@ -42,10 +43,10 @@ def variant(name: str) -> Callable[[], object]:
             model(advs).argmax(1)
 
     def traced() -> None:
-        fl.trace(model, x, y, attack=attack, batch_size=BATCH)
+        fl.trace(model, x, y, attack=attack, settings=Settings(batch_size=BATCH))
 
     def bare() -> None:
-        job = prepare(model, x, y, attack=attack, batch_size=BATCH)
+        job = prepare(model, x, y, attack=attack, settings=Settings(batch_size=BATCH))
         for here in job.attack(job.victim, job.batch(0), None):  # type: ignore[arg-type]
             last = here
         evaluate(last.x.detach())

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import flatlens as fl
 from flatlens.measure.job import Job
 from flatlens.measure.prepare import prepare
+from flatlens.specs.settings import Settings
 from flatlens.victims.layers import HEAD
 from tests.benchmarks.networks import resnet18
 from tests.benchmarks.timing import Row, interleaved, medians, ratio
@@ -47,7 +48,8 @@ def attack(job: Job, *, measured: bool, steps: int = STEPS) -> None:
 
 def job(model: nn.Module, x: Tensor, y: Tensor, layers: list[str]) -> Job:
     """Prepared outside the clock."""
-    return prepare(model, x, y, attack=fl.attacks.PGD(eps=EPS, steps=STEPS), layers=layers, batch_size=len(x))
+    settings = Settings(tuple(layers), batch_size=len(x))
+    return prepare(model, x, y, attack=fl.attacks.PGD(eps=EPS, steps=STEPS), settings=settings)
 
 
 def against_the_attack(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Row]:

@@ -9,6 +9,7 @@ import torchattacks
 
 import flatlens as fl
 from flatlens.measure.prepare import prepare
+from flatlens.specs.settings import Settings
 from tests.benchmarks.networks import resnet18
 from tests.benchmarks.timing import Row, interleaved, medians, ratio
 
@@ -22,7 +23,7 @@ def rows() -> Iterator[Row]:
     x, y = torch.rand(BATCH, 3, 32, 32, generator=generator), torch.randint(10, (BATCH,), generator=generator)
     theirs = torchattacks.PGD(model, eps=EPS, alpha=2.5 * EPS / STEPS, steps=STEPS)
     attack = fl.attacks.recorded(theirs)
-    job = prepare(model, x, y, attack=attack, batch_size=BATCH)
+    job = prepare(model, x, y, attack=attack, settings=Settings(batch_size=BATCH))
     batch = job.batch(0)
 
     def alone() -> None:
@@ -37,7 +38,7 @@ def rows() -> Iterator[Row]:
             model(replay.returned).argmax(1)
 
     def traced() -> None:
-        fl.trace(model, x, y, attack=attack, batch_size=BATCH)
+        fl.trace(model, x, y, attack=attack, settings=Settings(batch_size=BATCH))
 
     seconds = interleaved({"alone": alone, "recorded": recording, "traced": traced})
     detail = medians(seconds)

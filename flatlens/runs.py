@@ -253,7 +253,7 @@ class Run:
             stored.check_points(tables["steps"], tables["layers"])
             images = None
             if (kept := self.kept("images.safetensors")) is not None:
-                images = stored.images(kept, self.files) if whole else _unread(stored.verify(kept, self.files))
+                images = stored.images(kept, self.files) if whole else _unread(stored.image_file(kept, self.files))
             spectrum = stored.table(self.path, "spectrum", self.files) if self.kept("spectrum.parquet") else None
         labels = self.manifest.get("labels")
         return Trace(

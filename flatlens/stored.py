@@ -5,6 +5,7 @@ No torch. What is wrong is a `flatlens.borders.DamageError`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -169,16 +170,28 @@ def images(path: Path, files: Mapping[str, str] | None = None) -> Images:
         DamageError: the file is damaged.
         FileNotFoundError: it is not there.
     """
+    with _images(path, files) as stored:
+        found = {name: stored.get_tensor(name) for name in Images._fields}
+    order = np.lexsort((found["step"], found["sample"]))
+    return Images(**{name: found[name][order] for name in Images._fields})
+
+
+def image_file(path: Path, files: Mapping[str, str] | None = None) -> Path:
+    """A file of inputs, which holds what flatlens writes; nothing of it is read. See `images`."""
+    with _images(path, files):
+        return path
+
+
+@contextlib.contextmanager
+def _images(path: Path, files: Mapping[str, str] | None) -> Iterator[Any]:
     try:
         with safe_open(verify(path, files), framework="numpy") as stored:
             check_images({name: stored.get_slice(name) for name in stored.keys() if name in Images._fields})  # noqa: SIM118
-            found = {name: stored.get_tensor(name) for name in Images._fields}
+            yield stored
     except (SafetensorError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, DamageError):
             raise
         raise DamageError(f"{path.name}: {_said(error)}") from error
-    order = np.lexsort((found["step"], found["sample"]))
-    return Images(**{name: found[name][order] for name in Images._fields})
 
 
 _KINDS = {"x": ("F16", "BF16", "F32", "F64"), "sample": ("I64", "I32"), "step": ("I64", "I32")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from flatlens.files.sealing import SEAL
 
@@ -14,3 +15,9 @@ def unsealed(folder: Path) -> Path:
     found = json.loads(file.read_text())
     file.write_text(json.dumps({key: value for key, value in found.items() if key not in (SEAL, "files")}))
     return folder
+
+
+def plan_of(folder: Path) -> dict[str, Any]:
+    """A sweep's plan without its hash: it may be changed and written again."""
+    found: dict[str, Any] = json.loads((folder / "plan.json").read_text())
+    return {key: value for key, value in found.items() if key != SEAL}

@@ -9,6 +9,7 @@ from pathlib import Path
 import flatlens as fl
 from flatlens.sweeps.folder import Sweep
 from flatlens.sweeps.supervisor import run_sweep
+from tests.edited import plan_of
 
 CNN, ROBUST = "flatlens:digits-cnn", "flatlens:digits-cnn-robust"
 FILE = f"""
@@ -37,7 +38,7 @@ def make(folder: Path) -> Path:
 
 def copied(out: Path, to: Path, count: int, *, of: int = 0, change=lambda i, spec: spec) -> Sweep:
     """A sweep with one cell of another ``count`` times, under other keys."""
-    plan = json.loads((out / "plan.json").read_text())
+    plan = plan_of(out)
     key, spec = list(plan["cells"].items())[of]
     to.mkdir()
     keys = [f"{i:016x}" for i in range(count)]

@@ -25,7 +25,7 @@ from flatlens.report.sweep_payload import Cell
 from flatlens.specs.run import KEYS
 from flatlens.sweeps import cells as results
 from flatlens.sweeps import tables
-from tests.edited import unsealed
+from tests.edited import plan_of, unsealed
 from tests.small_sweep import CNN, ROBUST, copied
 
 README = Path(__file__).parent.parent / "README.md"
@@ -96,7 +96,7 @@ def test_infinities_are_numbers_and_nothing_known_is_null(own):
 def test_ten_thousand_cells_take_seconds(small_sweep, tmp_path):
     """Printed, not asserted: run with -s."""
     count = 10_000
-    plan = json.loads((small_sweep / "plan.json").read_text())
+    plan = plan_of(small_sweep)
     key, spec = next(iter(plan["cells"].items()))
     keys = [f"{i:016x}" for i in range(count)]
     (tmp_path / "plan.json").write_text(
@@ -204,7 +204,7 @@ def test_a_damaged_cell_is_named(own, name, content, table):
 
 
 def test_a_plan_that_leads_elsewhere_is_refused(own):
-    plan = json.loads((own.path / "plan.json").read_text())
+    plan = plan_of(own.path)
     plan["cells"]["../../secret"] = next(iter(plan["cells"].values()))
     (own.path / "plan.json").write_text(json.dumps(plan))
     with pytest.raises(RunError, match=r"plan.json' is damaged"):

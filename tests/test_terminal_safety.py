@@ -17,6 +17,7 @@ import pytest
 from flatlens_cli import app, terminal
 
 from flatlens.sweeps import folder as sweep
+from tests.edited import plan_of
 
 ODD = {
     "clear the screen": "a\x1b[2Jb",
@@ -73,7 +74,7 @@ def theirs(small_sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("odd")
     folder = base / text.replace("/", "")[:60]
     shutil.copytree(small_sweep, folder)
-    plan = json.loads((folder / "plan.json").read_text())
+    plan = plan_of(folder)
     for key, spec in plan["cells"].items():
         spec |= {"model": f"{text}{key}", "data": text, "device": text}
         manifest = json.loads((folder / "cells" / key / "manifest.json").read_text())

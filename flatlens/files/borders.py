@@ -195,6 +195,8 @@ MANIFEST = {
     "labels": listed(TEXT).optional(),
     "warnings": listed(CAUTION).optional(),
     "seconds": NUMBER.optional(),
+    "classes": whole(1).optional(),
+    "recorded_accuracy": NUMBER.optional(),
     "files": HASHES.optional(),
     **{
         name: TEXT.optional()

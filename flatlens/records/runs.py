@@ -238,13 +238,15 @@ class Run:
             tables: dict[str, Any]
             if whole:
                 tables = {name: stored.table(self.path, name, self.files) for name in _TABLES}
-                stored.check_points(tables["steps"], tables["layers"])
             else:
                 files = {name: stored.verify(self.path / f"{name}.parquet", self.files) for name in _TABLES}
+                for file in files.values():
+                    stored.opened(file).close()  # of a stranger's table the sizes are looked at first
                 tables = {name: StoredTable(file, _TABLES[name]) for name, file in files.items()}
+            stored.check_points(tables["steps"], tables["layers"])
             images = None
             if (kept := self.kept("images.safetensors")) is not None:
-                file = stored.verify(kept, self.files)
+                file = stored.image_file(kept, self.files)
                 images = stored.images(file) if whole else columnwise.unread(file)
             spectrum = stored.table(self.path, "spectrum", self.files) if self.kept("spectrum.parquet") else None
         labels = self.manifest.get("labels")

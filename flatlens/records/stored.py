@@ -5,6 +5,7 @@ No torch. What is wrong is a `flatlens.files.borders.DamageError`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def _check_names(column: pa.ChunkedArray) -> None:
             raise pa.ArrowInvalid(f"it holds a name of {longest:,} bytes")
 
 
-def check_points(steps: pa.Table, layers: pa.Table) -> None:
+def check_points(steps: Any, layers: Any) -> None:
     """That two tables are of the same points, and of no more samples and steps than they have rows for.
 
     Raises:
@@ -122,10 +123,14 @@ def check_points(steps: pa.Table, layers: pa.Table) -> None:
     """
     if not steps.num_rows:
         return
+    for name, rows in (("steps", steps), ("layers", layers)):
+        for required in NEVER_NULL[name]:
+            if rows[required].null_count:
+                raise DamageError(f"column '{required}' of {name}.parquet has rows without a value")
     places(steps)
-    if ATTACK not in pc.unique(steps["path"]).to_pylist():
+    if ATTACK not in pc.unique(_texts(steps, "path")).to_pylist():
         raise DamageError(f"steps.parquet has no path '{ATTACK}'")
-    names = pc.unique(layers["layer"])
+    names = pc.unique(_texts(layers, "layer"))
     if layers.num_rows != steps.num_rows * len(names):
         raise DamageError(
             f"steps.parquet has {steps.num_rows:,} rows, layers.parquet {layers.num_rows:,} of {len(names):,} layers"
@@ -134,11 +139,17 @@ def check_points(steps: pa.Table, layers: pa.Table) -> None:
         places(layers)
         for name in names.to_pylist()[:1]:
             own = layers.filter(pc.equal(layers["layer"], name))
-            if not all(own[key].equals(steps[key]) for key in KEY):
+            if not all(_texts(own, key).equals(_texts(steps, key)) for key in KEY):
                 raise DamageError("the rows of steps.parquet and layers.parquet are not of the same points")
 
 
-def places(rows: pa.Table) -> None:
+def _texts(rows: Any, name: str) -> pa.ChunkedArray:
+    """A column of a table, or of one that is read column by column, whose texts are dictionaries."""
+    column = rows[name]
+    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+
+
+def places(rows: Any) -> None:
     """That a table's samples × steps are in proportion to its rows.
 
     Raises:
@@ -159,16 +170,28 @@ def images(path: Path, files: Mapping[str, str] | None = None) -> Images:
         DamageError: the file is damaged.
         FileNotFoundError: it is not there.
     """
+    with _images(path, files) as stored:
+        found = {name: stored.get_tensor(name) for name in Images._fields}
+    order = np.lexsort((found["step"], found["sample"]))
+    return Images(**{name: found[name][order] for name in Images._fields})
+
+
+def image_file(path: Path, files: Mapping[str, str] | None = None) -> Path:
+    """A file of inputs, which holds what flatlens writes; nothing of it is read. See `images`."""
+    with _images(path, files):
+        return path
+
+
+@contextlib.contextmanager
+def _images(path: Path, files: Mapping[str, str] | None) -> Iterator[Any]:
     try:
         with safe_open(verify(path, files), framework="numpy") as stored:
             check_images({name: stored.get_slice(name) for name in stored.keys() if name in Images._fields})  # noqa: SIM118
-            found = {name: stored.get_tensor(name) for name in Images._fields}
+            yield stored
     except (SafetensorError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, DamageError):
             raise
         raise DamageError(f"{path.name}: {_said(error)}") from error
-    order = np.lexsort((found["step"], found["sample"]))
-    return Images(**{name: found[name][order] for name in Images._fields})
 
 
 def as_tensors(images: Images) -> dict[str, np.ndarray[Any, Any]]:

@@ -53,7 +53,8 @@ if __name__ == "__main__":
 PAIRED = """
 import json, statistics, time, torch
 from pathlib import Path
-from flatlens import execute, grid
+from flatlens.measure import run as execute
+from flatlens.sweeps import grid
 from flatlens.sweeps.engines import local
 from flatlens.sweeps.supervisor import run_sweep
 

@@ -239,9 +239,7 @@ class Run:
             if whole:
                 tables = {name: stored.table(self.path, name, self.files) for name in _TABLES}
             else:
-                files = {name: stored.verify(self.path / f"{name}.parquet", self.files) for name in _TABLES}
-                for file in files.values():
-                    stored.opened(file).close()  # of a stranger's table the sizes are looked at first
+                files = {name: stored.table_file(self.path, name, self.files) for name in _TABLES}
                 tables = {name: StoredTable(file, _TABLES[name]) for name, file in files.items()}
             stored.check_points(tables["steps"], tables["layers"])
             images = None

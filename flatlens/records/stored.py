@@ -52,6 +52,18 @@ def table(folder: Path, name: str, files: Mapping[str, str] | None = None) -> pa
     return pa.concat_tables(found) if found else schema.empty_table()
 
 
+def table_file(folder: Path, name: str, files: Mapping[str, str] | None = None) -> Path:
+    """A table's file, whose size fits its rows; nothing of it is read. See `pieces`."""
+    path = verify(folder / f"{name}.parquet", files)
+    try:
+        opened(path).close()
+    except (OSError, pa.ArrowException, OverflowError, ValueError) as error:
+        if isinstance(error, DamageError):
+            raise
+        raise DamageError(f"{path.name}: {_said(error)}") from error
+    return path
+
+
 def pieces(folder: Path, name: str, files: Mapping[str, str] | None = None) -> Iterator[pa.Table]:
     """A table as it was measured, batch by batch; columns that flatlens did not know then are null.
 

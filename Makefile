@@ -8,7 +8,8 @@ demo: .venv/installed
 	$(BIN)/flatlens demo --out runs/demo
 
 test: .venv/tests
-	$(BIN)/python -m pytest
+	@tests/setup.sh
+	@$(BIN)/python -m pytest; status=$$?; cat .cache/left-out; exit $$status
 
 test-slow: .venv/tests
 	$(BIN)/python -m pytest -m slow

@@ -8,6 +8,7 @@ from flatlens.errors import SpecError
 from flatlens.specs.numerals import number as number
 from flatlens.specs.numerals import shortened
 
+DEFAULT_LINF_EPS = 8 / 255
 BEYOND = 2**63
 """The first whole number that neither TOML nor a table is sure to hold."""
 
@@ -65,6 +66,3 @@ def flag(key: str) -> str:
 def shown(value: Any) -> str:
     """A value as messages show it; what is not given is ``none``."""
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-DEFAULT_LINF_EPS = 8 / 255

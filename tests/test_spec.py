@@ -122,7 +122,7 @@ def test_difference_names_both_values() -> None:
         ({"batch_size": 0}, "--batch-size 0: needs a whole number of at least 1"),
         ({"limit": 0}, "--limit 0"),
         ({"probes": 4}, "--probes 4: needs at least 8"),
-        ({"layer": []}, "--layer is empty"),
+        ({"layer": []}, "--layer []: needs at least one name"),
         ({"samples": [3, -1]}, "--samples 3,-1: needs indices of at least 0"),
         ({"samples": [3, 3]}, "--samples 3,3: names a sample twice"),
         ({"seed": -1}, "--seed -1"),

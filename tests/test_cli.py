@@ -11,7 +11,6 @@ from flatlens_cli import app, options, tracing
 
 from flatlens.errors import ModelError
 from flatlens.measure import plan as planning
-from flatlens.measure import run as execute
 from flatlens.specs import run as spec
 
 NEEDED = ["--model", "flatlens:digits-cnn", "--data", "flatlens:digits"]
@@ -41,7 +40,7 @@ def planned(monkeypatch):
         seen.append(of)
         return planning.Plan("m", ["head"], 10, 5, 2, 82, 80, 3_000_000, 75.0)
 
-    monkeypatch.setattr(execute, "plan", plan)
+    monkeypatch.setattr(planning, "plan", plan)
     return seen
 
 
@@ -164,7 +163,7 @@ def test_a_dry_run_of_a_sweep_counts_what_can_be_run(planned, flatlens, tmp_path
     def plan(of):
         raise ModelError("no model")
 
-    monkeypatch.setattr(execute, "plan", plan)
+    monkeypatch.setattr(planning, "plan", plan)
     answer = flatlens("sweep", file, "--dry-run")
     assert answer == (2, "", "the one cell: no model\nerror: 1 of 1 cells cannot be run; mend or exclude them\n")
 

@@ -14,8 +14,10 @@ from flatlens_cli import app
 from flatlens import datasets, models
 from flatlens.errors import SpecError
 from flatlens.measure import load as loading
+from flatlens.measure import plan as planning
 from flatlens.measure import prepare as preparing
 from flatlens.measure import run as execute
+from flatlens.peers import verify as verification
 from flatlens.specs.numerals import number, whole
 from flatlens.specs.run import RunSpec, from_dict
 from flatlens.specs.toml import assign
@@ -89,7 +91,8 @@ def stubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         raise SpecError("reached")
 
     monkeypatch.setattr(app, "app", COMMAND)  # made once, and not for each value
-    monkeypatch.setattr(execute, "load", load)
+    for module in (execute, planning, verification):
+        monkeypatch.setattr(module, "load", load)
     monkeypatch.setattr(trained, "train", train)
     monkeypatch.chdir(tmp_path)
     yield

@@ -77,7 +77,7 @@ FOR: dict[str, Complete] = {
     "layer": words("head", "all", "last:"),
     "device": words("auto", "cpu", "cuda", "mps"),
     "engine": words("local", "ray"),
-    "adversarial": _of("flatlens.specs.run", "ADVERSARIAL"),
+    "adversarial": _of("flatlens.specs.train", "ADVERSARIAL"),
 }
 """Option -> what completes its value."""
 FORMAT = _of("flatlens.export.formats", "FORMATS")

@@ -278,8 +278,8 @@ def test_a_run_by_name(tmp_path: Path) -> None:
 )
 def test_bounds_are_one_setting_everywhere(text: str, low: float, high: float, tmp_path: Path) -> None:
     least = {"model": "flatlens:cnn", "data": "flatlens:digits"}
-    assert fl.RunSpec(**least, bounds=(low, high)) == fl.spec.from_dict(least | {"bounds": text})
-    assert fl.spec.from_dict(least | {"bounds": [low, high]}).bounds == (low, high)
+    assert fl.RunSpec(**least, bounds=(low, high)) == fl.specs.run.from_dict(least | {"bounds": text})
+    assert fl.specs.run.from_dict(least | {"bounds": [low, high]}).bounds == (low, high)
     words = ["trace", "--model", "flatlens:cnn?width=2", "--data", "flatlens:digits", "--limit", "2", "--steps", "1",
              "--bounds", text, "--quiet", "--out", str(tmp_path / "run")]  # fmt: skip
     assert app.run(words) == 0
@@ -305,11 +305,11 @@ def test_either_spelling_is_taken(key: str, tmp_path: Path) -> None:
     least = {"model": "flatlens:cnn?width=2", "data": "flatlens:digits"}
     plain = fl.RunSpec(**least, **{key: (value,)})
     for other in (fl.RunSpec(**least, **{f"{key}s": (value,)}), fl.RunSpec(**least, **{f"{key}s": value}),
-                  fl.spec.from_dict(least | {f"{key}s": [value]}),
-                  fl.spec.from_dict(least | {f"{key}s": value, key: [value]})):  # fmt: skip
+                  fl.specs.run.from_dict(least | {f"{key}s": [value]}),
+                  fl.specs.run.from_dict(least | {f"{key}s": value, key: [value]})):  # fmt: skip
         assert other == plain
     with pytest.raises(SpecError, match="are one setting and differ"):
-        fl.spec.from_dict(least | {f"{key}s": [value], key: ["random-signs"]})
+        fl.specs.run.from_dict(least | {f"{key}s": [value], key: ["random-signs"]})
     x, y = torch.rand(2, *SHAPE), torch.tensor([0, 1])
     model, attack = load(least["model"]), fl.attacks.PGD(steps=1)
     traces = [fl.trace(model, x, y, attack=attack, **{name: form})

@@ -406,6 +406,7 @@ print(done.runs, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
+@pytest.mark.slow
 def test_the_peak_of_memory_does_not_grow_with_the_number_of_cells(small_sweep, tmp_path):
     """Tables of several cells are gathered to 65,536 rows; cells are blown up, so that a few reach that."""
     peaks = []

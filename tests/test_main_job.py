@@ -125,7 +125,13 @@ def test_mnist_from_training_to_the_report(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "report.html").stat().st_size > 1_000_000
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+NOTEBOOKS = [
+    pytest.param(file, id=file.stem, marks=[pytest.mark.slow] if "architectures" in file.stem else [])
+    for file in sorted((ROOT / "notebooks").glob("*.ipynb"))
+]
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS)
 def test_notebooks_run(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLATLENS_QUICK", "1")
     monkeypatch.setenv("FLATLENS_CACHE", str(tmp_path / "cache"))

@@ -22,7 +22,11 @@ from flatlens.records import cautions
 from flatlens.records.schema import ATTACK, BEST, Caution
 from flatlens.victims.images import Batch, Victim, exact_arithmetic
 from flatlens.victims.layers import as_logits
+from flatlens.victims.memory import batch_that_fits, bytes_per_sample
 from flatlens.victims.noise import Noise
+
+FED = 128
+"""Inputs on which it is tried whether the model was made for standardised ones."""
 
 
 @dataclasses.dataclass
@@ -49,9 +53,13 @@ class Job:
     images: str
     preflight: tuple[Caution, ...]
 
-    def cautions(self, notes: Mapping[str, int]) -> tuple[Caution, ...]:
-        """What was found before the attack, and what was noted of all batches while it was recorded."""
-        return self.preflight + cautions.recorded(notes, len(self.x))
+    def cautions(self, notes: Mapping[str, int], wrong: int) -> tuple[Caution, ...]:
+        """What was found before the attack, and what was noted of all batches while it was recorded.
+
+        ``wrong`` of the clean inputs are classified otherwise than labelled.
+        """
+        fed = fed_otherwise(self.victim, self.x, self.y, wrong=wrong)
+        return (*self.preflight, *fed, *cautions.recorded(notes, len(self.x)))
 
     @property
     def batches(self) -> int:
@@ -222,3 +230,35 @@ def _other(labels: Tensor, label: int, sample: int, noise: Noise) -> int:
             f"the control line-to-other-class finds only images of class {label}; give data of at least two"
         )
     return int(among[noise.integer(sample, len(among), "other-class")])
+
+
+def fed_otherwise(victim: Victim, x: Tensor, y: Tensor, *, wrong: int) -> Iterator[Caution]:
+    """Whether the model does better on standardised inputs than on those that it is given.
+
+    ``wrong`` of all inputs are classified otherwise than labelled: where they are few, no pass is made.
+    """
+    if wrong < cautions.LEAST_GAIN:
+        return
+    x, y = x[:FED].to(victim.dtype), y[:FED]
+    axes = (0, *range(2, x.dim()))
+    mean, std = x.mean(axes, keepdim=True), x.std(axes, keepdim=True, correction=0)
+    if len(x) < cautions.LEAST_GAIN or not (std > 0).all():
+        return
+    plain = classified(victim, x, y)
+    if len(x) - int(plain.sum()) < cautions.LEAST_GAIN:
+        return  # nothing to gain
+    other = classified(victim, (x - mean) / std, y)
+    gained, lost = int((other & ~plain).sum()), int((plain & ~other).sum())
+    told = [",".join(f"{v:.3g}" for v in part.flatten().tolist()) for part in (mean, std)]
+    yield from cautions.not_normalised(int(plain.sum()), gained, lost, len(x), *told)
+
+
+def classified(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
+    """Which inputs are classified as labelled, ``[n]`` bool."""
+    size = batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
+    with torch.no_grad():
+        found = [
+            victim(victim.place(part), labels.to(victim.device), final=True).logits.argmax(1).cpu() == labels
+            for part, labels in zip(x.split(size), y.split(size), strict=True)
+        ]
+    return torch.cat(found)

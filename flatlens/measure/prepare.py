@@ -13,7 +13,7 @@ from flatlens import attacks
 from flatlens.attacks.protocol import Attack
 from flatlens.errors import AttackError, DataError, LayerError, SpecError
 from flatlens.hessian.any_layer import AnyLayer
-from flatlens.measure.job import Job
+from flatlens.measure.job import Job, classified, fed_otherwise
 from flatlens.models import guard
 from flatlens.records import cautions
 from flatlens.records.schema import Caution
@@ -21,10 +21,6 @@ from flatlens.specs.settings import Settings
 from flatlens.victims import endings
 from flatlens.victims.images import Victim
 from flatlens.victims.memory import batch_that_fits, bytes_per_sample, keep_freed_memory
-
-FED = 128
-"""Inputs on which it is tried whether the model was made for standardised ones."""
-
 
 EXAMPLES = 8
 """Inputs on which it is found out which method a layer allows."""
@@ -71,15 +67,18 @@ def prepare(
             raise AttackError(f"eps has {len(eps)} values for {len(x)} samples; give one number, or one per sample")
         if settings.only_correct:
             raise AttackError("eps has a value per sample, which --only-correct would mix up; choose the samples first")
-    few: tuple[Caution, ...] = tuple(_fed_otherwise(victim, x, y))
+    few: tuple[Caution, ...] = ()
     if settings.only_correct:
-        right = _correct(victim, x, y)
+        right = classified(victim, x, y)
         if not right.any():
             raise DataError(
                 f"none of the {len(x)} samples is classified as labelled; --only-correct leaves nothing to attack"
             )
         # Of those that are left all are right: the tables cannot tell any more.
-        few += tuple(cautions.low_accuracy(int(right.sum()), len(right), victim.classes, recorded_accuracy))
+        few = (
+            *fed_otherwise(victim, x, y, wrong=int((~right).sum())),
+            *cautions.low_accuracy(int(right.sum()), len(right), victim.classes, recorded_accuracy),
+        )
         x, y, ids = x[right], y[right], ids[right]
     length = int(getattr(attack, "length", 40))
     fitted = settings.batch_size or batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
@@ -217,32 +216,6 @@ def _preflight(model: nn.Module, victim: Victim, x: Tensor, bounds: tuple[float,
         yield cautions.bounds(int(outside.sum()), len(x), float(x.min()), float(x.max()), bounds)
     if victim.probabilities:
         yield cautions.probabilities(endings.softmax(model, x[:2]))
-
-
-def _fed_otherwise(victim: Victim, x: Tensor, y: Tensor) -> Iterator[Caution]:
-    """Whether the model does better on standardised inputs than on those that it is given."""
-    x, y = x[:FED].to(victim.dtype), y[:FED]
-    axes = (0, *range(2, x.dim()))
-    mean, std = x.mean(axes, keepdim=True), x.std(axes, keepdim=True, correction=0)
-    if len(x) < cautions.LEAST_GAIN or not (std > 0).all():
-        return
-    plain = _correct(victim, x, y)
-    if len(x) - int(plain.sum()) < cautions.LEAST_GAIN:
-        return  # nothing to gain
-    other = _correct(victim, (x - mean) / std, y)
-    gained, lost = int((other & ~plain).sum()), int((plain & ~other).sum())
-    told = [",".join(f"{v:.3g}" for v in part.flatten().tolist()) for part in (mean, std)]
-    yield from cautions.not_normalised(int(plain.sum()), gained, lost, len(x), *told)
-
-
-def _correct(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
-    size = batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
-    with torch.no_grad():
-        found = [
-            victim(victim.place(part), labels.to(victim.device), final=True).logits.argmax(1).cpu() == labels
-            for part, labels in zip(x.split(size), y.split(size), strict=True)
-        ]
-    return torch.cat(found)
 
 
 def _control(name: str, attack: Attack, length: int) -> Attack:

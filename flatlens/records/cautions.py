@@ -194,6 +194,12 @@ def _accuracy(trace: Trace) -> Iterator[Caution]:
     yield from low_accuracy(int((prediction == label).sum()), len(label), classes, recorded)
 
 
+def wrong(trace: Trace) -> int:
+    """How many clean inputs are classified otherwise than labelled."""
+    prediction, label = (trace.matrix(name).values[:, 0] for name in ("prediction", "label"))
+    return int((prediction != label).sum())
+
+
 def low_accuracy(right: int, n: int, classes: int | None, recorded: float | None = None) -> Iterator[Caution]:
     """A clean accuracy that says that the model is not fed as it was made to be.
 

@@ -74,7 +74,7 @@ def against_the_attack(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Row]:
         "all 21 layers, exact, every step, K = 10, against the folded bare attack",
         ratio(seconds, "all layers", "bare"),
         "×",
-        "≤ 15",
+        "≤ 10",
         detail,
     )
 

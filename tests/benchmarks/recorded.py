@@ -38,7 +38,7 @@ def rows() -> Iterator[Row]:
             model(replay.returned).argmax(1)
 
     def traced() -> None:
-        fl.trace(model, x, y, attack=attack, settings=Settings(batch_size=BATCH))
+        fl.trace(model, x, y, attack=attack, batch_size=BATCH)
 
     seconds = interleaved({"alone": alone, "recorded": recording, "traced": traced})
     detail = medians(seconds)

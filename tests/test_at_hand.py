@@ -313,8 +313,11 @@ def test_completion_needs_no_torch(line: str, offered: str) -> None:
 
 def test_completion_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "flatlens", "--show-completion", "bash"], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", "flatlens", "--show-completion", "bash"],
+        # The shell is named, and not the one that the tests happen to run under.
+        env=os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert app.run(["--help"]) == 0 and "--install-completion" in capsys.readouterr().out
     assert "complete" in done.stdout + done.stderr
 

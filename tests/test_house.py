@@ -19,14 +19,13 @@ MODULES = {
 }
 
 
-def arrows(*, inner: bool = False) -> dict[str, set[str]]:
-    """Module -> what it imports when it is imported; with ``inner``, also what its functions import."""
+def arrows() -> dict[str, set[str]]:
+    """Module -> what it imports when it is imported."""
     found: dict[str, set[str]] = {}
     for name, path in MODULES.items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        nodes = ast.walk(tree) if inner else iter(tree.body)
         found[name] = set()
-        for node in nodes:
+        for node in tree.body:
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "flatlens":
                 for alias in node.names:
                     whole = f"{node.module}.{alias.name}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from flatlens.records.intervals import wilson
 from flatlens.records.schema import ATTACK, BEST, OK, Caution
@@ -189,15 +190,20 @@ def _share(count: int, n: int) -> str:
 
 
 def _accuracy(trace: Trace) -> Iterator[Caution]:
-    prediction, label = (trace.matrix(name).values[:, 0] for name in ("prediction", "label"))
+    right = _right(trace)
     classes, recorded = trace.manifest.get("classes"), trace.manifest.get("recorded_accuracy")
-    yield from low_accuracy(int((prediction == label).sum()), len(label), classes, recorded)
+    yield from low_accuracy(int(right.sum()), len(right), classes, recorded)
 
 
 def wrong(trace: Trace) -> int:
     """How many clean inputs are classified otherwise than labelled."""
+    return int((~_right(trace)).sum())
+
+
+def _right(trace: Trace) -> NDArray[np.bool_]:
+    """Which clean inputs are classified as labelled, ``[n]``."""
     prediction, label = (trace.matrix(name).values[:, 0] for name in ("prediction", "label"))
-    return int((prediction != label).sum())
+    return np.asarray(prediction == label)
 
 
 def low_accuracy(right: int, n: int, classes: int | None, recorded: float | None = None) -> Iterator[Caution]:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from flatlens import datasets as datasets
     from flatlens import models as models
     from flatlens.errors import FlatlensError as FlatlensError
+    from flatlens.measure.curvature import curvature as curvature
     from flatlens.measure.run import run as run
-    from flatlens.measure.trace import curvature as curvature
     from flatlens.measure.trace import trace as trace
     from flatlens.models.normalized import normalized as normalized
     from flatlens.records.runs import Run as Run
@@ -42,7 +42,7 @@ _PUBLIC = {
     "Sweep": ("flatlens.sweeps.folder", "Sweep"),
     "Trace": ("flatlens.records.trajectory", "Trace"),
     "attacks": ("flatlens.attacks", None),
-    "curvature": ("flatlens.measure.trace", "curvature"),
+    "curvature": ("flatlens.measure.curvature", "curvature"),
     "datasets": ("flatlens.datasets", None),
     "models": ("flatlens.models", None),
     "normalized": ("flatlens.models.normalized", "normalized"),

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from flatlens.errors import UsageError
 from flatlens.hessian import Curvature
 from flatlens.hessian.any_layer import AnyLayer
-from flatlens.victims.images import Forward, Victim
+from flatlens.victims.images import ImageVictim
+from flatlens.victims.protocol import Pass
 from tests.cases import BY_NAME, CASES, MANY, Case
 from tests.oracles import many_digits, truth
 
@@ -25,10 +26,10 @@ LOSSES = {
 
 def measured(
     model: nn.Module, x: Tensor, y: Tensor, layers: list[str] | None = None, *, fold: bool = True, **options: object
-) -> tuple[AnyLayer, dict[str, Curvature], Forward]:
-    victim = Victim(model, x, layers=layers or ["all"], fold_norms=fold)
+) -> tuple[AnyLayer, dict[str, Curvature], Pass]:
+    victim = ImageVictim(model, x, layers=layers or ["all"], fold_norms=fold)
     measure = AnyLayer(victim, x, **options)  # type: ignore[arg-type]
-    here = victim(victim.place(x), y)
+    here = measure.victim(victim.place(x), y)
     return measure, measure(here, spectrum=True), here
 
 
@@ -58,7 +59,7 @@ def test_which_layers_are_exact_is_found_out(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_what_is_exact_does_not_depend_on_chance(case: Case, seed: int, dtype: torch.dtype) -> None:
     x, _ = case.data(1 + seed, dtype)
-    measure = AnyLayer(Victim(case.model(dtype), x, layers=["all"]), x, seed=seed)
+    measure = AnyLayer(ImageVictim(case.model(dtype), x, layers=["all"]), x, seed=seed)
     smooth = {measure.victim.layers[name].target for name, how in measure.methods.items() if not how.exact}
     assert smooth == set(case.smooth)
 
@@ -342,12 +343,12 @@ def test_probes_are_the_same_at_every_step_and_for_every_batch() -> None:
 def test_the_graph_is_left_to_the_attack() -> None:
     case = BY_NAME["attention"]
     x, y = case.data()
-    victim = Victim(case.model(), x, layers=["all"])
+    victim = ImageVictim(case.model(), x, layers=["all"])
     measure = AnyLayer(victim, x)
-    here = victim(victim.place(x), y)
+    here = measure.victim(victim.place(x), y)
     measure(here)
     gradient = here.grad(lambda h: h.loss)
-    bare = Victim(case.model(), x)
+    bare = ImageVictim(case.model(), x)
     torch.testing.assert_close(gradient, bare(bare.place(x), y).grad(lambda h: h.loss), rtol=1e-9, atol=1e-12)
 
 
@@ -355,9 +356,9 @@ def test_a_final_pass_keeps_a_graph_only_where_a_layer_needs_one() -> None:
     case = BY_NAME["mlp"]
     x, y = case.data()
     for layers, graph in ((["head"], False), (["0"], True)):
-        victim = Victim(case.model(), x, layers=layers)
+        victim = ImageVictim(case.model(), x, layers=layers)
         measure = AnyLayer(victim, x)
-        here = victim(victim.place(x), y, final=True)
+        here = measure.victim(victim.place(x), y, final=True)
         assert here.logits.requires_grad == graph
         assert measure(here)[layers[0]].finite.all()
 
@@ -366,8 +367,8 @@ def test_needs_at_least_eight_probes() -> None:
     case = BY_NAME["mlp"]
     x, _ = case.data()
     with pytest.raises(UsageError, match="probes is 4; at least 8"):
-        AnyLayer(Victim(case.model(), x), x, probes=4)
+        AnyLayer(ImageVictim(case.model(), x), x, probes=4)
     with pytest.raises(UsageError, match="no loss 'nll'.*cross-entropy, mse, margin"):
-        AnyLayer(Victim(case.model(), x), x, loss="nll")
+        AnyLayer(ImageVictim(case.model(), x), x, loss="nll")
     with pytest.raises(UsageError, match="exact_classes is 0"):
-        AnyLayer(Victim(case.model(), x), x, exact_classes=0)
+        AnyLayer(ImageVictim(case.model(), x), x, exact_classes=0)

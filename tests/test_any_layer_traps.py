@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from flatlens.errors import LayerError, ResourceError
 from flatlens.hessian import any_layer
 from flatlens.hessian.any_layer import AnyLayer
-from flatlens.victims.images import Victim
+from flatlens.victims.images import ImageVictim
 from flatlens.victims.memory import is_out_of_memory
+from flatlens.victims.protocol import Needs
 from tests.cases import BY_NAME
 from tests.oracles import truth
 from tests.test_any_layer import close, measured
@@ -51,13 +52,13 @@ def test_an_input_that_is_overwritten_later_is_copied() -> None:
         return m.fc(F.relu(a) + h)
 
     model, (x, y) = net(call), data()
-    victim = Victim(model, x, layers=["two"])
+    victim = ImageVictim(model, x, layers=["two"])
     with pytest.raises(LayerError, match="the input of layer 'two' was overwritten in place"):
         _ = victim(victim.place(x), y).taps["two"].input
     measure = AnyLayer(victim, x)
-    assert victim.copied == {"two"}
+    assert measure.needs == Needs(graph=True, copied=frozenset({"two"}))
     same = net(lambda m, x: m.fc(F.relu(m.two(m.one(x))) + 2 * m.one(x) - 1))
-    close(measure(victim(victim.place(x), y))["two"].trace, truth(same, "two", x, y).trace, 1e-10)
+    close(measure(measure.victim(victim.place(x), y))["two"].trace, truth(same, "two", x, y).trace, 1e-10)
 
 
 def test_an_output_that_is_overwritten_at_once_is_not_mistaken() -> None:
@@ -70,14 +71,14 @@ def test_an_output_that_is_overwritten_at_once_is_not_mistaken() -> None:
 
 def test_a_layer_that_is_used_twice_is_refused() -> None:
     with pytest.raises(LayerError, match="layer 'one' is called 2 times"):
-        Victim(net(lambda m, x: m.fc(m.one(F.relu(m.one(x))))), data()[0], layers=["one"])
+        ImageVictim(net(lambda m, x: m.fc(m.one(F.relu(m.one(x))))), data()[0], layers=["one"])
 
 
 def test_a_tied_weight_is_refused() -> None:
     model = net(lambda m, x: m.fc(m.two(F.relu(m.one(x)))))
     model.two.weight = model.one.weight
     with pytest.raises(LayerError, match=r"shares its weight with 'two.weight'|shares its weight with 'one.weight'"):
-        Victim(model, data()[0], layers=["two"])
+        ImageVictim(model, data()[0], layers=["two"])
 
 
 def test_a_layer_that_does_more_than_its_weight_is_refused() -> None:
@@ -89,14 +90,14 @@ def test_a_layer_that_does_more_than_its_weight_is_refused() -> None:
     model.two = Standardized(4, 4).double().eval()
     x, _ = data()
     with pytest.raises(LayerError, match=r"layer 'two' \(Standardized\) does not compute W·a \+ b"):
-        AnyLayer(Victim(model, x, layers=["two"]), x)
+        AnyLayer(ImageVictim(model, x, layers=["two"]), x)
 
 
 def test_a_layer_off_the_way_is_refused() -> None:
     model = net(lambda m, x: m.fc(m.one(x) + m.two(torch.ones_like(x))))
     x, _ = data()
     with pytest.raises(LayerError, match="layer 'two' does not depend on the input"):
-        AnyLayer(Victim(model, x, layers=["two"]), x)
+        AnyLayer(ImageVictim(model, x, layers=["two"]), x)
 
 
 def centred(m: nn.Module, x: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ def tokens_first(m: nn.Module, x: Tensor) -> Tensor:
 def test_samples_that_are_mixed_are_refused(call: Call) -> None:
     model, (x, _) = net(call), data()
     with pytest.raises(LayerError, match="layer 'one' mixes samples, or has no samples in front"):
-        AnyLayer(Victim(model, x, layers=["one"]), x)
+        AnyLayer(ImageVictim(model, x, layers=["one"]), x)
 
 
 def test_a_layer_without_influence_has_no_curvature() -> None:
@@ -132,17 +133,19 @@ def test_a_layer_without_influence_has_no_curvature() -> None:
 def test_fused_attention_is_left_aside_only_where_it_must_be() -> None:
     case = BY_NAME["attention"]
     x, y = case.data()
-    victim = Victim(case.model(), x, layers=["qkv"])
+    victim = ImageVictim(case.model(), x, layers=["qkv"])
     here = victim(victim.place(x), y)
     (slope,) = torch.autograd.grad(here.logits.sum(), here.taps["qkv"].output, create_graph=True)
     with pytest.raises(RuntimeError, match="not implemented"):  # the trap is there
         torch.autograd.grad(slope.sum(), here.taps["qkv"].output)
-    assert not victim.twice
-    assert AnyLayer(victim, x).methods["qkv"].method == "hutchinson"
-    assert victim.twice
-    late = Victim(case.model(), x, layers=["down"])
-    assert AnyLayer(late, x).methods["down"].exact
-    assert not late.twice
+    measure = AnyLayer(victim, x)
+    assert measure.methods["qkv"].method == "hutchinson"
+    assert measure.needs.twice
+    assert not victim.needs.twice
+    late = ImageVictim(case.model(), x, layers=["down"])
+    measure = AnyLayer(late, x)
+    assert measure.methods["down"].exact
+    assert not measure.needs.twice
 
 
 def test_pytorchs_own_transformer_layers_do_not_bypass_their_parts() -> None:

@@ -23,8 +23,9 @@ from flatlens.measure import run as execute
 from flatlens.models import zoo
 from flatlens.specs.run import RunSpec
 from flatlens.training import fit as training
-from flatlens.victims.images import Batch, Victim
+from flatlens.victims.images import ImageVictim
 from flatlens.victims.noise import Noise
+from flatlens.victims.protocol import Batch
 
 THEIRS = {"linf": "Linf", "l2": "L2"}
 EPS = {"linf": 0.1, "l2": 0.5}
@@ -45,7 +46,7 @@ def test_equals_the_published_code_iterate_for_iterate(double: None, norm: str, 
     model, x, eps = net(), data()[0], 0.3 * EPS[norm]
     # Where the label is third, DLR is 1 whatever the input, and its gradient is rounding.
     y = model(x).argmax(1)
-    victim = Victim(model, x)
+    victim = ImageVictim(model, x)
     batch = Batch(victim.place(x), y, torch.arange(len(x)))
     passes = list(fl.attacks.APGD(eps=eps, norm=norm, steps=steps, objective=objective)(victim, batch, Noise(0)))
     mine = [here.x.detach() for here in passes]
@@ -170,7 +171,7 @@ def test_t_is_as_strong_as_the_published_code_from_the_same_starts(
     model, x, y = trained
     eps = factor * EPS[norm]
     trace = fl.trace(model, x, y, attack=fl.attacks.APGDT(eps=eps, norm=norm, steps=30))
-    victim = Victim(model, x)
+    victim = ImageVictim(model, x)
     batch = Batch(victim.place(x), y, torch.arange(len(x)))
     with torch.no_grad():
         z = model(x)
@@ -225,7 +226,7 @@ def test_apgd_t_aims_at_another_class_in_each_run() -> None:
     model, (x, y) = net(), data()
     attack = fl.attacks.APGDT(eps=0.3, steps=10)
     assert attack.runs(10) == 9 and attack.runs(4) == 3
-    victim = Victim(model, x)
+    victim = ImageVictim(model, x)
     clean = victim(victim.place(x), y)
     aims = torch.stack([attack._aim(clean, run) for run in range(9)], 1)
     assert bool((aims != y.unsqueeze(1)).all())

@@ -15,8 +15,9 @@ import flatlens as fl
 from flatlens.attacks.balls import BALLS
 from flatlens.attacks.gradient import random_point
 from flatlens.errors import AttackError
-from flatlens.victims.images import Batch, Victim
+from flatlens.victims.images import ImageVictim
 from flatlens.victims.noise import Noise
+from flatlens.victims.protocol import Batch
 
 STEPS = 12
 
@@ -49,7 +50,7 @@ def data(n: int = 9) -> tuple[Tensor, Tensor]:
 
 def iterates(model: nn.Module, attack: fl.attacks.PGD, target: Tensor | None = None) -> list[Tensor]:
     x, y = data()
-    victim = Victim(model, x)
+    victim = ImageVictim(model, x)
     batch = Batch(victim.place(x), y, torch.arange(len(x)), target)
     return [here.x.detach().clone() for here in attack(victim, batch, Noise(0))]
 

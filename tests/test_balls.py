@@ -10,8 +10,8 @@ from torch import Tensor
 
 from flatlens.attacks.balls import BALLS, L1, Ball, ball
 from flatlens.attacks.gradient import random_point
-from flatlens.victims.images import Batch
 from flatlens.victims.noise import Noise
+from flatlens.victims.protocol import Batch
 
 
 def cases(n: int = 40, d: int = 9) -> tuple[Tensor, Tensor, Tensor]:

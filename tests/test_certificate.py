@@ -14,7 +14,7 @@ import flatlens as fl
 from flatlens import datasets, models
 from flatlens.attacks import CONTROLS
 from flatlens.probes.certificate import Certificate, bound, psi
-from flatlens.victims.images import Victim
+from flatlens.victims.images import ImageVictim
 
 COLUMNS = ("certificate_bound_kappa", "certificate_bound_eigenvalue")
 
@@ -41,8 +41,8 @@ def head(classes: int, features: int, scale: float, seed: int) -> nn.Linear:
     return layer.eval()
 
 
-def anchored(layer: nn.Linear, x: Tensor, y: Tensor) -> tuple[Victim, Certificate, object]:
-    victim = Victim(layer, x, bounds=(-1e9, 1e9))
+def anchored(layer: nn.Linear, x: Tensor, y: Tensor) -> tuple[ImageVictim, Certificate, object]:
+    victim = ImageVictim(layer, x, bounds=(-1e9, 1e9))
     certificate = Certificate.of(victim)
     assert certificate is not None
     return victim, certificate, certificate.anchor(victim(x, y, final=True))

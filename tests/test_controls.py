@@ -15,12 +15,13 @@ from flatlens import datasets, models
 from flatlens.attacks import CONTROLS
 from flatlens.attacks.balls import BALLS
 from flatlens.errors import AttackError
-from flatlens.victims.images import Batch, Victim
+from flatlens.victims.images import ImageVictim
 from flatlens.victims.noise import Noise
+from flatlens.victims.protocol import Batch
 
 
 def walked(name: str, batch: Batch, **settings: object) -> list[torch.Tensor]:
-    victim = Victim(net(), batch.x)
+    victim = ImageVictim(net(), batch.x)
     control = fl.attacks.find(name)(**settings)
     path = [here.x.detach() for here in control(victim, batch, Noise(0))]
     assert len(path) == control.length + 1

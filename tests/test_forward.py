@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 import flatlens as fl
 from flatlens.errors import LayerError, ModelError
-from flatlens.victims.images import Victim, exact_arithmetic
+from flatlens.hessian.any_layer import AnyLayer
+from flatlens.victims.images import ImageVictim
+from flatlens.victims.precision import exact_arithmetic
 
 
 def digest(model: nn.Module) -> tuple[object, ...]:
@@ -42,7 +44,7 @@ def test_the_users_model_is_unchanged() -> None:
 
 def test_folding_keeps_the_function_and_the_scale() -> None:
     model, (x, y) = net(), data()
-    folded, plain = Victim(model, x, layers=["0"]), Victim(model, x, layers=["0"], fold_norms=False)
+    folded, plain = ImageVictim(model, x, layers=["0"]), ImageVictim(model, x, layers=["0"], fold_norms=False)
     assert folded.folded and not plain.folded
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded._model.modules())
     torch.testing.assert_close(folded(x, y).logits, plain(x, y).logits, rtol=1e-12, atol=1e-12)
@@ -54,7 +56,7 @@ def test_folding_keeps_the_function_and_the_scale() -> None:
 
 def test_folds_in_float32() -> None:
     model, (x, y) = net(torch.float32), data()
-    victim = Victim(model, x.float())
+    victim = ImageVictim(model, x.float())
     assert victim.folded
     torch.testing.assert_close(victim(victim.place(x), y).logits, model(x.float()), rtol=1e-5, atol=1e-5)
 
@@ -63,7 +65,7 @@ def test_folding_changes_no_reported_number() -> None:
     model, (x, y) = net(), data()
     with_norm = fl.trace(model, x, y, attack=fl.attacks.PGD(eps=0.1, steps=8))
     untraceable = Untraceable(model)
-    assert not Victim(untraceable, x).folded
+    assert not ImageVictim(untraceable, x).folded
     without = fl.trace(untraceable, x, y, attack=fl.attacks.PGD(eps=0.1, steps=8))
     for name in ("trace", "top_eigenvalue", "relative_flatness", "relative_sharpness", "feature_norm_sq"):
         a, b = with_norm.matrix(name, layer="head").values, without.matrix(name, layer="head").values
@@ -97,11 +99,11 @@ def test_a_shared_convolution_is_not_folded() -> None:
     model = Shared().double().eval()
     nn.init.uniform_(model.norm.running_var, 0.5, 2)
     x, y = data()
-    victim = Victim(model, x)
+    victim = ImageVictim(model, x)
     assert not victim.folded
     torch.testing.assert_close(victim(x, y).logits, model(x), rtol=1e-12, atol=1e-12)
     with pytest.raises(LayerError, match="'conv' is called 2 times"):
-        Victim(model, x, layers=["conv"])
+        ImageVictim(model, x, layers=["conv"])
 
 
 class Spoiled(nn.Module):
@@ -130,7 +132,7 @@ def test_an_overwritten_input_is_noticed_or_cloned() -> None:
 
 def test_one_pass_gives_gradient_and_taps() -> None:
     model, (x, y) = net(), data()
-    victim = Victim(model, x)
+    victim = ImageVictim(model, x)
     here = victim(x, y)
     torch.testing.assert_close(
         nn.functional.linear(here.taps["head"].input, model[6].weight, model[6].bias), here.logits
@@ -242,10 +244,10 @@ def test_a_model_without_a_head_says_what_else_there_is() -> None:
 
 def test_layer_patterns() -> None:
     x, _ = data()
-    assert list(Victim(net(), x, layers=["all"]).layers) == ["0", "3", "head"]
-    assert list(Victim(net(), x, layers=["last:2"]).layers) == ["3", "head"]
-    assert list(Victim(net(), x, layers=["6"]).layers) == ["6"]
-    assert list(Victim(net(), x, layers=["head", "?"]).layers) == ["head", "0", "3"]
+    assert list(ImageVictim(net(), x, layers=["all"]).layers) == ["0", "3", "head"]
+    assert list(ImageVictim(net(), x, layers=["last:2"]).layers) == ["3", "head"]
+    assert list(ImageVictim(net(), x, layers=["6"]).layers) == ["6"]
+    assert list(ImageVictim(net(), x, layers=["head", "?"]).layers) == ["head", "0", "3"]
 
 
 class Doubled(nn.Linear):
@@ -267,3 +269,15 @@ def test_a_pattern_leaves_out_what_cannot_be_probed_and_says_so() -> None:
         fl.trace(model, x, y, layers=["1"])
     with pytest.raises(LayerError, match="none of the layers 1\\* can be probed"):
         fl.trace(model, x, y, layers=["1*"])
+
+
+def test_a_victim_does_not_change_once_it_is_made() -> None:
+    model, x = net(), torch.rand(3, 1, 8, 8, dtype=torch.float64)
+    victim = ImageVictim(model, x, layers=["all"])
+    before = dict(vars(victim))
+    measure = AnyLayer(victim, x)
+    here = measure.victim(victim.place(x), torch.arange(3))
+    measure(here)
+    here.grad(lambda at: at.loss)
+    assert vars(victim) == before
+    assert measure.victim is not victim

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import flatlens as fl
 from flatlens.errors import FlatlensError, ModelError, ResourceError
 from flatlens.records import runs
-from flatlens.victims.images import Victim
+from flatlens.victims.images import ImageVictim
 
 STEPS, BATCH, N = 8, 4, 8
 """Of the attack, and samples at a time, of so many."""
@@ -351,5 +351,5 @@ def test_a_dictionary_with_logits_is_read(wrap: Callable[[Tensor], Any]) -> None
     x, y = torch.rand(N, 6), torch.arange(N) % 3
     found, plain = fl.curvature(model, x, y), fl.curvature(nn.Sequential(model.fc).eval(), x, y)
     assert torch.equal(found.trace, plain.trace)  # type: ignore[union-attr]
-    assert Victim(model, x).head == "fc"
+    assert ImageVictim(model, x).head == "fc"
     assert fl.trace(model, x, y, attack=fl.attacks.PGD(eps=0.1, steps=2)).steps.num_rows == 3 * N

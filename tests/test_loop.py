@@ -14,8 +14,8 @@ from torch import Tensor
 import flatlens as fl
 from flatlens.errors import AttackError
 from flatlens.records.schema import BEST, ITERATE
-from flatlens.victims.images import Batch, Forward, Victim
 from flatlens.victims.noise import Noise
+from flatlens.victims.protocol import Batch, Pass, Victim
 
 N = 9
 EVEN = torch.arange(0, N, 2)
@@ -31,7 +31,7 @@ class Stopping:
     def runs(self, classes: int) -> int:
         return self.restarts
 
-    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Pass]:
         scale = 0.01 * (1 + rng.restart)
         x, points = batch.x, []
         for step in range(5):
@@ -133,7 +133,7 @@ def test_recorded_attacks_have_controls_certificate_and_their_own_norm() -> None
 
 @pytest.mark.parametrize("kind", ["rows", "best", "nothing"])
 def test_the_clean_input_comes_first(kind: str) -> None:
-    def attack(victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+    def attack(victim: Victim, batch: Batch, rng: Noise) -> Iterator[Pass]:
         if kind == "nothing":
             return
         here = victim(batch.x, batch.y, final=True)

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 import flatlens as fl
 from flatlens.errors import LayerError
 from flatlens.hessian.any_layer import AnyLayer
-from flatlens.victims.images import Victim
+from flatlens.victims.images import ImageVictim
 from tests.oracles import truth
 
 Change = Callable[["Net"], None]
@@ -416,7 +416,7 @@ def test_one_sided_activations_are_never_exact_where_they_can_bend(act: type[nn.
                 model[0].bias += (0, 2, 30)[seed % 3]
                 model[2].bias += (0, 4, 30)[seed % 3]
             x = torch.rand(3, 4).double()
-        victim = Victim(model, x, layers=["0", "2", "head"])
+        victim = ImageVictim(model, x, layers=["0", "2", "head"])
         methods = AnyLayer(victim, x).methods
         assert {name: how.exact for name, how in methods.items()} == {"0": False, "2": False, "head": True}
         far = x - 40 * (seed % 2)  # where the other side is in use
@@ -462,7 +462,7 @@ def test_what_bends_elsewhere_is_not_exact_here(name: str) -> None:
         torch.manual_seed(0)
         model = Bent().double().eval()
     x, _ = data()
-    assert not AnyLayer(Victim(model, x, layers=["one"]), x).methods["one"].exact
+    assert not AnyLayer(ImageVictim(model, x, layers=["one"]), x).methods["one"].exact
 
 
 @pytest.mark.parametrize("contrast", [1e-1, 1e-2, 1e-3])

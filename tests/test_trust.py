@@ -25,7 +25,7 @@ from flatlens.models import checkpoints, zoo
 from flatlens.records import runs
 from flatlens.specs import run as spec
 from flatlens.specs.run import RunSpec
-from flatlens.victims.images import Victim
+from flatlens.victims.images import ImageVictim
 from tests.assets import package
 
 SHAPE = (1, 8, 8)
@@ -304,7 +304,7 @@ class Restless(nn.Module):
 )  # fmt: skip
 def test_a_model_that_changes_itself(way, name):
     with pytest.raises(ModelError) as caught:
-        Victim(Restless(way).eval(), torch.rand(4, *SHAPE))
+        ImageVictim(Restless(way).eval(), torch.rand(4, *SHAPE))
     assert str(caught.value) == (
         f"the model changes its {name} in a forward pass; it must stay as it is while it is attacked: "
         "leave such updates out in eval mode"
@@ -314,13 +314,13 @@ def test_a_model_that_changes_itself(way, name):
 @pytest.mark.parametrize("way", ["nothing", "same again", "a cache"])
 def test_a_model_that_stays_what_it_is(way):
     model = Restless(way).eval()
-    assert Victim(model, torch.rand(4, *SHAPE)).classes == 3
-    assert Victim(model.half(), torch.rand(4, *SHAPE), dtype=torch.float32).classes == 3
+    assert ImageVictim(model, torch.rand(4, *SHAPE)).classes == 3
+    assert ImageVictim(model.half(), torch.rand(4, *SHAPE), dtype=torch.float32).classes == 3
 
 
 def test_a_model_that_raises():
     with pytest.raises(ModelError, match=r"the model fails on inputs of shape \(2, 1, 8, 8\): three channels$"):
-        Victim(Restless("raises").eval(), torch.rand(4, *SHAPE))
+        ImageVictim(Restless("raises").eval(), torch.rand(4, *SHAPE))
 
 
 def test_a_changing_model_is_found_before_anything_runs(tmp_path):

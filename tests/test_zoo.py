@@ -14,7 +14,7 @@ from flatlens.errors import ModelError
 from flatlens.models import zoo
 from flatlens.models.architectures import ARCHITECTURES
 from flatlens.training import fit as training
-from flatlens.victims.images import Victim
+from flatlens.victims.images import ImageVictim
 from tests.oracles import truth
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
@@ -261,12 +261,12 @@ FOLDED = {
 def test_batch_norm_is_folded(name):
     x, _ = digits()
     model = settled(load(f"{name}?{TINY[name]}"), x)
-    victim = Victim(model, x, layers=["all"])
+    victim = ImageVictim(model, x, layers=["all"])
     assert victim.folded == (name in FOLDED)
     folded = {layer.target for layer in victim.layers.values() if layer.scale is not None}
     expected = FOLDED.get(name, lambda _: False)
     assert folded == {layer.target for layer in victim.layers.values() if expected(layer.target)}
-    assert not Victim(load(f"resnet18?{TINY['resnet18']}&norm=group"), x).folded
+    assert not ImageVictim(load(f"resnet18?{TINY['resnet18']}&norm=group"), x).folded
 
 
 PROBED = {"mlp": "hidden2", "vit-tiny": "fc"}

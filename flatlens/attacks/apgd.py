@@ -15,8 +15,8 @@ from flatlens.attacks.gradient import Target, check_counts, plain_eps, radius
 from flatlens.attacks.objectives import fooled, objective
 from flatlens.errors import AttackError
 from flatlens.records.schema import BEST
-from flatlens.victims.images import Batch, Forward, Victim
 from flatlens.victims.noise import Noise
+from flatlens.victims.protocol import Batch, Pass, Victim
 
 MOMENTUM = 0.75
 RHO = 0.75
@@ -68,6 +68,13 @@ class APGD:
             raise AttackError(f"target = {self.target}: APGD-T chooses its targets itself; use apgd-ce or apgd-dlr")
 
     @property
+    def name(self) -> str:
+        """As on the command line."""
+        if self.objective == "margin":
+            return "apgd"
+        return "apgd-t" if self.targets else f"apgd-{self.objective}"
+
+    @property
     def length(self) -> int:
         """Iterates that are yielded after the clean input: the random start and the steps."""
         return self.steps + 1
@@ -76,7 +83,7 @@ class APGD:
         """How often the attack is run: restarts × target classes."""
         return self.restarts * (min(self.targets, classes - 1) or 1)
 
-    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Pass]:
         """Yield the clean input, the random start, each iterate, and then the best point."""
         clean = victim(batch.x, batch.y, final=True)
         yield clean
@@ -132,7 +139,7 @@ class APGD:
         start = times(eps, noise / column(ball(self.norm).size(noise), noise))
         return ball(self.norm).project(batch.x + start, batch.x, eps, victim.bounds)
 
-    def _aim(self, clean: Forward, run: int) -> Tensor:
+    def _aim(self, clean: Pass, run: int) -> Tensor:
         """The class that this run aims at: by the clean logits, the most probable wrong one first."""
         logits = clean.logits.detach()
         order = logits.scatter(1, clean.y.unsqueeze(1), -torch.inf).argsort(dim=1, descending=True)

@@ -9,7 +9,7 @@ from torch import nn
 
 from flatlens import attacks
 from flatlens.attacks import libraries, points, recording
-from flatlens.attacks.protocol import Attack
+from flatlens.attacks.protocol import Attack, stated
 from flatlens.errors import AttackError
 from flatlens.specs.run import RunSpec
 from flatlens.specs.uris import parse
@@ -18,7 +18,7 @@ from flatlens.specs.uris import parse
 def build(spec: RunSpec, model: nn.Module) -> Attack:
     """The attack that a specification names, flatlens' own or another library's, made for ``model``."""
     if spec.foreign:
-        return _foreign(spec, model)
+        return stated(_foreign(spec, model))
     wanted = {
         "eps": spec.eps,
         "norm": spec.norm,
@@ -32,10 +32,10 @@ def build(spec: RunSpec, model: nn.Module) -> Attack:
     }
     made = attacks.find(spec.attack)
     names = inspect.signature(made).parameters
-    return made(**{key: value for key, value in wanted.items() if key in names and value is not None})
+    return stated(made(**{key: value for key, value in wanted.items() if key in names and value is not None}))
 
 
-def _foreign(spec: RunSpec, model: nn.Module) -> Attack:
+def _foreign(spec: RunSpec, model: nn.Module) -> points.Along | recording.Recorded:
     uri = parse(spec.attack, AttackError)
     if uri.scheme == "path":
         uri.only(())

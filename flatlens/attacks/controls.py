@@ -13,8 +13,8 @@ from torch import Tensor
 from flatlens.attacks.balls import ball, column, times
 from flatlens.attacks.gradient import plain_eps, radius
 from flatlens.errors import AttackError
-from flatlens.victims.images import Batch, Forward, Victim
 from flatlens.victims.noise import Noise
+from flatlens.victims.protocol import Batch, Pass, Victim
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class LineToOtherClass:
         """Points after the clean input."""
         return self.steps
 
-    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Pass]:
         """Yield x + (t / T) · (other − x), t = 0 … T."""
         if batch.other is None:
             raise AttackError("the line to another class needs data of at least two classes")
@@ -49,7 +49,7 @@ class LineToEnd:
         """Points after the clean input."""
         return self.steps
 
-    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Pass]:
         """Yield x + (t / T) · (end − x), t = 0 … T."""
         if batch.end is None:
             raise AttackError("the line to the end needs an attack beside it; name it as a control")
@@ -72,7 +72,7 @@ class _NoiseRay:
         """Points after the clean input."""
         return self.steps
 
-    def _walk(self, victim: Victim, batch: Batch, noise: Tensor) -> Iterator[Forward]:
+    def _walk(self, victim: Victim, batch: Batch, noise: Tensor) -> Iterator[Pass]:
         delta = times(radius(self.eps, batch), noise / column(ball(self.norm).size(noise), noise))
         yield from _ray(victim, batch, delta, self.steps)
 
@@ -80,7 +80,7 @@ class _NoiseRay:
 class GaussianNoise(_NoiseRay):
     """A ray of Gaussian noise of the norm eps at its end, in ``steps`` equal steps, clipped to the bounds."""
 
-    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Pass]:
         """Yield the point of the bounds that is nearest to x + (t / T) · δ, ‖δ‖ = eps, t = 0 … T."""
         return self._walk(victim, batch, rng.normal(batch.ids, batch.x, "gaussian-noise"))
 
@@ -91,7 +91,7 @@ class UniformNoise(_NoiseRay):
     Each coordinate is drawn from [−1, 1); then all are scaled to the norm.
     """
 
-    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Pass]:
         """Yield the point of the bounds that is nearest to x + (t / T) · δ, ‖δ‖ = eps, t = 0 … T."""
         return self._walk(victim, batch, rng.uniform(batch.ids, batch.x, "uniform-noise"))
 
@@ -117,7 +117,7 @@ class RandomSigns:
         """Points after the clean input."""
         return self.steps
 
-    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Pass]:
         """Yield the clean input, then each point of the walk."""
         within, eps = ball(self.norm), radius(self.eps, batch)
         length = 2.5 * eps / self.steps if self.step_size is None else self.step_size
@@ -129,6 +129,6 @@ class RandomSigns:
             yield victim(x, batch.y, final=True)
 
 
-def _ray(victim: Victim, batch: Batch, delta: Tensor, steps: int) -> Iterator[Forward]:
+def _ray(victim: Victim, batch: Batch, delta: Tensor, steps: int) -> Iterator[Pass]:
     for t in range(steps + 1):
         yield victim((batch.x + t / steps * delta).clamp(*victim.bounds), batch.y, final=True)

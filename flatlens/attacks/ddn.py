@@ -15,8 +15,8 @@ from flatlens.attacks.gradient import Target, check_counts
 from flatlens.attacks.objectives import fooled, objective
 from flatlens.errors import AttackError
 from flatlens.records.schema import BEST
-from flatlens.victims.images import Batch, Forward, Victim
 from flatlens.victims.noise import Noise
+from flatlens.victims.protocol import Batch, Pass, Victim
 
 LAST_STEP = 0.01
 """The step size falls to this share of the first along half a cosine."""
@@ -65,7 +65,7 @@ class DDN:
         """Iterates that are yielded after the clean input."""
         return self.steps
 
-    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Pass]:
         """Yield the clean input, each iterate, and then the nearest adversarial one."""
         ascends, l2 = objective(self.objective, batch.target), ball("l2")
         result = Best(batch.x)

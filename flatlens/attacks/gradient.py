@@ -12,8 +12,8 @@ from torch import Tensor
 from flatlens.attacks.balls import Radius, ball, column, times
 from flatlens.attacks.objectives import objective
 from flatlens.errors import AttackError
-from flatlens.victims.images import Batch, Forward, Victim
 from flatlens.victims.noise import Noise
+from flatlens.victims.protocol import Batch, Pass, Victim
 
 Target = int | str | None
 """A label, ``next``, ``random``, ``least-likely``, or None for an untargeted attack."""
@@ -69,7 +69,7 @@ class PGD:
         """How often the attack is run."""
         return self.restarts
 
-    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Pass]:
         """Yield the clean input, then each iterate; the last one is evaluated, not attacked."""
         ascends, within = objective(self.objective, batch.target), ball(self.norm)
         eps = radius(self.eps, batch)

@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flatlens.errors import AttackError, unknown
-from flatlens.victims.images import Forward
+from flatlens.victims.protocol import Pass
 
 Logits = Float[Tensor, "n k"]
-Objective = Callable[[Forward], Tensor]
+Objective = Callable[[Pass], Tensor]
 # AutoAttack's guard against equal logits.
 TINY = 1e-12
 
@@ -90,7 +90,7 @@ OBJECTIVES = {
 }
 
 
-def fooled(here: Forward, target: Int[Tensor, " n"] | None) -> Tensor:
+def fooled(here: Pass, target: Int[Tensor, " n"] | None) -> Tensor:
     """Where the attack has what it wants, ``[n]`` bool."""
     predicted = here.logits.detach().argmax(1)
     return predicted != here.y if target is None else predicted == target

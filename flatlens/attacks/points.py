@@ -14,8 +14,8 @@ from torch import Tensor
 from flatlens.attacks.recording import Replay
 from flatlens.errors import AttackError
 from flatlens.files.archives import arrays as listed
-from flatlens.victims.images import Batch, Forward, Victim
 from flatlens.victims.noise import Noise
+from flatlens.victims.protocol import Batch, Pass, Victim
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Along:
         """What a trace says of how it was made."""
         return {"attack": self.name, "steps": self.length}
 
-    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Pass]:
         """Yield the clean input, then the points of these samples."""
         place = {int(sample): column for column, sample in enumerate(self.ids)}
         missing = [int(i) for i in batch.ids if int(i) not in place]

@@ -1,20 +1,29 @@
-"""What an attack is to the loop: anything that walks, or that is recorded and then replayed."""
+"""What an attack is to the loop: an `Attack` says all that is asked of it; `stated` makes one of anything that walks.
+
+An attack of one's own is a generator ``attack(victim, batch, rng)`` that yields passes; whatever it does not say of
+itself is filled in here, once, and nobody else asks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
-from flatlens.victims.images import Batch, Forward, Victim
+from flatlens.specs.catalogue import ATTACKS
 from flatlens.victims.noise import Noise
+from flatlens.victims.protocol import Batch, Pass, Victim
+
+EXPECTED_STEPS = 40
+"""Steps of an attack that does not say how many it takes: for the bar that shows progress, and for controls."""
 
 
-class Attack(Protocol):
-    """Anything that walks: yields the pass at the clean input first, at the final iterate last."""
+class Walks(Protocol):
+    """Anything that yields passes: the one at the clean input first, that at the final iterate last."""
 
-    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Pass]:
         """Walk from ``batch.x``."""
 
 
@@ -22,5 +31,118 @@ class Attack(Protocol):
 class Recorder(Protocol):
     """An attack that does not yield: it is run once on the user's own model and then replayed."""
 
-    def record(self, model: nn.Module, batch: Batch, bounds: tuple[float, float]) -> tuple[Attack, dict[str, int]]:
+    def record(self, model: nn.Module, batch: Batch, bounds: tuple[float, float]) -> tuple[Walks, dict[str, int]]:
         """Run it. Returns what replays it, and counts of what a reader must know (code -> samples)."""
+
+
+class Attack(Protocol):
+    """An attack, and all that is asked of it."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line, where it has a name there."""
+
+    @property
+    def length(self) -> int:
+        """Iterates of a path, the clean input not counted; `EXPECTED_STEPS` where it does not say."""
+
+    @property
+    def says_length(self) -> bool:
+        """Whether it says how many steps it takes."""
+
+    @property
+    def radius(self) -> float | tuple[float, ...] | None:
+        """Eps, in units of the input: one, or one for each sample; None where it has none."""
+
+    @property
+    def norm(self) -> str | None:
+        """In which perturbations are measured; None where it does not say."""
+
+    @property
+    def step_size(self) -> float | None:
+        """Of every step, in that norm; None where it has no one size."""
+
+    @property
+    def target(self) -> int | str | None:
+        """A label, ``next``, ``random`` or ``least-likely``; None where it is not targeted."""
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Of another library's attack: the library, its version and the settings in effect."""
+
+    def runs(self, classes: int) -> int:
+        """How often it is run on each sample."""
+
+    def describe(self) -> dict[str, Any]:
+        """Its settings, as a trace tells them."""
+
+    def fit(self, victim: Victim, x: Tensor, y: Tensor) -> None:
+        """Learn what it needs to learn of the data before the first path: ``x`` ``[n, …]``, ``y`` ``[n]``."""
+
+    def walker(self, model: nn.Module, batch: Batch, bounds: tuple[float, float]) -> tuple[Walks, Mapping[str, int]]:
+        """What walks on one batch, and counts of what a reader must know of it (code -> samples)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stated:
+    """Somebody's attack as an `Attack`: what it does not say of itself is filled in."""
+
+    own: Any
+    name: str
+    length: int
+    says_length: bool
+    radius: float | tuple[float, ...] | None
+    norm: str | None
+    step_size: float | None
+    target: int | str | None
+    provenance: Mapping[str, Any]
+
+    def runs(self, classes: int) -> int:
+        """How often it is run on each sample: once, if it does not say."""
+        counted = getattr(self.own, "runs", None)
+        return 1 if counted is None else int(counted(classes))
+
+    def describe(self) -> dict[str, Any]:
+        """Its settings: those it tells, or a dataclass's fields."""
+        if hasattr(self.own, "describe"):
+            return dict(self.own.describe())
+        plain = dataclasses.is_dataclass(self.own) and not isinstance(self.own, type)
+        return dataclasses.asdict(self.own) if plain else {}
+
+    def fit(self, victim: Victim, x: Tensor, y: Tensor) -> None:
+        """Learn of the data, where it has something to learn."""
+        if hasattr(self.own, "fit"):
+            self.own.fit(victim, x, y)
+
+    def walker(self, model: nn.Module, batch: Batch, bounds: tuple[float, float]) -> tuple[Walks, Mapping[str, int]]:
+        """Itself, or what replays it."""
+        return self.own.record(model, batch, bounds) if isinstance(self.own, Recorder) else (self.own, {})
+
+
+def stated(attack: Any) -> Attack:
+    """An `Attack` of anything that walks or records; of one that `stated` has made, itself."""
+    if isinstance(attack, Stated):
+        return attack
+
+    def said(key: str, default: Any = None) -> Any:
+        return getattr(attack, key, default)
+
+    return Stated(
+        own=attack,
+        name=_name(attack),
+        length=int(said("length", EXPECTED_STEPS)),
+        says_length=said("steps", said("length")) is not None,
+        radius=said("eps"),
+        norm=said("norm"),
+        step_size=said("step_size"),
+        target=said("target"),
+        provenance=dict(said("provenance") or {}),
+    )
+
+
+def _name(attack: Any) -> str:
+    own = getattr(attack, "name", None)
+    if isinstance(own, str):
+        return own
+    kind = str(getattr(attack, "__name__", type(attack).__name__))
+    return {entry.name: key for key, entry in ATTACKS.items()}.get(kind, kind.lower())

@@ -22,8 +22,8 @@ from flatlens.errors import AttackError, AttackFailedError, FlatlensError, PassE
 from flatlens.models import guard
 from flatlens.models.normalized import Normalized
 from flatlens.records.schema import RETURNED
-from flatlens.victims.images import Batch, Forward, Victim
 from flatlens.victims.noise import Noise
+from flatlens.victims.protocol import Batch, Pass, Victim
 
 Run = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -103,7 +103,7 @@ class Recorded:
         known = {"attack": self.name, "eps": self.eps, "norm": self.norm, "steps": self.steps}
         return {key: value for key, value in known.items() if value is not None}
 
-    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Pass]:
         """Not walked directly: `record` runs the attack, and what it returns walks."""
         raise AttackError(f"{self.name} is recorded on the user's own model; trace it with flatlens.trace")
 
@@ -201,7 +201,7 @@ class Replay:
     iterates: list[list[Tensor]]
     returned: Tensor | None = None
 
-    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Forward]:
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Pass]:
         """Yield the clean input, the iterates of those samples that have one at this step, the returned points."""
         yield victim(batch.x, batch.y, final=True)
         longest = max(map(len, self.iterates), default=0)

@@ -23,17 +23,19 @@ from torch import Tensor
 from flatlens.errors import LayerError, ResourceError, UsageError
 from flatlens.hessian import Curvature
 from flatlens.hessian.bends import bending
-from flatlens.hessian.columns import Columns, wide
+from flatlens.hessian.columns import Columns
 from flatlens.hessian.directions import Directions, check_loss, directions, exhausts
 from flatlens.hessian.gauss_newton import CHUNK, Products, contract, pull_back
 from flatlens.hessian.head import Head
-from flatlens.hessian.hutchinson import Residual, Rest, generator, rest
+from flatlens.hessian.hutchinson import Residual, Rest, rest
 from flatlens.hessian.preflight import preflight
 from flatlens.hessian.scale_free import scale_free
 from flatlens.hessian.softmax import softmax
 from flatlens.victims.graph import Graph, place
-from flatlens.victims.images import Batch, Forward, Victim, exact_arithmetic
 from flatlens.victims.memory import is_out_of_memory
+from flatlens.victims.noise import stream
+from flatlens.victims.precision import exact_arithmetic, wide
+from flatlens.victims.protocol import Batch, Pass, Victim
 
 CLOSED_FORM, EXACT, STRATIFIED = "closed-form", "exact", "stratified"
 HUTCHINSON, GAUSS_NEWTON = "hutchinson", "gauss-newton"
@@ -58,8 +60,7 @@ class AnyLayer:
     """Curvature of the victim's tapped layers.
 
     Args:
-        victim: with the layers to measure. Its passes keep a graph from now on where the layers need one, and leave
-            fused attention aside where Hessian-vector products are needed.
+        victim: with the layers to measure.
         example: a few inputs, or a batch with them, to look at the layers with.
         probes: random probes where an estimate is needed, at least 8: fewer give no trustworthy interval.
         seed: of the probes; the same probes serve all samples and all passes.
@@ -68,6 +69,8 @@ class AnyLayer:
         loss: ``cross-entropy``, ``mse`` (Σ_k (z_k − [k = y])²) or ``margin`` (max_{j≠y} z_j − z_y).
 
     Attributes:
+        needs: how passes must be made for these layers.
+        victim: the same one, which makes them so: what is to be measured are its passes.
         methods: layer -> `Method`, in the order of ``victim.layers``.
 
     Raises:
@@ -90,16 +93,17 @@ class AnyLayer:
             raise UsageError(f"probes is {probes}; at least 8 are needed for an interval that can be trusted")
         if exact_classes < 1:
             raise UsageError(f"exact_classes is {exact_classes}; at least 1 is needed")
-        self.victim, self.probes, self.seed, self.loss = victim, probes, seed, loss
+        self.probes, self.seed, self.loss = probes, seed, loss
         self.exact_classes = exact_classes
         closed = [n for n, layer in victim.layers.items() if layer.target == victim.head and loss == "cross-entropy"]
         self._heads = {name: Head(victim.layers[name].module) for name in closed}  # type: ignore[arg-type]
         self._columns = {name: Columns(layer) for name, layer in victim.layers.items() if name not in closed}
         self._norms = {name: wide(victim.layers[name].weight).norm() for name in self._columns}
-        victim.needs_graph = bool(self._columns)
         x = example if isinstance(example, Tensor) else example[0]
         with exact_arithmetic(victim.device):
             self._found = preflight(victim, self._columns, x, seed=seed)
+        self.needs = self._found.needs
+        self.victim = victim.needing(self.needs)
         self._chunk, self._memory = CHUNK, MEMORY
         self.methods = {name: self._method(name) for name in victim.layers}
 
@@ -114,11 +118,11 @@ class AnyLayer:
             return Method(STRATIFIED, False)
         return Method(EXACT, True)
 
-    def __call__(self, here: Forward, *, spectrum: bool = False) -> dict[str, Curvature]:
+    def __call__(self, here: Pass, *, spectrum: bool = False) -> dict[str, Curvature]:
         """Curvature of every layer at a pass whose graph is alive; the graph is kept.
 
         Args:
-            here: made by the victim. The attack's own gradient, which frees the graph, comes after.
+            here: made by `victim`. The attack's own gradient, which frees the graph, comes after.
             spectrum: also the non-zero eigenvalues, where the method is exact.
 
         Raises:
@@ -135,7 +139,7 @@ class AnyLayer:
                 found |= self._measure(here, spectrum)
         return {name: found[name] for name in self.victim.layers}
 
-    def _check(self, here: Forward) -> None:
+    def _check(self, here: Pass) -> None:
         """What was found piecewise linear still is: a branch may lead elsewhere at other inputs."""
         graph = Graph(here.logits)
         for name in self._columns:
@@ -147,14 +151,14 @@ class AnyLayer:
                     "the model branches; choose inputs that take one branch, or another layer"
                 )
 
-    def _measure(self, here: Forward, spectrum: bool) -> dict[str, Curvature]:
+    def _measure(self, here: Pass, spectrum: bool) -> dict[str, Curvature]:
         along = directions(
             self.loss,
             here.logits,
             here.y,
             exact_classes=self.exact_classes,
             samples=self.probes,
-            generator=generator(self.seed, "classes", 0),
+            generator=stream(self.seed, "classes", 0),
         )
         logits = wide(here.logits.detach())
         smooth = [name for name in self._columns if name in self._found.smooth]
@@ -192,7 +196,7 @@ class AnyLayer:
             for (name, products), spectra_of in zip(found.items(), spectra, strict=True)
         }
 
-    def _groups(self, here: Forward, passes: int) -> list[list[str]]:
+    def _groups(self, here: Pass, passes: int) -> list[list[str]]:
         """The layers in groups that share backward passes and fit into memory together."""
         groups: list[list[str]] = [[]]
         room = self._memory

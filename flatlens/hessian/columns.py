@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from flatlens.errors import LayerError
 from flatlens.victims.checks import apply, computes
 from flatlens.victims.layers import Layer
+from flatlens.victims.precision import wide
 
 
 class Columns:
@@ -115,11 +116,6 @@ class Columns:
                 "only a plain Linear, Conv1d or Conv2d can be probed",
                 self.name,
             )
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """``tensor`` in float64; on the CPU where a device has none."""
-    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
 
 
 def _outer(weight: Tensor, groups: int) -> Float[Tensor, "g o o"]:

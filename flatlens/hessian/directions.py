@@ -21,8 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flatlens.errors import UsageError, unknown
-from flatlens.hessian.columns import wide
 from flatlens.hessian.softmax import softmax
+from flatlens.victims.precision import wide, wide_device
 
 LOSSES = ("cross-entropy", "mse", "margin")
 
@@ -68,7 +68,7 @@ def directions(
         samples: how many draws stand for the rest; none where `exhausts` says that all directions are taken.
         generator: on the CPU; the same draws serve all n points, so that a path shows landscape and not noise.
     """
-    z, y = wide(logits.detach()), y.to(logits.device if logits.device.type != "mps" else "cpu")
+    z, y = wide(logits.detach()), y.to(wide_device(logits.device))
     label = F.one_hot(y, z.shape[1]).to(z)
     if loss == "margin":
         rival = F.one_hot(torch.where(label > 0, -torch.inf, z).argmax(1), z.shape[1]).to(z)

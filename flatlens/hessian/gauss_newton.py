@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flatlens.hessian.columns import Columns, inner, wide
-from flatlens.victims.images import Forward
+from flatlens.hessian.columns import Columns, inner
+from flatlens.victims.precision import wide
+from flatlens.victims.protocol import Pass
 
 CHUNK = 1 << 22
 """Entries of input columns that are unfolded at a time: larger pieces leave the cache and are slower."""
@@ -42,7 +43,7 @@ class Products(NamedTuple):
     feature_norm_sq: Float[Tensor, " n"]
 
 
-def pull_back(here: Forward, names: Sequence[str], vectors: Float[Tensor, "n m K"]) -> dict[str, list[Tensor]]:
+def pull_back(here: Pass, names: Sequence[str], vectors: Float[Tensor, "n m K"]) -> dict[str, list[Tensor]]:
     """∂⟨d_c, z⟩/∂s for every direction, as a list of m output-shaped tensors for each layer."""
     taps = [here.taps[name] for name in names]
     places = [tap.output for tap in taps]
@@ -57,7 +58,7 @@ def pull_back(here: Forward, names: Sequence[str], vectors: Float[Tensor, "n m K
     return found
 
 
-def contract(columns: Columns, here: Forward, deltas: Sequence[Tensor], *, chunk: int = CHUNK) -> Products:
+def contract(columns: Columns, here: Pass, deltas: Sequence[Tensor], *, chunk: int = CHUNK) -> Products:
     """The inner products of one layer from its δ_c, a few samples at a time."""
     x, n = here.taps[columns.name].input, len(here.logits)
     entries = columns.outputs(deltas[0], n)[0, :, :, 0].numel() * columns.weight[0].numel()

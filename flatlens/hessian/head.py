@@ -15,6 +15,7 @@ from flatlens.hessian import Curvature
 from flatlens.hessian.scale_free import NORMAL, over_gap, without_top
 from flatlens.hessian.softmax import eigenvalues, gradient_norm, participation, softmax, top_eigenvalue
 from flatlens.victims.checks import ROUNDINGS
+from flatlens.victims.precision import wide
 
 PAIRWISE_CLASSES = 4096
 """Up to this many classes the K×K distances between class weights are kept (128 MiB at most)."""
@@ -28,10 +29,8 @@ class Head:
     """
 
     def __init__(self, linear: nn.Linear) -> None:
-        # Apple GPUs have no float64: there the head, which is small, is measured on the CPU.
-        device = linear.weight.device if linear.weight.device.type != "mps" else torch.device("cpu")
-        self.weight = linear.weight.detach().to(device, torch.float64)
-        self.bias = None if linear.bias is None else linear.bias.detach().to(device, torch.float64)
+        self.weight = wide(linear.weight.detach())
+        self.bias = None if linear.bias is None else wide(linear.bias.detach())
         self.weight_norm = torch.linalg.matrix_norm(self.weight)
         self._longest = self.weight.norm(dim=1).max()
         self._largest_bias = self.weight.new_zeros(()) if self.bias is None else self.bias.abs().max()
@@ -56,7 +55,7 @@ class Head:
         Raises:
             LayerError: the model's own logits are others: its head does more than W·a + b at these inputs.
         """
-        a = features.detach().to(self.weight.device, torch.float64)
+        a = wide(features.detach())
         own = torch.nn.functional.linear(a, self.weight, self.bias)
         norm_sq = (a * a).sum(1)
         if logits is not None:

@@ -16,20 +16,20 @@ mean ± t_{m−1} · se, with se = sd/√m. Where the whole space is no larger t
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flatlens.hessian.columns import Columns, wide
+from flatlens.hessian.columns import Columns
 from flatlens.hessian.directions import Directions
 from flatlens.hessian.gauss_newton import times
 from flatlens.hessian.lanczos import ITERATIONS, Krylov, lanczos
-from flatlens.victims.images import Forward
+from flatlens.victims.noise import stream
+from flatlens.victims.precision import wide
+from flatlens.victims.protocol import Pass
 
 LARGEST_ERROR = 1e-2
 """Relative; an eigenvalue near 0 beside large negative ones may not be known as well as that, and is NaN then."""
@@ -51,7 +51,7 @@ class Residual:
         norm: ‖r‖ ``[n]`` float64. Products are those of r / ‖r‖, so that float32 never underflows.
     """
 
-    def __init__(self, here: Forward, names: Sequence[str], residual: Float[Tensor, "n K"]) -> None:
+    def __init__(self, here: Pass, names: Sequence[str], residual: Float[Tensor, "n K"]) -> None:
         self.norm = residual.norm(dim=1)
         unit = residual / self.norm.clamp(min=torch.finfo(residual.dtype).tiny).unsqueeze(1)
         self._places = {name: here.taps[name].output for name in names}
@@ -111,7 +111,7 @@ def rest(
     """
     matrix = _Reduced(columns, x, deltas, along, residual)
     deflated = matrix.size if matrix.size <= DEFLATED + probes else DEFLATED
-    first = torch.randn(matrix.size, generator=generator(seed, columns.name, FIRST), dtype=torch.float64)
+    first = torch.randn(matrix.size, generator=stream(seed, columns.name, FIRST), dtype=torch.float64)
     space = lanczos(
         matrix.apply,
         matrix.first((first / first.norm()).to(matrix.like)),
@@ -124,7 +124,7 @@ def rest(
     found: list[tuple[Tensor, Tensor]] = []
     for index in range(probes):
         # On the CPU, so that devices agree.
-        signs = torch.randint(0, 2, (matrix.size,), generator=generator(seed, columns.name, index))
+        signs = torch.randint(0, 2, (matrix.size,), generator=stream(seed, columns.name, index))
         v = (2 * signs - 1).to(q).expand(len(q), -1)
         for _ in range(2):  # twice: as in Lanczos
             v = v - ((q @ v.unsqueeze(2)).transpose(1, 2) @ q).squeeze(1)
@@ -188,9 +188,3 @@ class _Reduced:
         """⟨v, R v⟩ and ⟨M v, R v⟩, ``[n]`` float64, from v and R v."""
         coloured = (v.view(self._form) @ self.columns.metric).flatten(1)
         return wide((v * bent).sum(1)), wide((coloured * bent).sum(1))
-
-
-def generator(seed: int, name: str, index: int) -> torch.Generator:
-    """The stream of one (seed, layer, index)."""
-    state = np.random.SeedSequence((seed, zlib.crc32(name.encode()), index)).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flatlens.hessian.columns import wide
+from flatlens.victims.precision import wide
 
 ITERATIONS = 60
 ROUNDINGS = 10

@@ -16,17 +16,31 @@ from torch.autograd.graph import Node
 from flatlens.errors import LayerError
 from flatlens.hessian.bends import bending
 from flatlens.hessian.columns import Columns
-from flatlens.hessian.hutchinson import generator
 from flatlens.victims.graph import Graph, place
-from flatlens.victims.images import Forward, Victim
 from flatlens.victims.memory import is_out_of_memory
+from flatlens.victims.noise import stream
+from flatlens.victims.protocol import Needs, Pass, Victim
 
 VECTORS = 2
 SAMPLES = 2
 
 
 class Findings(NamedTuple):
-    """What the preflight saw: layers whose tail bends, and those whose tail cannot be differentiated twice."""
+    """What the preflight saw.
+
+    Attributes:
+        smooth: layers whose tail bends.
+        once: layers whose tail cannot be differentiated twice.
+        needs: how passes must be made for these layers to be measured.
+    """
+
+    smooth: set[str]
+    once: set[str]
+    needs: Needs
+
+
+class Tails(NamedTuple):
+    """Layers whose tail bends, and layers whose tail cannot be differentiated twice."""
 
     smooth: set[str]
     once: set[str]
@@ -34,8 +48,6 @@ class Findings(NamedTuple):
 
 def preflight(victim: Victim, layers: dict[str, Columns], x: Tensor, *, seed: int = 0) -> Findings:
     """Check every layer and find out which Hessians have a part beyond Gauss–Newton.
-
-    Leaves `Victim.copied` and `Victim.twice` as the layers need them.
 
     Args:
         victim: its layers are looked at on passes that are made here.
@@ -47,21 +59,17 @@ def preflight(victim: Victim, layers: dict[str, Columns], x: Tensor, *, seed: in
         LayerError: a layer does not compute W·a + b, does not depend on the input, or mixes samples.
     """
     if not layers:
-        return Findings(set(), set())
+        return Findings(set(), set(), Needs())
     points = _points(victim, x, seed)
     y = torch.zeros(len(points), dtype=torch.long, device=victim.device)
-    victim.twice = True
-    here = _checked_pass(victim, layers, points, y)
-    for tap in here.taps.values():
-        if tap.overwritten:
-            victim.copied.add(tap.layer.name)
+    here = _checked_pass(victim.needing(Needs(graph=True, twice=True)), layers, points, y)
+    copied = frozenset(tap.layer.name for tap in here.taps.values() if tap.overwritten)
     _check_samples(here, layers)
     found = _bends(here, list(layers), seed)
     graph = Graph(here.logits)
     bent = {name for name in layers if bending(graph, place(here.taps[name].output)) is not None}
-    found = Findings(found.smooth | (bent - found.once), found.once)
-    victim.twice = bool(found.smooth)
-    return found
+    smooth = found.smooth | (bent - found.once)
+    return Findings(smooth, found.once, Needs(graph=True, twice=bool(smooth), copied=copied))
 
 
 def _points(victim: Victim, x: Tensor, seed: int) -> Tensor:
@@ -70,11 +78,11 @@ def _points(victim: Victim, x: Tensor, seed: int) -> Tensor:
     if not few.is_floating_point():
         return victim.place(few.repeat(2, *[1] * (few.dim() - 1)))
     low, high = victim.bounds
-    noise = torch.rand(few.shape, generator=generator(seed, "preflight", 0), dtype=torch.float64).to(few)
+    noise = torch.rand(few.shape, generator=stream(seed, "preflight", 0), dtype=torch.float64).to(few)
     return victim.place(torch.cat([few, (few + (low + (high - low) * noise)) / 2]))
 
 
-def _checked_pass(victim: Victim, layers: dict[str, Columns], x: Tensor, y: Tensor) -> Forward:
+def _checked_pass(victim: Victim, layers: dict[str, Columns], x: Tensor, y: Tensor) -> Pass:
     handles = []
     for columns in layers.values():
 
@@ -93,11 +101,11 @@ def _checked_pass(victim: Victim, layers: dict[str, Columns], x: Tensor, y: Tens
     return here
 
 
-def _check_samples(here: Forward, layers: dict[str, Columns]) -> None:
+def _check_samples(here: Pass, layers: dict[str, Columns]) -> None:
     """What one sample's logits depend on must lie in one piece of the layer's output: per-sample curvature needs it."""
     n = len(here.logits)
     cotangent = torch.zeros_like(here.logits)
-    cotangent[1] = torch.randn(cotangent.shape[1], generator=generator(0, "samples", 0)).to(cotangent)
+    cotangent[1] = torch.randn(cotangent.shape[1], generator=stream(0, "samples", 0)).to(cotangent)
     taps = [here.taps[name] for name in layers]
     places = [tap.output for tap in taps]
     deltas = torch.autograd.grad(here.logits, places, cotangent, retain_graph=True, allow_unused=True)
@@ -114,12 +122,12 @@ def _check_samples(here: Forward, layers: dict[str, Columns]) -> None:
             )
 
 
-def _bends(here: Forward, names: list[str], seed: int) -> Findings:
+def _bends(here: Pass, names: list[str], seed: int) -> Tails:
     """For which layers the second derivative of ⟨v, z⟩ by the layer's output is anything but exactly 0.0.
 
     All layers at once: another layer's second derivative reaches a layer only through a tail that bends as well.
     """
-    found = Findings(set(), set())
+    found = Tails(set(), set())
     try:
         for index in range(VECTORS):
             for kept, seen in zip(found, _bent(here, names, seed, index), strict=True):
@@ -128,18 +136,18 @@ def _bends(here: Forward, names: list[str], seed: int) -> Findings:
         if is_out_of_memory(error):
             raise
         if len(names) == 1:
-            return Findings(set(), set(names))
+            return Tails(set(), set(names))
         parts = [_bends(here, [name], seed) for name in names]
-        return Findings(set().union(*(p.smooth for p in parts)), set().union(*(p.once for p in parts)))
+        return Tails(set().union(*(p.smooth for p in parts)), set().union(*(p.once for p in parts)))
     return found
 
 
-def _bent(here: Forward, names: list[str], seed: int, index: int) -> Findings:
+def _bent(here: Pass, names: list[str], seed: int, index: int) -> Tails:
     n, like = len(here.logits), here.logits
     finite = torch.isfinite(like).all(1)
 
     def normal(name: str, shape: torch.Size) -> Tensor:
-        random = generator(seed, f"preflight of {name}", index)
+        random = stream(seed, f"preflight of {name}", index)
         return torch.randn(shape, generator=random, dtype=torch.float64).to(like.device, like.dtype)
 
     scalar = (like * normal("logits", like.shape)).sum()
@@ -150,7 +158,7 @@ def _bent(here: Forward, names: list[str], seed: int, index: int) -> Findings:
     bending = {name: s for name, s in zip(names, slopes, strict=True) if s is not None and s.requires_grad}
     once = {name for name, slope in bending.items() if _stops(slope)}
     if not bending:
-        return Findings(set(), once)
+        return Tails(set(), once)
     curved = torch.autograd.grad(
         list(bending.values()),
         places,
@@ -164,7 +172,7 @@ def _bent(here: Forward, names: list[str], seed: int, index: int) -> Findings:
         for name, c in zip(names, curved, strict=True)
         if c is not None and bool((c.reshape(n, -1)[finite] != 0).any())
     }
-    return Findings(smooth - once, once)
+    return Tails(smooth - once, once)
 
 
 def _stops(slope: Tensor) -> bool:

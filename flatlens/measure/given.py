@@ -14,7 +14,7 @@ from flatlens import attacks, datasets, models
 from flatlens.attacks import libraries
 from flatlens.attacks.gradient import PGD
 from flatlens.attacks.points import from_file
-from flatlens.attacks.protocol import Attack, Recorder
+from flatlens.attacks.protocol import Attack, Recorder, stated
 from flatlens.attacks.recording import recorded
 from flatlens.errors import AttackError, DataError, ModelError, SpecError
 from flatlens.models import OBJECT, normalized
@@ -119,23 +119,20 @@ def attack(value: Any, model: nn.Module, seed: int) -> Attack:
         SpecError: a name of none.
     """
     if value is None:
-        return PGD()
+        return stated(PGD())
     if isinstance(value, str):
-        return _named(value, model, seed)
+        return stated(_named(value, model, seed))
     if _is_own(value):
-        made: Attack = value
-        return made
+        return stated(value)
     if isinstance(value, type):
         raise AttackError(f"'{value.__name__}' is a class; make an attack of it: {value.__name__}(…)")
-    made = recorded(value)
-    return made
+    return stated(recorded(value))
 
 
-def _named(name: str, model: nn.Module, seed: int) -> Attack:
+def _named(name: str, model: nn.Module, seed: int) -> Any:
     spec = RunSpec(model=OBJECT, data=OBJECT, attack=name)  # which says what is wrong with a name
     if not spec.foreign:
-        made: Attack = attacks.find(name)()
-        return made
+        return attacks.find(name)()
     uri = parse(name, AttackError)
     if uri.scheme == "path":
         uri.only(())

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
 from flatlens.attacks.balls import TINY, ball
-from flatlens.attacks.protocol import Attack, Recorder
+from flatlens.attacks.protocol import Attack, Walks
 from flatlens.errors import AttackError, ResourceError
 from flatlens.hessian.any_layer import AnyLayer
-from flatlens.measure.loop import Keeper, Piece, walk, with_result
+from flatlens.measure.keeper import ImageKeeper, with_result
+from flatlens.measure.loop import Found, Piece, walk
 from flatlens.models import guard
-from flatlens.probes.certificate import Certificate
+from flatlens.probes import Probe, StepProbe
+from flatlens.probes.certificate import Certificate, Certified
+from flatlens.probes.flatness import Flatness
+from flatlens.probes.gradients import GradientFlow, dead_units
+from flatlens.probes.prediction import perturbation, prediction
 from flatlens.progress import Progress, Report
 from flatlens.records import cautions
-from flatlens.records.schema import ATTACK, BEST, Caution
-from flatlens.victims.images import Batch, Victim, exact_arithmetic
+from flatlens.records.schema import ATTACK, BEST, MEASUREMENT_VERSION, Caution
+from flatlens.version import __version__
+from flatlens.victims.images import ImageVictim
 from flatlens.victims.layers import as_logits
 from flatlens.victims.memory import batch_that_fits, bytes_per_sample
 from flatlens.victims.noise import Noise
+from flatlens.victims.precision import exact_arithmetic
+from flatlens.victims.protocol import Batch
 
 FED = 128
 """Inputs on which it is tried whether the model was made for standardised ones."""
@@ -38,16 +49,15 @@ class Job:
     """
 
     model: nn.Module
-    victim: Victim
+    victim: ImageVictim
     measure: AnyLayer
     attack: Attack
-    controls: dict[str, Attack]
+    controls: dict[str, Walks]
     x: Tensor
     y: Tensor
     ids: Tensor
     pool_x: Tensor
     pool_y: Tensor
-    target: int | str | None
     batch_size: int
     seed: int
     images: str
@@ -68,13 +78,8 @@ class Job:
 
     @property
     def length(self) -> int:
-        """Steps of a path, the clean input not counted (40 where the attack does not say)."""
-        return int(getattr(self.attack, "length", 40))
-
-    @property
-    def says_length(self) -> bool:
-        """Whether the attack says how many steps it takes."""
-        return getattr(self.attack, "steps", getattr(self.attack, "length", None)) is not None
+        """Steps of a path, the clean input not counted."""
+        return self.attack.length
 
     @property
     def total(self) -> int:
@@ -84,8 +89,7 @@ class Job:
     @property
     def runs(self) -> int:
         """How often the attack is run on each sample: its restarts."""
-        counted = getattr(self.attack, "runs", None)
-        return 1 if counted is None else int(counted(self.victim.classes))
+        return self.attack.runs(self.victim.classes)
 
     def batch(self, index: int) -> Batch:
         """One batch, on the victim's device."""
@@ -96,12 +100,12 @@ class Job:
         if "line-to-other-class" in self.controls:
             picked = [_other(self.pool_y, int(label), int(i), noise) for label, i in zip(y, ids, strict=True)]
             other = self.victim.place(self.pool_x[picked])
-        eps = getattr(self.attack, "eps", None)
+        eps = self.attack.radius
         own = torch.tensor(eps[part], device=x.device, dtype=x.dtype) if isinstance(eps, tuple) else None
         return Batch(x, y, ids, self._targets(x, y, ids, noise), other, own)
 
     def _targets(self, x: Tensor, y: Tensor, ids: Tensor, noise: Noise) -> Tensor | None:
-        classes, target = self.victim.classes, self.target
+        classes, target = self.victim.classes, self.attack.target
         if target is None:
             return None
         if target == "next":
@@ -121,63 +125,63 @@ class Job:
         """All paths of one batch, measured: the attack's runs, then the controls."""
         self.victim.where.batch = index + 1
         batch = self.batch(index)
-        attack, notes = self.attack, dict[str, int]()
-        if isinstance(attack, Recorder):
-            # Not under exact arithmetic: a library's numbers are to be those that it gives by itself.
-            attack, notes = attack.record(self.model, batch, self.victim.bounds)
+        # Not under exact arithmetic: a library's numbers are to be those that it gives by itself.
+        walks, notes = self.attack.walker(self.model, batch, self.victim.bounds)
         with exact_arithmetic(self.victim.device):
-            return self._measured(index, batch, attack, tick)._replace(notes=notes)
+            return self._measured(index, batch, walks, tick)._replace(notes=notes)
 
-    def _measured(self, index: int, batch: Batch, attack: Attack, tick: Callable[[str], None]) -> Piece:
-        certificate = Certificate.of(self.victim)
+    def probes(self, flatness: Flatness, certificate: Certificate | None) -> list[Probe]:
+        """What is read off each pass of one path, in the order of the columns."""
+        bound = [] if certificate is None else [Certified(certificate)]
+        flow = StepProbe(GradientFlow(), late=True)
+        return [StepProbe(prediction), StepProbe(perturbation), StepProbe(dead_units), flatness, *bound, flow]
 
-        def ticked(name: str) -> Callable[[], None]:
-            return lambda: tick(f"{name}, batch {index + 1} of {self.batches}")
+    def _measured(self, index: int, batch: Batch, walks: Walks, tick: Callable[[str], None]) -> Piece:
+        certificate, flatness = Certificate.of(self.victim), Flatness(self.measure)
+
+        def walked(walks: Walks, batch: Batch, name: str, restart: int = 0, **more: Any) -> Piece:
+            return walk(
+                walks,
+                self.victim,
+                batch,
+                Noise(self.seed, restart),
+                self.probes(flatness, certificate),
+                path=name,
+                tick=lambda: tick(f"{name}, batch {index + 1} of {self.batches}"),
+                **more,
+            )
 
         pieces, best = [], None
         for run in range(self.runs):
-            piece = walk(
-                attack,
-                self.victim,
-                batch,
-                Noise(self.seed, restart=run),
-                measure=self.measure,
-                certificate=certificate,
-                # Pictures are of the first run's path; what the others found is one more at its end.
-                keeper=Keeper(self.images) if run == 0 and self.images != "none" else None,
-                tick=ticked(ATTACK),
-                confirm=self._predict,
-            )
+            # Pictures are of the first run's path; what the others found is one more at its end.
+            keeper = ImageKeeper(self.images) if run == 0 and self.images != "none" else None
+            piece = walked(walks, batch, ATTACK, run, keeper=keeper, at_end=self._agrees)
             assert piece.found is not None
             best = piece.found if best is None else best.or_better(piece.found)
             pieces.append(piece._replace(found=None))
         assert best is not None
         images = pieces[0].images
         if images is not None and (self.runs > 1 or BEST in pc.unique(pieces[0].steps["kind"]).to_pylist()):
-            images = with_result(images, batch.ids, best)
+            images = with_result(images, batch.ids, best.x, best.answer)
         beside = batch._replace(target=None, end=best.x)
-        if getattr(self.attack, "eps", None) is None and (norm := getattr(self.attack, "norm", None)) is not None:
+        if self.attack.radius is None and self.attack.norm is not None:
             # An attack of minimal norm has no radius: noise is as large as what it found.
-            beside = beside._replace(eps=ball(norm).size(best.x - batch.x).clamp(min=TINY))
-        for name, control in self.controls.items():
-            pieces.append(
-                walk(
-                    control,
-                    self.victim,
-                    beside,
-                    Noise(self.seed),
-                    path=name,
-                    measure=self.measure,
-                    certificate=certificate,
-                    tick=ticked(name),
-                    clean=pieces[0].clean,
-                )
-            )
+            beside = beside._replace(eps=ball(self.attack.norm).size(best.x - batch.x).clamp(min=TINY))
+        pieces += [walked(control, beside, name, at_end=self._look_again) for name, control in self.controls.items()]
         return Piece(
             pa.concat_tables([piece.steps for piece in pieces]),
             pa.concat_tables([piece.layers for piece in pieces]),
             images,
         )
+
+    def _agrees(self, found: Found) -> Tensor:
+        """For which samples the user's own model predicts what the victim does, ``[n]`` bool."""
+        predicted = self._predict(found.x).to(found.answer.device)
+        return found.answer.argmax(1) == predicted
+
+    def _look_again(self, found: Found) -> None:
+        """Look at the layers of the user's own model where a control ends."""
+        self.victim.check_again(found.x)
 
     def _predict(self, x: Tensor) -> Tensor:
         """What the user's own model, unfolded and as it was given, predicts; its layers are looked at once more."""
@@ -200,6 +204,8 @@ class Job:
         per_path = self.length + 1
         rows = [min(self.batch_size, len(self.x) - i * self.batch_size) for i in range(self.batches)]
         done = self.total - sum(rows[i] for i in wanted) * per_path * (self.runs + len(self.controls))
+        if wanted:
+            self.attack.fit(self.victim, self.pool_x, self.pool_y)
         for index in wanted:
 
             def tick(what: str, size: int = rows[index]) -> None:
@@ -232,7 +238,7 @@ def _other(labels: Tensor, label: int, sample: int, noise: Noise) -> int:
     return int(among[noise.integer(sample, len(among), "other-class")])
 
 
-def fed_otherwise(victim: Victim, x: Tensor, y: Tensor, *, wrong: int) -> Iterator[Caution]:
+def fed_otherwise(victim: ImageVictim, x: Tensor, y: Tensor, *, wrong: int) -> Iterator[Caution]:
     """Whether the model does better on standardised inputs than on those that it is given.
 
     ``wrong`` of all inputs are classified otherwise than labelled: where they are few, no pass is made.
@@ -253,7 +259,7 @@ def fed_otherwise(victim: Victim, x: Tensor, y: Tensor, *, wrong: int) -> Iterat
     yield from cautions.not_normalised(int(plain.sum()), gained, lost, len(x), *told)
 
 
-def classified(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
+def classified(victim: ImageVictim, x: Tensor, y: Tensor) -> Tensor:
     """Which inputs are classified as labelled, ``[n]`` bool."""
     size = batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
     with torch.no_grad():
@@ -262,3 +268,25 @@ def classified(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
             for part, labels in zip(x.split(size), y.split(size), strict=True)
         ]
     return torch.cat(found)
+
+
+def provenance(job: Job) -> dict[str, Any]:
+    """What a manifest says of how the numbers came about."""
+    return {
+        "flatlens": __version__,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "pyarrow": pa.__version__,
+        },
+        "measurement_version": MEASUREMENT_VERSION,
+        **({"recorded_attack": dict(job.attack.provenance)} if job.attack.provenance else {}),
+        "device": str(job.victim.device),
+        "threads": torch.get_num_threads(),
+        "folded": job.victim.folded,
+        "head": job.victim.head,
+        "classes": job.victim.classes,
+        "samples": len(job.x),
+        "seed": job.seed,
+    }

@@ -17,9 +17,10 @@ from flatlens.measure.load import DIGITS, load
 from flatlens.specs.run import RunSpec
 from flatlens.specs.trust import TRUST
 from flatlens.training import recipes as trained
-from flatlens.victims.images import Forward, Victim
+from flatlens.victims.images import ImageVictim
 from flatlens.victims.layers import own_name, probeable
 from flatlens.victims.memory import bytes_per_sample
+from flatlens.victims.protocol import Pass
 
 SURVEYED = 8
 """Samples on which the cost of a layer is measured."""
@@ -42,7 +43,7 @@ class Plan(NamedTuple):
     memory_bytes: int
     seconds: float
     training_passes: int = 0
-    """Forward, and as many backward, passes to train the model that a recipe names, where it is not there yet."""
+    """Pass, and as many backward, passes to train the model that a recipe names, where it is not there yet."""
     training_seconds: float = 0.0
     steps: int = 0
     """Of a path, as they are counted here."""
@@ -98,7 +99,7 @@ def plan(spec: RunSpec) -> Plan:
         training_passes=training.passes,
         training_seconds=training.seconds,
         steps=job.length,
-        says_steps=job.says_length,
+        says_steps=job.attack.says_length,
     )
 
 
@@ -136,13 +137,13 @@ def _layer_row(job: Job, name: str) -> LayerRow:
     )
     batch = job.batch(0)
     try:
-        victim = Victim(job.model, batch.x, layers=[name], bounds=job.victim.bounds, device=job.victim.device)
+        victim = ImageVictim(job.model, batch.x, layers=[name], bounds=job.victim.bounds, device=job.victim.device)
         measure = AnyLayer(victim, batch.x)
     except LayerError as error:
         return LayerRow(*known, method=f"none: {error}", exact=None, passes=None, cost=None)
 
-    def step() -> Forward:
-        return victim(batch.x, batch.y)
+    def step() -> Pass:
+        return measure.victim(batch.x, batch.y)
 
     def alone() -> None:
         step().grad(lambda at: at.loss)

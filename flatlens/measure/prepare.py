@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flatlens import attacks
-from flatlens.attacks.protocol import Attack
+from flatlens.attacks.protocol import Attack, Walks, stated
 from flatlens.errors import AttackError, DataError, LayerError, SpecError
 from flatlens.hessian.any_layer import AnyLayer
 from flatlens.measure.job import Job, classified, fed_otherwise
@@ -19,7 +19,7 @@ from flatlens.records import cautions
 from flatlens.records.schema import Caution
 from flatlens.specs.settings import Settings
 from flatlens.victims import endings
-from flatlens.victims.images import Victim
+from flatlens.victims.images import ImageVictim
 from flatlens.victims.memory import batch_that_fits, bytes_per_sample, keep_freed_memory
 
 EXAMPLES = 8
@@ -34,7 +34,7 @@ def prepare(
     x: Tensor,
     y: Tensor,
     *,
-    attack: Attack,
+    attack: Any,
     settings: Settings = DEFAULTS,
     ids: Tensor | None = None,
     pool: tuple[Tensor, Tensor] | None = None,
@@ -46,7 +46,7 @@ def prepare(
         model: the user's.
         x: clean inputs ``[n, …]``.
         y: labels ``[n]``.
-        attack: what walks.
+        attack: what walks or records: it is made an `Attack` here.
         settings: what is measured, and how.
         ids: of the samples, ``[n]``: they identify their noise.
         pool: images and labels among which a control finds one of another class; the samples' own when left out.
@@ -54,6 +54,7 @@ def prepare(
     """
     keep_freed_memory()
     x, y = check_data(x, y)
+    attack = stated(attack)
     ids = torch.arange(len(x)) if ids is None else ids
     bounds = settings.bounds
     victim, measure, skipped = instrument(
@@ -61,7 +62,7 @@ def prepare(
         dtype=dtype_of(settings.dtype), device=device_of(settings.device), dead_units=settings.dead_units,
     )  # fmt: skip
     check_labels(y, ids, victim.classes)
-    eps = getattr(attack, "eps", None)
+    eps = attack.radius
     if isinstance(eps, tuple):
         if len(eps) != len(x):
             raise AttackError(f"eps has {len(eps)} values for {len(x)} samples; give one number, or one per sample")
@@ -80,20 +81,18 @@ def prepare(
             *cautions.low_accuracy(int(right.sum()), len(right), victim.classes, recorded_accuracy),
         )
         x, y, ids = x[right], y[right], ids[right]
-    length = int(getattr(attack, "length", 40))
     fitted = settings.batch_size or batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
     return Job(
         model=model,
         victim=victim,
         measure=measure,
         attack=attack,
-        controls={name: _control(name, attack, length) for name in settings.control},
+        controls={name: _control(name, attack) for name in settings.control},
         x=x,
         y=y,
         ids=ids,
         pool_x=x if pool is None else pool[0],
         pool_y=y if pool is None else pool[1],
-        target=getattr(attack, "target", None),
         batch_size=min(fitted, len(x)),
         seed=settings.seed,
         images=settings.images,
@@ -116,7 +115,7 @@ def instrument(
     exact_classes: int = 32,
     loss: str = "cross-entropy",
     **how: Any,
-) -> tuple[Victim, AnyLayer, dict[str, str]]:
+) -> tuple[ImageVictim, AnyLayer, dict[str, str]]:
     """The victim, what measures its layers, and the layers that only a pattern selected and that cannot be probed.
 
     Args:
@@ -127,13 +126,13 @@ def instrument(
         seed: of the probes.
         exact_classes: how many classes are taken exactly.
         loss: the loss whose curvature it is.
-        how: as for `Victim`.
+        how: as for `ImageVictim`.
     """
     skipped: dict[str, str] = {}
     while True:
         try:
             with guard.net("while it is checked, before the attack"):
-                victim = Victim(model, x, layers=layers, without=skipped, **how)
+                victim = ImageVictim(model, x, layers=layers, without=skipped, **how)
                 measure = AnyLayer(
                     victim, x[:EXAMPLES], probes=probes, seed=seed, exact_classes=exact_classes, loss=loss
                 )
@@ -146,7 +145,7 @@ def instrument(
             continue
         if not victim.layers:
             raise LayerError(f"none of the layers {', '.join(layers)} can be probed: {next(iter(skipped.values()))}")
-        return victim, measure, skipped
+        return victim.needing(measure.needs), measure, skipped
 
 
 def check_data(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,7 +207,7 @@ def dtype_of(name: str | None) -> torch.dtype | None:
     return found
 
 
-def _preflight(model: nn.Module, victim: Victim, x: Tensor, bounds: tuple[float, float]) -> Iterator[Caution]:
+def _preflight(model: nn.Module, victim: ImageVictim, x: Tensor, bounds: tuple[float, float]) -> Iterator[Caution]:
     low, high = bounds
     slack = endings.rounding(x) * max(abs(low), abs(high))
     outside = ((x < low - slack) | (x > high + slack)).flatten(1).any(1)
@@ -218,13 +217,11 @@ def _preflight(model: nn.Module, victim: Victim, x: Tensor, bounds: tuple[float,
         yield cautions.probabilities(endings.softmax(model, x[:2]))
 
 
-def _control(name: str, attack: Attack, length: int) -> Attack:
+def _control(name: str, attack: Attack) -> Walks:
     made = attacks.find(name)
-    own = ("eps", "norm", "step_size")
-    # Dynamic steps have no one size to give to a control.
-    wanted = {"steps": length, **{key: getattr(attack, key, None) for key in own}}
-    if "eps" not in wanted or wanted["eps"] is None:
-        wanted["step_size"] = None
+    # Without a radius, a step size is not of its kind.
+    step_size = None if attack.radius is None else attack.step_size
+    wanted = {"steps": attack.length, "eps": attack.radius, "norm": attack.norm, "step_size": step_size}
     known = {field.name for field in dataclasses.fields(made)}
-    control: Attack = made(**{key: value for key, value in wanted.items() if key in known and value is not None})
+    control: Walks = made(**{key: value for key, value in wanted.items() if key in known and value is not None})
     return control

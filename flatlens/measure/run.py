@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from flatlens.measure.job import Job
+from flatlens.measure.job import Job, provenance
 from flatlens.measure.load import load
-from flatlens.measure.trace import provenance
 from flatlens.progress import Report
 from flatlens.records import cautions, claims, runs
 from flatlens.records.schema import Caution

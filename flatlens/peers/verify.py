@@ -13,7 +13,7 @@ from flatlens.hessian.any_layer import AnyLayer
 from flatlens.measure.load import DIGITS, load
 from flatlens.peers import pyhessian as peers
 from flatlens.specs.run import RunSpec
-from flatlens.victims.images import Victim
+from flatlens.victims.images import ImageVictim
 from flatlens.victims.layers import probeable
 
 DENSE_WEIGHTS = 2000
@@ -103,11 +103,11 @@ def verify(model: str, data: str | None = None) -> list[Check]:
     checks: list[Check] = []
     for name in probeable(own):
         try:
-            victim = Victim(own, x, layers=[name])
+            victim = ImageVictim(own, x, layers=[name])
             measure = AnyLayer(victim, batch.x[:8])
         except LayerError:
             continue
-        ours, seconds = _timed(lambda v=victim, m=measure: next(iter(m(v(x, y)).values())))  # type: ignore[misc]
+        ours, seconds = _timed(lambda m=measure: next(iter(m(m.victim(x, y)).values())))  # type: ignore[misc]
         small = victim.layers[name].weight.numel() <= DENSE_WEIGHTS
         whole, seconds_dense = _timed(lambda n=name: peers.dense(own, n, x, y)[0]) if small else (None, None)  # type: ignore[misc]
         trace, seconds_trace = _timed(lambda n=name: peers.pyhessian_trace(own, n, x, y, probes=PROBES, seed=0))  # type: ignore[misc]

@@ -11,6 +11,7 @@ unknown constant; it says nothing of how far the features move when the input do
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -19,8 +20,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flatlens.hessian.softmax import softmax
-from flatlens.probes import Columns
-from flatlens.victims.images import Forward, Victim
+from flatlens.probes import Columns, Path
+from flatlens.victims.precision import wide
+from flatlens.victims.protocol import Pass, Victim
 
 EIGH_CLASSES = 128
 """Up to this many classes λ is found, by a K×K eigenproblem a sample; beyond, κ alone bounds."""
@@ -61,11 +63,9 @@ class Certificate:
     """
 
     def __init__(self, linear: nn.Linear, name: str) -> None:
-        # Apple GPUs have no float64.
-        device = linear.weight.device if linear.weight.device.type != "mps" else torch.device("cpu")
         self.name = name
-        self.weight = linear.weight.detach().to(device, torch.float64)
-        self.bias = None if linear.bias is None else linear.bias.detach().to(device, torch.float64)
+        self.weight = wide(linear.weight.detach())
+        self.bias = None if linear.bias is None else wide(linear.bias.detach())
         self.diameter = diameter(self.weight)
 
     @classmethod
@@ -76,7 +76,7 @@ class Certificate:
                 return cls(layer.module, name)
         return None
 
-    def anchor(self, clean: Forward) -> Anchor:
+    def anchor(self, clean: Pass) -> Anchor:
         """What the bound needs of the clean inputs."""
         phi = self._features(clean)
         y = clean.y.to(phi.device)
@@ -88,7 +88,7 @@ class Certificate:
         few = len(self.weight) <= EIGH_CLASSES
         return Anchor(phi, F.cross_entropy(logits, y, reduction="none"), slope, variance, eigenvalue if few else None)
 
-    def __call__(self, here: Forward, anchor: Anchor) -> Columns:
+    def __call__(self, here: Pass, anchor: Anchor) -> Columns:
         """The bounds of ℓ − ℓ(clean), that difference (nats), and ρ: columns of the head."""
         phi = self._features(here)
         loss = F.cross_entropy(F.linear(phi, self.weight, self.bias), here.y.to(phi.device), reduction="none")
@@ -103,8 +103,8 @@ class Certificate:
             columns["certificate_bound_eigenvalue"] = bound(anchor.slope, anchor.eigenvalue, rho, second)
         return columns
 
-    def _features(self, here: Forward) -> Float[Tensor, "n i"]:
-        return here.taps[self.name].input.detach().to(self.weight.device, torch.float64)
+    def _features(self, here: Pass) -> Float[Tensor, "n i"]:
+        return wide(here.taps[self.name].input.detach())
 
     def _spread(self, p: Tensor, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """‖∇_φ ℓ‖, Tr(Wᵀ A W) and λ_max(Wᵀ A W), ``[n]`` each."""
@@ -123,6 +123,23 @@ class Certificate:
         scaled = torch.where(finite.view(-1, 1, 1), centred / unit, 0.0)
         top = torch.linalg.eigvalsh(scaled @ scaled.mT)[:, -1].clamp(0, 1)
         return slope, variance, torch.where(finite, top * variance, torch.nan)
+
+
+class Certified:
+    """The certificate along one path: how far the loss may have risen since the first pass, by what was known there."""
+
+    table = "layers"
+    late = False
+
+    def __init__(self, certificate: Certificate) -> None:
+        self._certificate = certificate
+        self._anchor: Anchor | None = None
+
+    def __call__(self, here: Pass, path: Path) -> Mapping[str, Columns]:
+        """Columns of the head."""
+        if self._anchor is None:
+            self._anchor = self._certificate.anchor(here)
+        return {self._certificate.name: self._certificate(here, self._anchor.at(here.rows))}
 
 
 def psi(r: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

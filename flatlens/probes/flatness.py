@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyarrow as pa
+import torch
 
 from flatlens.hessian import Curvature
-from flatlens.probes import Columns
+from flatlens.hessian.any_layer import AnyLayer
+from flatlens.probes import Columns, Path
+from flatlens.probes.gradients import zero_inputs
 from flatlens.records.schema import LAYERS
+from flatlens.victims.protocol import Pass
 
 # The table's numbers that a curvature has, one per sample.
 _NUMBERS = [f.name for f in LAYERS if f.name in Curvature.__dataclass_fields__ and pa.types.is_floating(f.type)]
 
 
-def flatness(found: Curvature) -> Columns:
-    """The columns of one layer, ``[n]`` float64 each."""
-    return {name: getattr(found, name) for name in _NUMBERS}
+class Flatness:
+    """The curvature of every probed layer along all paths of one batch, which begin at the same clean inputs.
+
+    Args:
+        measure: of the victim's layers.
+    """
+
+    table = "layers"
+    late = False
+
+    def __init__(self, measure: AnyLayer) -> None:
+        self._measure = measure
+        self._clean: Mapping[str, Columns] = {}
+
+    def __call__(self, here: Pass, path: Path) -> Mapping[str, Columns]:
+        """The columns of each layer, ``[n]`` float64 each."""
+        at_clean = path.previous is None and torch.equal(here.x, path.clean)
+        if at_clean and self._clean:
+            return self._clean
+        found: dict[str, Columns] = {
+            name: columns(curvature) | zero_inputs(here.taps[name], len(here.logits))
+            for name, curvature in self._measure(here).items()
+        }
+        if at_clean:
+            self._clean = found
+        return found
+
+
+def columns(found: Curvature) -> dict[str, torch.Tensor | str | bool]:
+    """The columns of one layer."""
+    return {"method": found.method, "exact": found.exact, **{name: getattr(found, name) for name in _NUMBERS}}

@@ -9,14 +9,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flatlens.probes import Columns
-from flatlens.victims.images import Forward, Tap
+from flatlens.probes import Columns, Path
+from flatlens.victims.protocol import Pass
+from flatlens.victims.taps import Tap
 
 
-def zero_inputs(tap: Tap, n: int) -> Columns:
+def zero_inputs(tap: Tap, n: int) -> dict[str, Tensor]:
     """The share of a layer's inputs that are exactly 0, ``[n]``: behind a ReLU, the units that pass no gradient."""
     entries = tap.input.reshape(n, -1)
     return {"zero_inputs": _zeros(entries)}
+
+
+def dead_units(here: Pass, path: Path) -> Columns:
+    """The share of ReLU units that pass no gradient, ``[n]``, where they were counted."""
+    return {} if here.dead_share is None else {"dead_share": here.dead_share}
 
 
 class GradientFlow:
@@ -25,7 +31,7 @@ class GradientFlow:
     def __init__(self) -> None:
         self._last: Tensor | None = None
 
-    def __call__(self, here: Forward) -> Columns:
+    def __call__(self, here: Pass, path: Path) -> Columns:
         """Columns of a pass that is over; NaN where no gradient was taken.
 
         Returns:

@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flatlens.probes import Columns, Path
-from flatlens.victims.images import Forward
+from flatlens.probes import Path
+from flatlens.victims.precision import wide
+from flatlens.victims.protocol import Pass
 
 
-def prediction(here: Forward, path: Path) -> Columns:
+def prediction(here: Pass, path: Path) -> dict[str, Tensor]:
     """Prediction, flip, loss (nats), confidence, margin and gap (logits) and entropy (nats), in float64."""
-    logits = here.logits.detach().double() if here.logits.device.type != "mps" else here.logits.detach().cpu().double()
+    logits = wide(here.logits.detach())
     y = here.y.to(logits.device)
     log_p = torch.log_softmax(logits, 1)
     p = log_p.exp()
@@ -42,7 +43,7 @@ def gap(logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
     return first - second
 
 
-def perturbation(here: Forward, path: Path) -> Columns:
+def perturbation(here: Pass, path: Path) -> dict[str, Tensor]:
     """Norms of x − clean, in units of the input."""
     delta = (here.x.detach() - path.clean).flatten(1)
     return {"linf": delta.abs().amax(1), "l2": delta.norm(dim=1)}

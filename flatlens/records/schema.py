@@ -85,6 +85,17 @@ LAYERS = pa.schema(
     ]
 )
 
+
+class Table(NamedTuple):
+    """A table of measured numbers: its columns, and which of them tells the rows of one pass of a sample apart."""
+
+    schema: pa.Schema
+    key: str | None = None
+
+
+TABLES = {"steps": Table(STEPS), "layers": Table(LAYERS, "layer")}
+"""What is measured of each pass, by the name of its file."""
+
 KEY = tuple(name for name, _ in _KEY)
 """What a row of ``steps`` is of; a row of ``layers`` is of a layer, too."""
 

@@ -7,6 +7,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from flatlens.victims.layers import PROBEABLE, as_logits
+from flatlens.victims.precision import widest
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -29,7 +30,7 @@ def fold(model: nn.Module, example: Tensor) -> tuple[nn.Module, dict[str, Tensor
     if not any(isinstance(module, NORMS) for module in model.modules()):
         return model, {}
     # In float64, where a device has it: the comparison then sees a wrong function and not the rounding of weights.
-    dtype = torch.float64 if example.device.type != "mps" else torch.float32
+    dtype = widest(example.device)
     try:
         expected = _logits(model.to(dtype), example.to(dtype))
         folded, scale = _fold_graph(fx.GraphModule(model, _Tracer().trace(model)))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flatlens.models.guard import is_out_of_memory as is_out_of_memory
-from flatlens.victims.images import Victim
+from flatlens.victims.protocol import Victim
 
 BUDGET = 1 << 30
 """Bytes of saved activations that a batch may take on the CPU: larger batches are not faster there."""

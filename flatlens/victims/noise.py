@@ -10,6 +10,13 @@ import torch
 from torch import Tensor
 
 
+def stream(*key: int | str) -> torch.Generator:
+    """The stream of random numbers that belongs to a key of whole numbers and names, on the CPU."""
+    numbers = [zlib.crc32(part.encode()) if isinstance(part, str) else int(part) for part in key]
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state))
+
+
 @dataclass(frozen=True)
 class Noise:
     """Draws one stream for each (seed, sample id, restart, purpose), on the CPU, so that devices and batches agree."""
@@ -19,9 +26,7 @@ class Noise:
 
     def generator(self, sample: int, purpose: str) -> torch.Generator:
         """The stream of one sample for one purpose."""
-        key = (self.seed, int(sample), self.restart, zlib.crc32(purpose.encode()))
-        state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
-        return torch.Generator().manual_seed(int(state))
+        return stream(self.seed, sample, self.restart, purpose)
 
     def normal(self, ids: Tensor, like: Tensor, purpose: str) -> Tensor:
         """Standard normal noise of the shape of ``like`` ``[n, …]``, a stream per sample."""

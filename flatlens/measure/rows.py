@@ -1,0 +1,127 @@
+"""The rows of one path: columns collected pass by pass, and made into tables when the path ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flatlens.probes import Columns
+from flatlens.records.schema import BEST, NOT_FINITE, OK
+from flatlens.victims.protocol import Pass
+
+Ints = NDArray[np.int64]
+
+
+class Column:
+    """One column's values, pass by pass, in blocks.
+
+    A small tensor kept from every pass would lie between the large ones that the pass has freed, and the memory
+    in use would grow with the number of steps.
+    """
+
+    BLOCK = 4096
+
+    def __init__(self) -> None:
+        self._blocks: list[Tensor] = []
+        self._free = 0
+
+    def add(self, values: Tensor) -> None:
+        """The values of one pass, ``[n]``."""
+        if self._free < len(values) or self._blocks[-1].dtype != values.dtype:
+            self._close()
+            self._free = max(self.BLOCK, len(values))
+            self._blocks.append(values.new_empty(self._free))
+        last = self._blocks[-1]
+        start = len(last) - self._free
+        last[start : start + len(values)] = values
+        self._free -= len(values)
+
+    def _close(self) -> None:
+        if self._blocks:
+            self._blocks[-1] = self._blocks[-1][: len(self._blocks[-1]) - self._free]
+
+    def values(self) -> Tensor:
+        """All of them, in order, on the CPU."""
+        self._close()
+        self._free = 0
+        return torch.cat(self._blocks).cpu()
+
+
+class Rows:
+    """Columns of one path, collected pass by pass and kept where they were computed until the path ends."""
+
+    def __init__(self, ids: Tensor) -> None:
+        self._ids = ids
+        self._columns: dict[str, Column] = {}
+        self._constant: dict[str, Any] = {}
+        self._late: set[str] = set()
+        self._who: list[Ints] = []
+        self._step: list[Ints] = []
+        self._kind: list[str] = []
+        self._length = np.zeros(len(ids), dtype=np.int64)
+
+    def add(self, columns: Columns, here: Pass) -> Ints:
+        """One pass's columns; returns which step of its own path this is for each sample, ``[n]``.
+
+        A pass of kind ``best`` is no step of the path: its rows bear the step of the pass before it.
+        """
+        who = np.arange(len(self._ids)) if here.rows is None else here.rows.numpy()
+        self._length[who] += here.kind != BEST
+        step = self._length[who] - 1
+        self._who.append(who)
+        self._step.append(step)
+        self._kind.append(here.kind)
+        for name, values in columns.items():
+            if isinstance(values, Tensor):
+                self._columns.setdefault(name, Column()).add(values)
+            else:
+                self._constant[name] = values
+        return step
+
+    def late(self, columns: Columns) -> None:
+        """Columns of the pass that was added last, known only when it is over; null where they are NaN."""
+        self._late |= columns.keys()
+        for name, values in columns.items():
+            assert isinstance(values, Tensor)
+            self._columns.setdefault(name, Column()).add(values)
+
+    def last_rows(self) -> Ints:
+        """Where in the table each sample's last row is, ``[n]``."""
+        return np.cumsum(np.bincount(np.concatenate(self._who), minlength=len(self._ids))) - 1
+
+    def table(self, schema: pa.Schema, constant: Mapping[str, Any]) -> pa.Table:
+        """The rows, ordered by sample, then step, then as they were added; what was never added is null."""
+        who, step = np.concatenate(self._who), np.concatenate(self._step)
+        kind = np.repeat(np.asarray(self._kind), [len(part) for part in self._who])
+        order = np.lexsort((step, who))
+        who = who[order]
+        arrays: dict[str, Any] = {
+            "sample": self._ids.numpy()[who],
+            "step": step[order].astype(np.int32),
+            "kind": kind[order],
+        }
+        for name, value in {**constant, **self._constant}.items():
+            if isinstance(value, Tensor):
+                arrays[name] = value.cpu().numpy()[who]
+            elif value is not None:
+                arrays[name] = pa.repeat(value, len(who))
+        arrays |= {name: column.values().numpy()[order] for name, column in self._columns.items()}
+        if "trace" in arrays:
+            finite = np.isfinite(arrays["trace"]) & np.isfinite(arrays["relative_flatness"])
+            arrays["status"] = np.where(finite, OK, NOT_FINITE)
+        columns = []
+        for f in schema:
+            value = arrays.get(f.name)
+            if value is None:
+                columns.append(pa.nulls(len(who), f.type))
+            elif isinstance(value, pa.Array):
+                columns.append(value.cast(f.type))
+            else:  # a late column is null where it was never computed; in the others NaN is a finding and stays
+                columns.append(pa.array(value, type=f.type, from_pandas=f.name in self._late))
+        return pa.table(columns, schema=schema)

@@ -7,7 +7,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from test_attacks import data, net
 from torch import nn
 
 import flatlens as fl
@@ -17,6 +16,7 @@ from flatlens.attacks.balls import BALLS
 from flatlens.errors import AttackError
 from flatlens.victims.images import Batch, Victim
 from flatlens.victims.noise import Noise
+from tests.attacks.test_attacks import data, net
 
 
 def walked(name: str, batch: Batch, **settings: object) -> list[torch.Tensor]:

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchattacks
-from assets import fashion_mnist
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
-from test_attacks import data, net
 from torch import Tensor, nn
 
 import flatlens as fl
@@ -25,6 +23,8 @@ from flatlens.specs.run import RunSpec
 from flatlens.training import fit as training
 from flatlens.victims.images import Batch, Victim
 from flatlens.victims.noise import Noise
+from tests.assets import fashion_mnist
+from tests.attacks.test_attacks import data, net
 
 THEIRS = {"linf": "Linf", "l2": "L2"}
 EPS = {"linf": 0.1, "l2": 0.5}

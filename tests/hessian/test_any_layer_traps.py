@@ -15,8 +15,8 @@ from flatlens.hessian.any_layer import AnyLayer
 from flatlens.victims.images import Victim
 from flatlens.victims.memory import is_out_of_memory
 from tests.cases import BY_NAME
+from tests.hessian.test_any_layer import close, measured
 from tests.oracles import truth
-from tests.test_any_layer import close, measured
 
 Call = Callable[[nn.Module, Tensor], Tensor]
 

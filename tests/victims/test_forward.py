@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
-from test_attacks import data, net
 from torch import Tensor, nn
 
 import flatlens as fl
 from flatlens.errors import LayerError, ModelError
 from flatlens.victims.images import Victim, exact_arithmetic
+from tests.attacks.test_attacks import data, net
 
 
 def digest(model: nn.Module) -> tuple[object, ...]:

@@ -28,7 +28,7 @@ from flatlens.sweeps import tables
 from tests.edited import plan_of, unsealed
 from tests.small_sweep import CNN, ROBUST, copied
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture

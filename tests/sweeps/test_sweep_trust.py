@@ -21,7 +21,7 @@ from flatlens.models import zoo
 from flatlens.specs.run import RunSpec, from_dict
 from flatlens.sweeps import folder as sweep
 from flatlens.sweeps.grid import Cell, cells_of, key_of, read
-from tests.test_trust import Planted
+from tests.specs.test_trust import Planted
 
 BASE = {"model": "flatlens:mlp?width=4", "data": "flatlens:digits", "steps": 1, "limit": 2}
 FLAG = "which is code that would run; if you trust it, give --trust-code"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from assets import fashion_mnist
 from torch import Tensor, nn
 
 import flatlens as fl
@@ -15,6 +14,7 @@ from flatlens.models import zoo
 from flatlens.models.architectures import ARCHITECTURES
 from flatlens.training import fit as training
 from flatlens.victims.images import ImageVictim
+from tests.assets import fashion_mnist
 from tests.oracles import truth
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]

@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from test_attacks import data, net
 
 import flatlens as fl
 from flatlens.errors import AttackError, DataError
 from flatlens.records.schema import LAYERS, STEPS
 from flatlens.records.trajectory import Trace
+from tests.attacks.test_attacks import data, net
 
 CURVATURES = [f.name for f in LAYERS if pa.types.is_floating(f.type)]
 PGD = fl.attacks.PGD(eps=0.1, steps=6)

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from browser import chromium, opened
-from synthetic import make_trace
 
 from flatlens.errors import LayerError, ResourceError, RunError, SpecError
 from flatlens.records.schema import Caution
 from flatlens.report import figures, page, parts, payload, series
+from tests.browser import chromium, opened
+from tests.synthetic import make_trace
 
 HOSTILE = "</script><script>window.owned=1</script><img src=x onerror=window.owned=1>&<!--"
 KINDS = {"f32": "<f4", "f64": "<f8", "u16": "<u2"}
@@ -508,7 +508,7 @@ def test_the_page_has_what_hangs_on_no_choice(trace):
 def test_the_second_curve_is_drawn_where_it_was_measured(browser, trace, tmp_path, which, shown):
     from flatlens.records import runs
 
-    old = runs.load(Path(__file__).parent / "version1" / "run").trace()
+    old = runs.load(Path(__file__).parents[1] / "version1" / "run").trace()
     file = page.write([trace if which == "now" else old], tmp_path / "page.html")
     with opened(browser, file) as seen:
         assert seen.look("() => !document.getElementById('free-card').hidden") == shown

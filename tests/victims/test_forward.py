@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from test_attacks import data, net
 from torch import Tensor, nn
 
 import flatlens as fl
@@ -14,6 +13,7 @@ from flatlens.errors import LayerError, ModelError
 from flatlens.hessian.any_layer import AnyLayer
 from flatlens.victims.images import ImageVictim
 from flatlens.victims.precision import exact_arithmetic
+from tests.attacks.test_attacks import data, net
 
 
 def digest(model: nn.Module) -> tuple[object, ...]:

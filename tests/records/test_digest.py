@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from synthetic import make_trace
 
 import flatlens as fl
 from flatlens.records import valley as valleys
 from flatlens.records.digest import accuracy, digest, record
 from flatlens.records.schema import MEASURES, Caution
 from flatlens.specs.run import RunSpec
+from tests.synthetic import make_trace
 
 
 @pytest.fixture(scope="module")

@@ -359,7 +359,7 @@ def test_verify_ends_in_a_verdict(
 def test_doctor_knows_all_optional_parts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import tomllib
 
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     extras = {k: v for k, v in project["optional-dependencies"].items() if k not in ("test", "dev")}
     needs = [f"{line}; extra == '{extra}'" for extra, lines in extras.items() for line in lines]
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: [*project["dependencies"], *needs])

@@ -9,8 +9,6 @@ import time
 
 import numpy as np
 import pytest
-from browser import chromium, opened
-from synthetic import CONTROLS, make_trace
 
 from flatlens.records.digest import digest
 from flatlens.report import page, parts, sweep_page, sweep_payload
@@ -18,6 +16,8 @@ from flatlens.report.pairs import Pair, pairs
 from flatlens.report.sweep_payload import Cell, varying
 from flatlens.specs.run import RunSpec
 from flatlens.specs.train import TrainSpec
+from tests.browser import chromium, opened
+from tests.synthetic import CONTROLS, make_trace
 
 HOSTILE = "</script><script>window.owned=1</script><img src=x onerror=window.owned=1>&<!--"
 ROBUST = TrainSpec(epochs=3, adversarial="pgd", eps=0.1)

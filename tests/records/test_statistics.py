@@ -7,13 +7,13 @@ import warnings
 import numpy as np
 import pytest
 from scipy.stats import percentileofscore
-from synthetic import make_trace
 
 from flatlens.records import valley
 from flatlens.records.digest import attacked_at, digest
 from flatlens.records.intervals import LEAST
 from flatlens.records.valley import TAUS, find, median
 from flatlens.report import page
+from tests.synthetic import make_trace
 
 NO, YES = False, True
 INF, NAN = np.inf, np.nan

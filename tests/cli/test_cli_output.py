@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from flatlens_cli import app, summary, terminal
-from synthetic import make_trace
 
 from flatlens.errors import ResourceError, RunError
 from flatlens.measure import run as execute
 from flatlens.progress import Progress
 from flatlens.records.runs import Run
 from flatlens.records.schema import Caution
+from tests.synthetic import make_trace
 
 NEEDED = ["--model", "flatlens:digits-cnn", "--data", "flatlens:digits"]
 

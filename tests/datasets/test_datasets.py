@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from assets import fashion_mnist
 
 from flatlens import datasets
 from flatlens.errors import DataError, UsageError
 from flatlens.specs import uris
+from tests.assets import fashion_mnist
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from test_attacks import data, net
 from torch import nn
 
 import flatlens as fl
@@ -18,6 +17,7 @@ from flatlens.errors import AttackError
 from flatlens.victims.images import ImageVictim
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch
+from tests.attacks.test_attacks import data, net
 
 
 def walked(name: str, batch: Batch, **settings: object) -> list[torch.Tensor]:

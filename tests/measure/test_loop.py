@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from test_attacks import data, net
 from torch import Tensor
 
 import flatlens as fl
@@ -16,6 +15,7 @@ from flatlens.errors import AttackError
 from flatlens.records.schema import BEST, ITERATE
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch, Pass, Victim
+from tests.attacks.test_attacks import data, net
 
 N = 9
 EVEN = torch.arange(0, N, 2)

@@ -6,8 +6,6 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from test_cautions import codes, row
-from test_cautions import trace as made
 from torch import Tensor, nn
 
 import flatlens as fl
@@ -15,6 +13,8 @@ from flatlens import datasets, models
 from flatlens.attacks import CONTROLS
 from flatlens.probes.certificate import Certificate, bound, psi
 from flatlens.victims.images import ImageVictim
+from tests.records.test_cautions import codes, row
+from tests.records.test_cautions import trace as made
 
 COLUMNS = ("certificate_bound_kappa", "certificate_bound_eigenvalue")
 

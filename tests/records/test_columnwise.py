@@ -130,14 +130,14 @@ def test_damage_is_one_line(stored, cut):
 @pytest.mark.slow
 def test_memory_is_flat_to_the_end():
     """20,000 samples × 20 steps, measured."""
-    sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
     import memory
 
     assert memory.ratio() <= memory.MOST
 
 
 def test_the_benchmark_of_memory_runs(tmp_path):
-    sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
     import memory
 
     found = memory.main(tmp_path, 30)

@@ -12,7 +12,6 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from assets import fashion_mnist, mnist
 from nbclient import NotebookClient
 from safetensors.torch import save_file
 
@@ -23,8 +22,9 @@ from flatlens.models import zoo
 from flatlens.records.trajectory import Trace
 from flatlens.specs.run import RunSpec
 from flatlens.training import fit as training
+from tests.assets import fashion_mnist, mnist
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

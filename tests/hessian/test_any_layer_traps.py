@@ -16,8 +16,8 @@ from flatlens.victims.images import ImageVictim
 from flatlens.victims.memory import is_out_of_memory
 from flatlens.victims.protocol import Needs
 from tests.cases import BY_NAME
+from tests.hessian.test_any_layer import close, measured
 from tests.oracles import truth
-from tests.test_any_layer import close, measured
 
 Call = Callable[[nn.Module, Tensor], Tensor]
 

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchattacks
-from assets import fashion_mnist
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
-from test_attacks import data, net
 from torch import Tensor, nn
 
 import flatlens as fl
@@ -26,6 +24,8 @@ from flatlens.training import fit as training
 from flatlens.victims.images import ImageVictim
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch
+from tests.assets import fashion_mnist
+from tests.attacks.test_attacks import data, net
 
 THEIRS = {"linf": "Linf", "l2": "L2"}
 EPS = {"linf": 0.1, "l2": 0.5}

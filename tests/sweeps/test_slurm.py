@@ -11,7 +11,7 @@ import pytest
 
 from flatlens.sweeps import folder as sweeps
 
-SCRIPTS = sorted((Path(__file__).parents[1] / "data" / "sweeps").glob("slurm-*.sh"))
+SCRIPTS = sorted((Path(__file__).parents[2] / "data" / "sweeps").glob("slurm-*.sh"))
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do echo "$1" >> "$OPTIONS"; shift; done
 exec "$@"

@@ -20,7 +20,7 @@ from flatlens.specs.run import RunSpec
 from flatlens.training import reached
 from flatlens.wording import in_python
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 MODEL = """
 import torch
 from torch import nn

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +21,9 @@ from flatlens.records.schema import LAYERS, MEASUREMENT_VERSION, STEPS
 from flatlens.report import page
 from flatlens.sweeps import tables
 from flatlens.sweeps.supervisor import run_sweep
+from tests.version1.make import RUN, SWEEP
 
-HERE = Path(__file__).parent / "version1"
-sys.path.insert(0, str(HERE))
-from make import RUN, SWEEP  # noqa: E402
+HERE = Path(__file__).parents[1] / "version1"
 
 NEW = {"steps": ["gap"], "layers": ["scale_free"]}
 

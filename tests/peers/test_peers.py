@@ -10,8 +10,8 @@ from torch import nn
 from flatlens.errors import LayerError
 from flatlens.peers import pyhessian as peers
 from tests.cases import BY_NAME, Case
+from tests.hessian.test_any_layer import measured
 from tests.oracles import truth
-from tests.test_any_layer import measured
 
 PAIRS = [("mlp", "0"), ("cnn", "3"), ("residual", "conv2"), ("conv1d", "3"), ("tokens", "mix")]
 

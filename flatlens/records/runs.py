@@ -37,6 +37,8 @@ from flatlens.records.claims import LOCK
 
 RUNNING, FINISHED = "running", "finished"
 _TABLES = {"steps": STEPS, "layers": LAYERS}
+SMALL = 8_000_000
+"""Bytes of tables that are read whole in any case."""
 FILES = ("spec.toml", "steps.parquet", "layers.parquet", "images.safetensors", "spectrum.parquet")
 """Of these a finished run's manifest tells the SHA-256."""
 _NOTES, _SECONDS = b"flatlens.notes", b"flatlens.seconds"
@@ -227,8 +229,8 @@ class Run:
         """The run's tables; what an older flatlens has not measured is null.
 
         Args:
-            whole: read the tables and inputs into memory; else each column is read when it is asked for, which is
-                enough to judge and to draw a run that is larger than the memory.
+            whole: read the tables and inputs into memory; else each column of a large run is read when it is asked
+                for, which is enough to judge and to draw one that is larger than the memory.
 
         Raises:
             RunError: the run is not finished, or a file of it is missing or damaged.
@@ -236,7 +238,7 @@ class Run:
         self.demand_finished()
         with self._whole():
             tables: dict[str, Any]
-            if whole:
+            if whole or self._is_small():
                 tables = {name: stored.table(self.path, name, self.files) for name in _TABLES}
             else:
                 files = {name: stored.table_file(self.path, name, self.files) for name in _TABLES}
@@ -258,6 +260,10 @@ class Run:
             manifest=self.manifest,
             spectrum=spectrum,
         )
+
+    def _is_small(self) -> bool:
+        """Whether opening the tables once for each column would take longer than the work that they are read for."""
+        return sum((self.path / f"{name}.parquet").stat().st_size for name in _TABLES) < SMALL
 
     def kept(self, name: str) -> Path | None:
         """A file that not every run has; one that the manifest does not tell of is left over from something else."""

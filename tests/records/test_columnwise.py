@@ -33,6 +33,11 @@ KINDS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def every_run_is_large(monkeypatch):
+    monkeypatch.setattr(runs, "SMALL", 0)
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def run(request, tmp_path_factory):
     spec = dataclasses.replace(BASE, **KINDS[request.param])
@@ -41,6 +46,7 @@ def run(request, tmp_path_factory):
 
 def test_judged_and_drawn_from_the_disk_it_is_the_same(run):
     whole, stored = run.trace(), run.trace(whole=False)
+    assert not isinstance(stored.steps, pa.Table)
     assert isinstance(stored.steps, StoredTable) and isinstance(whole.steps, pa.Table)
     assert cautions.find(stored) == cautions.find(whole)
     assert digest(stored) == digest(whole)
@@ -143,3 +149,8 @@ def test_the_benchmark_of_memory_runs(tmp_path):
     found = memory.main(tmp_path, 30)
     assert found["drawn"] >= found["joined"] >= found["measuring"] > 0
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["samples"] == 30
+
+
+def test_a_small_run_is_read_at_once(run, monkeypatch):
+    monkeypatch.undo()
+    assert isinstance(run.trace(whole=False).steps, pa.Table)

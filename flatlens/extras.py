@@ -6,7 +6,7 @@ import re
 from importlib import import_module, metadata
 from typing import Any
 
-from flatlens.errors import UsageError
+from flatlens.errors import UsageError, one_line
 
 
 def need(module: str, extra: str, what: str, error: type[UsageError]) -> Any:
@@ -32,8 +32,10 @@ def need(module: str, extra: str, what: str, error: type[UsageError]) -> Any:
 
 def trouble(what: str, module: str, error: BaseException) -> str:
     """One line for a package that is there and does not work."""
-    said = " ".join(f"{error} {error.__cause__ or ''}".split())
-    return _misfit(what) if "torchvision::" in said else f"{what}: '{module}' fails with {type(error).__name__}: {said}"
+    said = one_line(error, kind=True)
+    if error.__cause__ is not None:
+        said += f" {one_line(error.__cause__)}"
+    return _misfit(what) if "torchvision::" in said else f"{what}: '{module}' fails with {said}"
 
 
 def _misfit(what: str) -> str:

@@ -8,6 +8,7 @@ import re
 from importlib import metadata
 from typing import NamedTuple
 
+from flatlens.errors import one_line
 from flatlens_cli import options, terminal
 
 _PRIVATE_EXTRAS = ("test", "dev")
@@ -116,7 +117,7 @@ def _devices() -> dict[str, str]:
     try:
         import torch
     except Exception as error:  # a broken installation raises whatever its libraries provoke
-        return {"none": f"torch cannot be imported: {' '.join(str(error).split())}"}
+        return {"none": f"torch cannot be imported: {one_line(error)}"}
     cores = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
     found = {"cpu": f"{cores}, float64: yes"}
     for i in range(torch.cuda.device_count()):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flatlens.errors import AttackError, unknown
+from flatlens.errors import AttackError, one_line, unknown
 from flatlens.specs.uris import Uri
 
 Runner = Callable[[nn.Module, Tensor, Tensor, tuple[float, float]], Any]
@@ -245,8 +245,7 @@ def _make(made: Any, uri: Uri, given: tuple[Any, ...], options: dict[str, Any]) 
     try:
         return made(*given, **options)
     except (TypeError, ValueError, AssertionError) as error:
-        said = str(error) or type(error).__name__
-        raise AttackError(f"'{uri.text}' cannot be made: {said}") from error
+        raise AttackError(f"'{uri.text}' cannot be made: {one_line(error)}") from error
 
 
 def _value(text: str) -> Any:

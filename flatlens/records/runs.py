@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save
 
-from flatlens.errors import RunError, SpecError, StaleRunError
+from flatlens.errors import RunError, SpecError, StaleRunError, one_line
 from flatlens.files import borders
 from flatlens.files.borders import DamageError, inside
 from flatlens.files.sealing import file_sha256, seal
@@ -99,12 +99,10 @@ class Run:
         try:
             yield
         except (DamageError, SpecError, OSError, ValueError) as error:
-            what = error.strerror or error if isinstance(error, OSError) else error
+            what = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
             if isinstance(error, FileNotFoundError):
                 what = f"{Path(str(error.filename)).name} is missing"
-            raise StaleRunError(
-                f"the run in '{self.path}' is damaged: {borders.one_line(what)}; run it again with --force"
-            ) from error
+            raise StaleRunError(f"the run in '{self.path}' is damaged: {what}; run it again with --force") from error
 
     @property
     def finished(self) -> bool:

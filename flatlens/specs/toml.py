@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flatlens.errors import SpecError
+from flatlens.errors import SpecError, one_line
 from flatlens.specs.numerals import number as number
 from flatlens.specs.numerals import shortened
 
@@ -31,8 +31,8 @@ def read_text(file: str | Path) -> str:
         return Path(file).read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except (OSError, ValueError) as error:
         if isinstance(error, UnicodeDecodeError):
-            raise SpecError(f"'{file}' is not TOML: {error}; save it as UTF-8") from error
-        why = error.strerror if isinstance(error, OSError) else error
+            raise SpecError(f"'{file}' is not TOML: {one_line(error)}; save it as UTF-8") from error
+        why = error.strerror if isinstance(error, OSError) else one_line(error)
         raise SpecError(f"cannot read '{shortened(str(file))}': {why}; name a TOML file") from error
 
 
@@ -45,7 +45,7 @@ def parse_toml(text: str, file: str | Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except ValueError as error:  # TOML's own, or a number of too many digits
-        raise SpecError(f"'{file}' is not TOML: {error}") from error
+        raise SpecError(f"'{file}' is not TOML: {one_line(error)}") from error
     except RecursionError as error:
         raise SpecError(f"'{file}' has tables or lists within each other beyond what can be read") from error
 

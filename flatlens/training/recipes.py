@@ -24,7 +24,7 @@ from torch import nn
 
 from flatlens import datasets, models
 from flatlens.datasets import Dataset
-from flatlens.errors import DiskError, ModelError, RunError
+from flatlens.errors import DiskError, ModelError, RunError, one_line
 from flatlens.files import borders
 from flatlens.files.atomic import replacing
 from flatlens.files.borders import DamageError
@@ -258,7 +258,7 @@ def _fit(work: _Work, part: Path, progress: Report | None) -> dict[str, Any]:
         history = _history(model, recipe, data, snapshot=part, progress=tick)
         clean, robust = _reached(work, test)
     except OSError as error:  # of the model's own code: it says nothing of the disk
-        raise ModelError(f"the model raised {type(error).__name__}: {error}") from error
+        raise ModelError(f"the model raised {one_line(error, kind=True)}") from error
     return {
         "model": work.model,
         "recipe": recipe.to_dict(),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from flatlens.errors import FlatlensError, LayerError, ModelError, first_line
+from flatlens.errors import FlatlensError, LayerError, ModelError, one_line
 from flatlens.models import guard
 from flatlens.models.guard import Where
 from flatlens.records.schema import ITERATE
@@ -281,7 +281,7 @@ def check_logits(model: nn.Module, x: Tensor) -> Survey:
     except BaseException as error:  # a model raises whatever its author chose
         if guard.is_out_of_memory(error):
             raise
-        raise ModelError(f"the model fails on inputs of shape {tuple(x.shape)}: {first_line(error)}") from error
+        raise ModelError(f"the model fails on inputs of shape {tuple(x.shape)}: {one_line(error)}") from error
     _check_unchanged(before, _state(model))
     logits = seen.logits
     if logits.shape != again.shape:

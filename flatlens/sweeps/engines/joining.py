@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flatlens.errors import SpecError
+from flatlens.errors import SpecError, one_line
 from flatlens.sweeps.engines.local import SAFE
 
 REACH = 5.0
@@ -44,7 +44,9 @@ def join(ray: Any, address: str) -> None:
             with _quietly():
                 ray.init(address=found, log_to_driver=False, logging_level="error")
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        raise SpecError(f"cannot reach the Ray cluster at '{address}': {_line(error)}; {hint}") from error
+        raise SpecError(
+            f"cannot reach the Ray cluster at '{address}': {one_line(error).rstrip('.')}; {hint}"
+        ) from error
     if found != ray.get_runtime_context().gcs_address:
         raise SpecError(f"--address {address}: this process is connected to another Ray cluster")
 
@@ -126,7 +128,3 @@ def _environment(**values: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

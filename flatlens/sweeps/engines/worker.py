@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flatlens.errors import DiskError, FlatlensError, StaleRunError
+from flatlens.errors import DiskError, FlatlensError, StaleRunError, one_line
 from flatlens.specs.run import from_dict
 from flatlens.specs.trust import TRUST
 from flatlens.sweeps.engines import CHECK, DISK, TRAIN, Done, More, Outcome, Task, Trouble
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 PLOTLY = "../../plotly.min.js"
 """Where a cell's page finds plotly: beside the sweep's page, and not 5 MB in each."""
-
-LONGEST = 1000
-"""Characters of an error that are kept."""
 
 
 def born(births: Synchronized[int], slot: int, threads: int) -> None:
@@ -70,19 +67,10 @@ def do(task: Task) -> Outcome:
     except DiskError as error:
         return Trouble(str(error), DISK)
     except FlatlensError as error:
-        return Trouble(_line(error), type(error).__name__)
+        return Trouble(one_line(error), type(error).__name__)
     except BaseException as error:  # a model's own code may do anything
-        kind = type(error).__name__
-        return Trouble(f"internal: {kind}: {_line(error)}", kind, _plain(traceback.format_exc()))
-
-
-def _line(error: BaseException) -> str:
-    """What an error says, in one line that any terminal can show; it may be anybody's."""
-    try:
-        said = " ".join(str(error).split())
-    except Exception as worse:
-        said = f"an error that cannot be told ({type(worse).__name__})"
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in said[:LONGEST])
+        said = f"internal: {one_line(error, kind=True)}"
+        return Trouble(said, type(error).__name__, _plain(traceback.format_exc()))
 
 
 def _plain(text: str) -> str:

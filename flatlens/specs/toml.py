@@ -10,6 +10,7 @@ from typing import Any
 from flatlens.errors import SpecError, one_line
 from flatlens.specs.numerals import number as number
 from flatlens.specs.numerals import shortened
+from flatlens.specs.spelling import settings_of
 
 
 def read_toml(file: str | Path) -> dict[str, Any]:
@@ -54,13 +55,16 @@ def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
     """``values`` with ``a.b=c`` settings put in; c is read as TOML, and as text where it is none.
 
     The attack's settings may be written with their table (``attack.eps=0.1``) or without.
+
+    Raises:
+        SpecError: a text is no assignment, or what it assigns to is no table.
     """
-    out = dict(values)
+    out = settings_of(values)
     for text in assignments:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
             raise SpecError(f"--set '{text}' is not of the form key=value, for example --set attack.random_start=true")
-        table, dot, name = key.strip().removeprefix("attack.").rpartition(".")
+        table, dot, name = key.strip().partition(".")
         if dot and table == "train":
             recipe = out.get("train") or {}
             if not isinstance(recipe, Mapping):
@@ -68,8 +72,10 @@ def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
                     f"--set '{shortened(text)}': train is {shortened(repr(recipe))}, and no table; give one of the two"
                 )
             out["train"] = dict(recipe) | {name: _parse(value.strip())}
+        elif dot and table == "attack":
+            out |= settings_of({"attack": {name: _parse(value.strip())}})
         else:
-            out[f"{table}{dot}{name}"] = _parse(value.strip())
+            out |= settings_of({key.strip(): _parse(value.strip())})
     return out
 
 

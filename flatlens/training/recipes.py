@@ -26,11 +26,10 @@ from flatlens import datasets, models
 from flatlens.datasets import Dataset
 from flatlens.errors import DiskError, ModelError, RunError, one_line
 from flatlens.files import borders
-from flatlens.files.atomic import replacing
+from flatlens.files.atomic import write_file, write_json
 from flatlens.files.borders import DamageError
 from flatlens.files.locks import file_lock
 from flatlens.files.places import cache
-from flatlens.files.sealing import seal
 from flatlens.models import checkpoints, statedicts
 from flatlens.models.loaders import Loaded, sha256
 from flatlens.progress import Progress, Report
@@ -195,11 +194,10 @@ def _trained(work: _Work, file: Path, *, force: bool, progress: Report | None) -
         )
     if resumed == "new":
         part.unlink(missing_ok=True)
-        _write(begun, {"hash": work.hash})
+        write_json(begun, {"hash": work.hash})
     record = _fit(work, part, progress)
-    with replacing(file) as out:
-        out.write(save({k: v.contiguous() for k, v in work.loaded.model.state_dict().items()}))
-    _write(beside, record)
+    write_file(file, save({k: v.contiguous() for k, v in work.loaded.model.state_dict().items()}))
+    write_json(beside, record)
     part.unlink(missing_ok=True)
     begun.unlink(missing_ok=True)
     return _found(file, record, resumed)
@@ -306,11 +304,6 @@ def _record(file: Path) -> dict[str, Any] | None:
     if "hash" not in found:
         raise RunError(f"'{file}' is no record of a training; name another --out, or use --force")
     return found
-
-
-def _write(file: Path, record: dict[str, Any]) -> None:
-    with replacing(file) as out:
-        out.write(seal(record))
 
 
 def _differs(stored: dict[str, Any], work: _Work) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -131,17 +130,17 @@ def _begin(task: Task, folder: Path) -> Begun:
 
 
 def _finish(begun: Begun) -> None:
-    from flatlens.files.atomic import disk, replacing
+    from flatlens.files.atomic import disk, write_file
     from flatlens.measure import run as execute
     from flatlens.records import digest
     from flatlens.report import page
 
     # It may have been killed after it was finished, and before it was declared so to the sweep.
     trace = begun.run.trace(whole=False) if begun.run.finished else execute.finish(begun)
-    begun.run.keep("digest.json", json.dumps(digest.digest(trace), allow_nan=False).encode())
+    begun.run.keep("digest.json", digest.digest(trace))
     text = page.document([trace], plotly=PLOTLY).encode("utf-8", "backslashreplace")
-    with disk(begun.run.path), replacing(begun.run.path / "report.html") as file:
-        file.write(text)
+    with disk(begun.run.path):
+        write_file(begun.run.path / "report.html", text)
 
 
 def _die_with_parent() -> None:

@@ -16,7 +16,7 @@ import typer
 
 import flatlens
 from flatlens.errors import FlatlensError, PassError, UsageError, one_line
-from flatlens.specs.numerals import shortened
+from flatlens.specs.values import shortened
 from flatlens_cli import (
     doctor,
     examples,

@@ -14,8 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from flatlens.errors import SpecError
-from flatlens.specs import numerals, toml, trust
 from flatlens.specs import run as spec
+from flatlens.specs import toml, trust
+from flatlens.specs import values as reading
 from flatlens.specs.run import RunSpec
 from flatlens.specs.spelling import settings_of
 from flatlens_cli import completing
@@ -204,21 +205,21 @@ def _read(key: str, value: Any) -> Any:
 
 
 def _whole(text: Any) -> Any:
-    found = numerals.whole(text) if isinstance(text, str) else None
+    found = reading.whole(text) if isinstance(text, str) else None
     return text if found is None else found
 
 
 def whole(text: str) -> int:
     """A whole number that a flag takes."""
-    if (found := numerals.whole(text)) is None:
-        raise typer.BadParameter(f"'{numerals.shortened(text)}' is not a whole number")
+    if (found := reading.whole(text)) is None:
+        raise typer.BadParameter(f"'{reading.shortened(text)}' is not a whole number")
     return found
 
 
 def number(text: str) -> float:
     """A finite number that a flag takes."""
     try:
-        found = numerals.number(text)
+        found = reading.number(text)
     except SpecError as error:
         raise typer.BadParameter(str(error)) from error
     if not math.isfinite(found):

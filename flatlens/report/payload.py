@@ -20,7 +20,7 @@ from flatlens.records.trajectory import Trace
 from flatlens.records.valley import Band, Floats, Ints, Shares
 from flatlens.report import series
 from flatlens.report.density import density
-from flatlens.specs.wording import shown
+from flatlens.specs.wording import text
 
 MOST_SAMPLES = 200
 """Samples whose own curves (and images) are embedded."""
@@ -70,7 +70,7 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
     ids = label.sample[chosen]
     return {
         "name": name,
-        "spec": [[str(k), shown(v)] for k, v in trace.spec.items() if v not in (None, [], ())],
+        "spec": [[str(k), text(k, v)] for k, v in trace.spec.items() if v not in (None, [], ())],
         "cautions": [[c.code, c.message] for c in trace.cautions],
         "n": len(label.sample),
         "steps": length - 1,
@@ -187,8 +187,8 @@ def images(trace: Trace, ids: Ints, budget: int) -> Plain | None:
 def run_names(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A short name for each run: what differs between them, else a number."""
     keys = dict.fromkeys(key for spec in specs for key in spec)
-    differ = [k for k in keys if len({shown(s.get(k)) for s in specs}) > 1]
-    names = [", ".join(f"{k} {shown(s.get(k))}" for k in differ[:4]) for s in specs]
+    differ = [k for k in keys if len({text(k, s.get(k)) for s in specs}) > 1]
+    names = [", ".join(f"{k} {text(k, s.get(k))}" for k in differ[:4]) for s in specs]
     if len(set(names)) < len(names) or not all(names):
         names = [f"run {i + 1}" + (f": {name}" if name else "") for i, name in enumerate(names)]
     return names

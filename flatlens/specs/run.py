@@ -20,14 +20,12 @@ import tomli_w
 from flatlens.errors import SpecError, unknown
 from flatlens.specs.catalogue import ATTACK_SCHEMES, ATTACKS, NORMS, OBJECTIVES
 from flatlens.specs.known_models import OBJECT
-from flatlens.specs.numerals import number as number
-from flatlens.specs.numerals import whole
 from flatlens.specs.settings import Settings, all_controls, read_bounds
 from flatlens.specs.spelling import settings_of, unaliased
 from flatlens.specs.train import TrainSpec
 from flatlens.specs.trust import TRUST
 from flatlens.specs.uris import parse
-from flatlens.specs.values import DEFAULT_LINF_EPS, flag, missing, shown, typed
+from flatlens.specs.values import DEFAULT_LINF_EPS, flag, missing, number, typed, whole, written
 
 NEEDED = ("model", "data")
 TARGETS = ("next", "random", "least-likely")
@@ -181,7 +179,7 @@ def difference(mine: RunSpec, theirs: RunSpec) -> list[str]:
     """What differs between two specs, a phrase each: ``eps 0.3 instead of 0.1``."""
     a, b = mine.to_dict(), theirs.to_dict()
     keys = [key for key in KEYS if key not in (*TRUST, "name") and a.get(key) != b.get(key)]
-    return [f"{key} {shown(a.get(key))} instead of {shown(b.get(key))}" for key in keys]
+    return [f"{key} {written(key, a.get(key))} instead of {written(key, b.get(key))}" for key in keys]
 
 
 def train_from_dict(values: Mapping[str, Any]) -> TrainSpec:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from flatlens.errors import SpecError, one_line
-from flatlens.specs.numerals import number as number
-from flatlens.specs.numerals import shortened
 from flatlens.specs.spelling import settings_of
+from flatlens.specs.values import shortened
 
 
 def read_toml(file: str | Path) -> dict[str, Any]:

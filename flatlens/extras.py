@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from importlib import import_module, metadata
 from typing import Any
+
+from packaging.version import Version
 
 from flatlens.errors import UsageError, one_line
 
@@ -40,11 +41,9 @@ def trouble(what: str, module: str, error: BaseException) -> str:
 
 def _misfit(what: str) -> str:
     """The operators of torchvision belong to another build of PyTorch, for example CUDA's beside a CPU's."""
-    version = metadata.version("torch")
-    number, _, build = version.partition("+")
-    minor = re.match(r"2\.(\d+)", number)
-    pair = f"==0.{int(minor[1]) + 15}.*" if minor else ""
-    place = f" --index-url https://download.pytorch.org/whl/{build or 'cpu'}"
+    version = Version(metadata.version("torch"))
+    pair = f"==0.{version.minor + 15}.*" if version.major == 2 else ""
+    place = f" --index-url https://download.pytorch.org/whl/{version.local or 'cpu'}"
     return (
         f"{what}: the torchvision that is installed was built for another PyTorch than {version}; install its match: "
         f"pip install --force-reinstall --no-deps 'torchvision{pair}'{place}"

@@ -91,21 +91,29 @@ class DiskError(ResourceError):
 
 
 _LONGEST = 300
+"""Characters of a message of somebody else's code that are shown."""
+_LONGEST_OWN = 1000
+"""Characters of a message of ours, which may list names."""
 
 
-def said(error: BaseException) -> str:
-    """What an error of somebody's code says, in one line: its type and its message.
+def one_line(error: BaseException, *, kind: bool = False) -> str:
+    """An error's message in one line, for a message, a table or a terminal.
 
-    Nothing is taken for granted of it: its message may be empty, of many lines, or raise when it is asked for.
+    Nothing is taken for granted of the error, which may be of anybody's code: its message may be empty, have many
+    lines or a million characters, hold what no terminal shows, or raise an error when it is asked for.
+
+    Args:
+        error: any error.
+        kind: whether the name of its type comes first: ``ValueError: …``.
+
+    Returns:
+        The message, cut after 300 characters (after 1,000 if it is flatlens' own); the name of the type alone where
+        there is no message.
     """
-    kind, text = type(error).__name__, " ".join(_text(error).split())
-    return f"{kind}: {text[:_LONGEST]}{'…' if len(text) > _LONGEST else ''}" if text else kind
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where there is none."""
-    lines = _text(error).strip().splitlines()
-    return lines[0].strip()[:_LONGEST] if lines else type(error).__name__
+    name, text = type(error).__name__, " ".join(_text(error).split())
+    longest = _LONGEST_OWN if isinstance(error, FlatlensError) else _LONGEST
+    said = text if len(text) <= longest else f"{text[:longest]}…"
+    return (f"{name}: {said}" if kind else said) if said else name
 
 
 def _text(error: BaseException) -> str:
@@ -115,7 +123,7 @@ def _text(error: BaseException) -> str:
         raise
     except BaseException as worse:
         text = f"(its message cannot be shown: {type(worse).__name__})"
-    return "".join(c if c.isprintable() or c in "\r\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "known") -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from importlib import import_module, metadata
 from typing import Any
 
-from flatlens.errors import UsageError
+from packaging.version import Version
+
+from flatlens.errors import UsageError, one_line
 
 
 def need(module: str, extra: str, what: str, error: type[UsageError]) -> Any:
@@ -32,17 +33,17 @@ def need(module: str, extra: str, what: str, error: type[UsageError]) -> Any:
 
 def trouble(what: str, module: str, error: BaseException) -> str:
     """One line for a package that is there and does not work."""
-    said = " ".join(f"{error} {error.__cause__ or ''}".split())
-    return _misfit(what) if "torchvision::" in said else f"{what}: '{module}' fails with {type(error).__name__}: {said}"
+    said = one_line(error, kind=True)
+    if error.__cause__ is not None:
+        said += f" {one_line(error.__cause__)}"
+    return _misfit(what) if "torchvision::" in said else f"{what}: '{module}' fails with {said}"
 
 
 def _misfit(what: str) -> str:
     """The operators of torchvision belong to another build of PyTorch, for example CUDA's beside a CPU's."""
-    version = metadata.version("torch")
-    number, _, build = version.partition("+")
-    minor = re.match(r"2\.(\d+)", number)
-    pair = f"==0.{int(minor[1]) + 15}.*" if minor else ""
-    place = f" --index-url https://download.pytorch.org/whl/{build or 'cpu'}"
+    version = Version(metadata.version("torch"))
+    pair = f"==0.{version.minor + 15}.*" if version.major == 2 else ""
+    place = f" --index-url https://download.pytorch.org/whl/{version.local or 'cpu'}"
     return (
         f"{what}: the torchvision that is installed was built for another PyTorch than {version}; install its match: "
         f"pip install --force-reinstall --no-deps 'torchvision{pair}'{place}"

@@ -15,8 +15,8 @@ from typing import Annotated
 import typer
 
 import flatlens
-from flatlens.errors import FlatlensError, PassError, UsageError, said
-from flatlens.specs.numerals import shortened
+from flatlens.errors import FlatlensError, PassError, UsageError, one_line
+from flatlens.specs.values import shortened
 from flatlens_cli import (
     doctor,
     examples,
@@ -93,7 +93,7 @@ def run(arguments: Sequence[str]) -> int:
         what = _place(error)
         return _failed(error, what, USAGE, debug=debug)
     except Exception as error:
-        what = f"internal: {said(error)}"
+        what = f"internal: {one_line(error, kind=True)}"
         return _failed(error, what if debug else f"{what}; run again with --debug", FAILED, debug=debug)
     return result if isinstance(result, int) else 0
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from importlib import metadata
 from typing import NamedTuple
 
+from packaging.requirements import Requirement
+
+from flatlens.errors import one_line
 from flatlens_cli import options, terminal
 
 _PRIVATE_EXTRAS = ("test", "dev")
@@ -83,15 +85,13 @@ def _parts() -> list[Part]:
     except metadata.PackageNotFoundError:
         return [Part("flatlens", None, "", None)]
     parts: list[Part] = []
-    for line in lines:
-        requirement, _, marker = line.partition(";")
-        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", marker)
-        name = re.match(r"[\w.-]+", requirement)
-        if name and name[0] != _INSTALLER and not (extra and extra[1] in _PRIVATE_EXTRAS):
-            wanted = requirement[name.end() :].strip()
-            if any(part.name == name[0] for part in parts):  # of several extras
-                continue
-            parts.append(Part(name[0], _version(name[0]), wanted, extra[1] if extra else None))
+    extras = metadata.metadata("flatlens").get_all("Provides-Extra") or []
+    for needed in map(Requirement, lines):
+        asking = [extra for extra in ("", *extras) if needed.marker is None or needed.marker.evaluate({"extra": extra})]
+        known = {_INSTALLER, *(part.name for part in parts)}  # several extras bring the same
+        # What nothing asks for is for other systems.
+        if asking and needed.name not in known and asking[0] not in _PRIVATE_EXTRAS:
+            parts.append(Part(needed.name, _version(needed.name), str(needed.specifier), asking[0] or None))
     return parts
 
 
@@ -116,7 +116,7 @@ def _devices() -> dict[str, str]:
     try:
         import torch
     except Exception as error:  # a broken installation raises whatever its libraries provoke
-        return {"none": f"torch cannot be imported: {' '.join(str(error).split())}"}
+        return {"none": f"torch cannot be imported: {one_line(error)}"}
     cores = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
     found = {"cpu": f"{cores}, float64: yes"}
     for i in range(torch.cuda.device_count()):

@@ -14,9 +14,11 @@ from typing import Annotated, Any
 import typer
 
 from flatlens.errors import SpecError
-from flatlens.specs import numerals, toml, trust
 from flatlens.specs import run as spec
+from flatlens.specs import toml, trust
+from flatlens.specs import values as reading
 from flatlens.specs.run import RunSpec
+from flatlens.specs.spelling import settings_of
 from flatlens_cli import completing
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -187,21 +189,12 @@ def run_spec(flags: Mapping[str, Any], config: Path | None = None, assignments: 
     given = {key: _read(key, value) for key in spec.KEYS if (value := flags.get(key)) not in (None, [], ())}
     if config is None:
         return spec.from_dict(toml.assign(given, assignments))
-    values = trust.without_trust(_flat(toml.read_toml(config)), flags, config)
+    values = trust.without_trust(settings_of(toml.read_toml(config)), flags, config)
     made = spec.from_dict(toml.assign(values | given, assignments))
     typed = toml.assign(given, assignments)
     named = [(key, getattr(made, key)) for key in trust.NAMES_CODE if key not in typed]
     trust.demand_code(named, flags, config)
     return made
-
-
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings with the attack's table dissolved, so that a flag can win over one of its values."""
-    table = values.get("attack")
-    if not isinstance(table, dict):
-        return values
-    rest = {key: value for key, value in values.items() if key != "attack"}
-    return rest | {"attack" if key == "name" else key: value for key, value in table.items()}
 
 
 def _read(key: str, value: Any) -> Any:
@@ -212,21 +205,21 @@ def _read(key: str, value: Any) -> Any:
 
 
 def _whole(text: Any) -> Any:
-    found = numerals.whole(text) if isinstance(text, str) else None
+    found = reading.whole(text) if isinstance(text, str) else None
     return text if found is None else found
 
 
 def whole(text: str) -> int:
     """A whole number that a flag takes."""
-    if (found := numerals.whole(text)) is None:
-        raise typer.BadParameter(f"'{numerals.shortened(text)}' is not a whole number")
+    if (found := reading.whole(text)) is None:
+        raise typer.BadParameter(f"'{reading.shortened(text)}' is not a whole number")
     return found
 
 
 def number(text: str) -> float:
     """A finite number that a flag takes."""
     try:
-        found = numerals.number(text)
+        found = reading.number(text)
     except SpecError as error:
         raise typer.BadParameter(str(error)) from error
     if not math.isfinite(found):

@@ -41,6 +41,7 @@ def show(file: Path, trust: dict[str, bool], workers: int | None, *, json: bool)
 
 
 def _show_plan(found: Grid, rows: list[dict[str, Any]], workers: int) -> None:
+    from rich import filesize
     from rich.console import Group
 
     table = [
@@ -48,7 +49,7 @@ def _show_plan(found: Grid, rows: list[dict[str, Any]], workers: int) -> None:
             row["label"],
             f"{row['forward_passes']:,}",
             f"{row['backward_passes']:,}",
-            terminal.size(row["memory_bytes"]),
+            filesize.decimal(row["memory_bytes"]),
             terminal.duration(row["seconds"]),
             terminal.duration(row["training_seconds"]) if row["training_seconds"] else "–",
         )

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flatlens.specs.values import radius
 from flatlens_cli import terminal
 
 if TYPE_CHECKING:
@@ -86,21 +87,14 @@ def attack(spec: Mapping[str, Any]) -> str:
 def _native(spec: Mapping[str, Any]) -> list[str]:
     parts = [str(spec["attack"]), str(spec["norm"])]
     if spec.get("eps") is not None:
-        parts.append(f"eps {_radius(spec['eps'])}")
+        parts.append(f"eps {radius(spec['eps'], 3)}")
     length = spec.get("step_size")
-    parts.append(f"{spec['steps']} steps" + ("" if length is None else f" of {_radius(length)}"))
+    parts.append(f"{spec['steps']} steps" + ("" if length is None else f" of {radius(length, 3)}"))
     if spec.get("objective") not in (None, "ce") and not str(spec["attack"]).startswith("apgd"):
         parts.append(f"on {spec['objective']}")
     if spec.get("restarts", 1) > 1:
         parts.append(f"{spec['restarts']} restarts")
     return parts
-
-
-def _radius(value: float) -> str:
-    """8/255 where it is that, as it was typed; a decimal otherwise."""
-    levels = value * 255
-    whole = abs(levels - round(levels)) < 1e-9 and 0 < levels < 255 and round(value, 3) != value
-    return f"{round(levels)}/255" if whole else f"{value:.3g}"
 
 
 def _summaries(trace: Trace) -> dict[str, Summary]:

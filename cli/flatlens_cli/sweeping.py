@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flatlens.errors import RunError, SpecError, UsageError
-from flatlens.specs.numerals import shortened, whole
+from flatlens.specs.values import shortened, whole
 from flatlens_cli import completing, options, planning, terminal
 from flatlens_cli.options import FAILED, INTERRUPTED
 

@@ -161,15 +161,6 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
 
 
-def size(n: float) -> str:
-    """Bytes in words."""
-    for unit in ("bytes", "kB", "MB"):
-        if n < 1000:
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:.3g} GB"
-
-
 def duration(seconds: float) -> str:
     """Seconds in words."""
     if seconds < 90:

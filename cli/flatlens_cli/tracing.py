@@ -146,6 +146,8 @@ def _interrupted(out: Path) -> str:
 
 
 def _plan(spec: RunSpec, *, json: bool) -> None:
+    from rich import filesize
+
     from flatlens.measure import plan as planning
 
     with terminal.stdout_kept_clean(json):
@@ -169,7 +171,7 @@ def _plan(spec: RunSpec, *, json: bool) -> None:
                 ),
                 ("forward passes", f"{plan.forward_passes:,}, each of a batch"),
                 ("backward passes", f"{plan.backward_passes:,}, each of a batch"),
-                ("memory", f"about {terminal.size(plan.memory_bytes)}"),
+                ("memory", f"about {filesize.decimal(plan.memory_bytes)}"),
                 ("time", f"about {terminal.duration(plan.seconds)}"),
                 *training,
             ]

@@ -10,6 +10,7 @@ import typer
 from flatlens.errors import UsageError
 from flatlens.specs.run import train_from_dict
 from flatlens.specs.train import TrainSpec
+from flatlens.specs.values import radius
 from flatlens_cli import completing, options, terminal
 from flatlens_cli.options import INTERRUPTED
 
@@ -94,7 +95,7 @@ def train(
         rows = [
             ("model", record["model"]),
             ("data", f"{recipe.data}, {record['samples']:,} samples, {recipe.epochs} epochs"),
-            ("training", f"against PGD, linf, eps {recipe.eps:g}" if recipe.adversarial else "standard"),
+            ("training", f"against PGD, linf, eps {radius(recipe.eps)}" if recipe.adversarial else "standard"),
             ("accuracy", f"{100 * made.accuracy:.1f} % of {record['test_samples']:,} samples of {made.test}"),
             ("robust", f"{100 * made.robust_accuracy:.1f} % under {record['robust_attack']}"),
             ("time", f"{record['seconds']:.3g} s"),

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flatlens.errors import AttackError, unknown
+from flatlens.errors import AttackError, SpecError, one_line, unknown
 from flatlens.specs.uris import Uri
+from flatlens.specs.values import number, whole
 
 Runner = Callable[[nn.Module, Tensor, Tensor, tuple[float, float]], Any]
 
@@ -227,7 +228,7 @@ def _load(library: str) -> Any:
     try:
         return import_module(library)
     except ImportError as error:
-        raise AttackError(f"{library} is not installed: {PIP[library]} ({error})") from error
+        raise AttackError(f"{library} is not installed: {PIP[library]} ({one_line(error)})") from error
 
 
 def _named(module: Any, wanted: str, library: str) -> Any:
@@ -245,8 +246,7 @@ def _make(made: Any, uri: Uri, given: tuple[Any, ...], options: dict[str, Any]) 
     try:
         return made(*given, **options)
     except (TypeError, ValueError, AssertionError) as error:
-        said = str(error) or type(error).__name__
-        raise AttackError(f"'{uri.text}' cannot be made: {said}") from error
+        raise AttackError(f"'{uri.text}' cannot be made: {one_line(error)}") from error
 
 
 def _value(text: str) -> Any:
@@ -254,12 +254,9 @@ def _value(text: str) -> Any:
     plain = {"true": True, "false": False, "none": None}
     if text.lower() in plain:
         return plain[text.lower()]
-    above, slash, below = text.partition("/")
+    if (found := whole(text)) is not None:
+        return found
     try:
-        return float(above) / float(below) if slash else int(text)
-    except (ValueError, ZeroDivisionError):
-        pass
-    try:
-        return float(text)
-    except ValueError:
+        return number(text)
+    except SpecError:
         return text

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flatlens.attacks.recording import Replay
-from flatlens.errors import AttackError
+from flatlens.errors import AttackError, one_line
 from flatlens.files.archives import arrays as listed
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch, Pass, Victim
@@ -76,8 +76,7 @@ def along(
         steps = [torch.as_tensor(step) for step in iterates]
         points = torch.stack(steps).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise AttackError(f"iterates cannot be read as numbers [step, n, …]: {said}") from error
+        raise AttackError(f"iterates cannot be read as numbers [step, n, …]: {one_line(error)}") from error
     if points.dim() < 3 or not points.is_floating_point() or 0 in points.shape:
         raise AttackError(
             f"iterates have shape {tuple(points.shape)} and type {points.dtype}; "
@@ -97,7 +96,7 @@ def from_file(file: Path, *, target: int | str | None = None) -> Along:
         with np.load(file, allow_pickle=False) as held:
             arrays = {key: held[key] for key in ("iterates", "ids") if key in held.files}
     except (OSError, ValueError, AttributeError) as error:
-        raise AttackError(f"cannot read '{file}' as an NPZ file of arrays: {error}") from error
+        raise AttackError(f"cannot read '{file}' as an NPZ file of arrays: {one_line(error)}") from error
     if "iterates" not in arrays:
         there = ", ".join(listed(file)) or "nothing"
         raise AttackError(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from flatlens.attacks import libraries
 from flatlens.attacks.mapping import Call, UnmappableError, paths
-from flatlens.errors import AttackError, AttackFailedError, FlatlensError, PassError, said
+from flatlens.errors import AttackError, AttackFailedError, FlatlensError, PassError, one_line
 from flatlens.models import guard
 from flatlens.models.normalized import Normalized
 from flatlens.records.schema import RETURNED
@@ -173,9 +173,11 @@ class Recorded:
             if guard.is_out_of_memory(error):
                 raise
             if guard.in_model(error, model):
-                raise PassError(f"the model fails at pass {len(calls)} of {self.name}: {said(error)}") from error
+                raise PassError(
+                    f"the model fails at pass {len(calls)} of {self.name}: {one_line(error, kind=True)}"
+                ) from error
             raise AttackFailedError(
-                f"{self.name} fails after {len(calls)} passes of the model: {said(error)}"
+                f"{self.name} fails after {len(calls)} passes of the model: {one_line(error, kind=True)}"
             ) from error
 
     def _one_by_one(

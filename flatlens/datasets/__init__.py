@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from flatlens.datasets import images
 from flatlens.datasets import torchvision as torchvision_data
-from flatlens.errors import DataError, ResourceError, nearest, unknown
+from flatlens.errors import DataError, ResourceError, nearest, one_line, unknown
 from flatlens.files import archives
 from flatlens.files.archives import check
 from flatlens.specs import uris
@@ -238,7 +238,7 @@ def _read_idx(file: Path, dimensions: int) -> NDArray[np.uint8]:
     except OSError as error:  # gzip.BadGzipFile is one
         raise DataError(f"cannot read '{file}': {error.strerror or error}; copy it again") from error
     except (EOFError, zlib.error) as error:
-        raise DataError(f"'{file}' is a damaged or cut off gzip file ({error}); copy it again") from error
+        raise DataError(f"'{file}' is a damaged or cut off gzip file ({one_line(error)}); copy it again") from error
     return np.frombuffer(values, dtype=np.uint8).reshape(shape)
 
 
@@ -293,8 +293,7 @@ def _read_npz(file: Path) -> Mapping[str, NDArray[Any]]:
         if "allow_pickle" in str(error):
             why = "holds Python objects, which could run code and are not read; save plain number arrays"
         else:
-            detail = " ".join(str(error).split()) or type(error).__name__
-            why = f"is damaged or cut off ({detail}); save or copy it again"
+            why = f"is damaged or cut off ({one_line(error)}); save or copy it again"
         raise DataError(f"'{file}' {why}") from error
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from flatlens.datasets.images import Images, Source, size_of
 from flatlens.datasets.images import read as read_images
-from flatlens.errors import DataError, unknown
+from flatlens.errors import DataError, one_line, unknown
 from flatlens.files.archives import leads_out
 from flatlens.specs.uris import Uri
 
@@ -105,9 +105,8 @@ def _table(file: Path) -> pa.Table:
         with file.open("rb") as stream:
             return pa.ipc.open_stream(stream).read_all()
     except (pa.ArrowException, OSError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
         raise DataError(
-            f"'{file}' is no Arrow or Parquet file, or is damaged or cut off ({said}); copy it again"
+            f"'{file}' is no Arrow or Parquet file, or is damaged or cut off ({one_line(error)}); copy it again"
         ) from error
 
 

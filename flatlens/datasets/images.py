@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flatlens.errors import DataError
+from flatlens.errors import DataError, one_line
 from flatlens.extras import need
 from flatlens.specs.uris import Uri
 
@@ -134,8 +134,9 @@ def _decoded(image: Any, source: Source, mode: str, size: int | None) -> Any:
         try:
             pixels = picture.convert(mode)
         except Exception as error:
-            said = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(f"image '{source.name}' is damaged or cut off ({said}); copy it again") from error
+            raise DataError(
+                f"image '{source.name}' is damaged or cut off ({one_line(error)}); copy it again"
+            ) from error
     if size is None:
         return pixels
     scale = size / min(pixels.size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from flatlens.datasets.images import Images
-from flatlens.errors import DataError, unknown
+from flatlens.errors import DataError, one_line, unknown
 from flatlens.extras import need
 from flatlens.specs.uris import Uri, location
 
@@ -35,9 +35,9 @@ def read(uri: Uri) -> Images:
     try:
         found = getattr(datasets, uri.path)(root, train=split == "train", download=False)
     except Exception as error:  # missing or damaged files raise whatever their reader provokes
-        said = " ".join(str(error).removesuffix(" You can use download=True to download it").split())
+        said = one_line(error).removesuffix(" You can use download=True to download it")
         raise DataError(
-            f"folder '{root}' holds no {uri.path}, or it is damaged ({said or type(error).__name__}); "
+            f"folder '{root}' holds no {uri.path}, or it is damaged ({said}); "
             f"save it with torchvision.datasets.{uri.path}({str(root)!r}, download=True)"
         ) from error
     x = np.asarray(found.data)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from flatlens.errors import DiskError
+from flatlens.files.sealing import seal
 
 try:
     import fcntl
@@ -35,11 +37,16 @@ def replacing(path: Path) -> Iterator[Any]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk: a file that was renamed is under its new name from then on."""
+    number = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(number)
     finally:
-        os.close(folder)
+        os.close(number)
 
 
 def clear_leftovers(folder: Path, name: str = "*") -> None:
@@ -67,6 +74,19 @@ def write_file(path: Path, content: bytes) -> None:
     """A whole file at once, under its name only when it is on the disk."""
     with replacing(path) as file:
         file.write(content)
+
+
+def write_json(path: Path, record: Mapping[str, Any], *, indent: int | None = 2, sealed: bool = True) -> None:
+    """A record as a JSON file, under its name only when it is on the disk.
+
+    Args:
+        path: the file.
+        record: plain data.
+        indent: of each level; all on one line when None.
+        sealed: whether it bears its own hash (`flatlens.files.sealing`); without one, as of files whose hash is kept
+            elsewhere, it is on one line, and numbers that are not finite are an error.
+    """
+    write_file(path, seal(record, indent=indent) if sealed else json.dumps(record, allow_nan=False).encode())
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flatlens.errors import RunError
+from flatlens.errors import RunError, one_line
 from flatlens.files.sealing import SEAL, sealed
 
 MOST_BATCHES = 2_000_000
@@ -119,12 +119,6 @@ def parse_json(content: bytes, name: str) -> dict[str, Any]:
 def read_json(path: Path, most: int = RECORD_BYTES) -> dict[str, Any]:
     """An object from a JSON file. See `parse_json`."""
     return parse_json(read_bytes(path, most), path.name)
-
-
-def one_line(error: object) -> str:
-    """What an error says, in one line of a bounded length."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said if len(said) <= 300 else f"{said[:300]}…"
 
 
 # ---- records ----------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 
 def cache() -> Path:
     """The folder in which models trained by recipe are kept.
@@ -12,6 +14,8 @@ def cache() -> Path:
     ``$FLATLENS_CACHE``, or ``flatlens/models`` in the user's cache folder. All workers of a sweep use one: on a
     cluster, it must be on a folder that all nodes share.
     """
-    own = os.environ.get("FLATLENS_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(own) if own else (Path(base) if base else Path.home() / ".cache") / "flatlens" / "models"
+    if own := os.environ.get("FLATLENS_CACHE"):
+        return Path(own)
+    # Where flatlens kept them on every system at first; what lies there is still found.
+    earlier = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flatlens" / "models"
+    return earlier if earlier.is_dir() else user_cache_path("flatlens", appauthor=False) / "models"

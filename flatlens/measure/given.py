@@ -16,7 +16,7 @@ from flatlens.attacks.gradient import PGD
 from flatlens.attacks.points import from_file
 from flatlens.attacks.protocol import Attack, Recorder, stated
 from flatlens.attacks.recording import recorded
-from flatlens.errors import AttackError, DataError, ModelError, SpecError
+from flatlens.errors import AttackError, DataError, ModelError, SpecError, one_line
 from flatlens.models import OBJECT, normalized
 from flatlens.specs.run import RunSpec
 from flatlens.specs.uris import parse
@@ -63,7 +63,7 @@ def _tensor(values: Any, what: str) -> Tensor:
         return torch.as_tensor(values)
     except Exception as error:
         raise DataError(
-            f"{what} of type {type(values).__name__} cannot be read as numbers ({' '.join(str(error).split())[:120]}); "
+            f"{what} of type {type(values).__name__} cannot be read as numbers ({one_line(error)}); "
             "give a tensor or an array"
         ) from error
 

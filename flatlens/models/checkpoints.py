@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from flatlens.errors import ModelError, said
+from flatlens.errors import ModelError, one_line
 from flatlens.files.archives import check
 from flatlens.models import statedicts
 
@@ -66,9 +66,8 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(file)
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
-        detail = " ".join(str(error).split())
         raise ModelError(
-            f"'{file}' is no safetensors file, or is damaged or cut off ({detail}); save or copy it again"
+            f"'{file}' is no safetensors file, or is damaged or cut off ({one_line(error)}); save or copy it again"
         ) from error
 
 
@@ -79,7 +78,7 @@ def _read_torch(file: Path, trust_pickle: bool, beside: Path | None) -> Any:
             return torch.load(file, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
         if trust_pickle:
-            raise ModelError(f"'{file}' is a damaged pickle ({' '.join(str(error).split())}); copy it again") from error
+            raise ModelError(f"'{file}' is a damaged pickle ({one_line(error)}); copy it again") from error
         raise ModelError(
             f"'{file}' is a pickle that could run code and is not read; save its state_dict as safetensors, "
             "or trust it with --trust-pickle"
@@ -87,10 +86,10 @@ def _read_torch(file: Path, trust_pickle: bool, beside: Path | None) -> Any:
     except (Exception, SystemExit) as error:  # a damaged file raises whatever its bytes provoke
         if trust_pickle and isinstance(error, (AttributeError, ImportError)):
             raise ModelError(
-                f"'{file}' holds a model whose code is not found ({said(error)}); run this where it can be imported, "
-                "or save model.state_dict()"
+                f"'{file}' holds a model whose code is not found ({one_line(error, kind=True)}); run this where it can "
+                "be imported, or save model.state_dict()"
             ) from error
-        detail = said(error)
+        detail = one_line(error, kind=True)
         if "TorchScript" in detail:
             raise ModelError(f"'{file}' is TorchScript; save the state_dict of the model it was made from") from error
         raise ModelError(f"'{file}' is damaged or holds no weights ({detail}); save or copy it again") from error

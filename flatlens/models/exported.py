@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from flatlens.errors import ModelError
+from flatlens.errors import ModelError, one_line
 from flatlens.files.archives import check
 from flatlens.specs.trust import Trust
 from flatlens.specs.uris import Uri
@@ -39,9 +39,8 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[
         program = torch.export.load(file)
         module = program.module()
     except Exception as error:  # a damaged file raises whatever its bytes provoke
-        said = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(
-            f"'{file}' is no program of torch.export, or is damaged or cut off ({said}); save it again"
+            f"'{file}' is no program of torch.export, or is damaged or cut off ({one_line(error)}); save it again"
         ) from error
     if not isinstance(module, fx.GraphModule):
         raise ModelError(f"'{file}' holds no graph; {_FIX}")

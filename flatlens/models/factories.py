@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from flatlens.errors import ModelError, said, unknown
+from flatlens.errors import ModelError, one_line, unknown
 from flatlens.models import SCHEMES
 from flatlens.specs import uris
 from flatlens.specs.uris import Uri
@@ -47,7 +47,9 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int) -> nn.Module:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # code of somebody's raises whatever it likes
-            raise ModelError(f"importing '{uri.scheme}' failed with {said(error)}; mend it and try again") from error
+            raise ModelError(
+                f"importing '{uri.scheme}' failed with {one_line(error, kind=True)}; mend it and try again"
+            ) from error
         uri.only([])
         if (made := getattr(module, uri.path, None)) is None:
             public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
@@ -87,7 +89,8 @@ def call(
         raise
     except BaseException as error:
         raise ModelError(
-            f"'{uri.text}' failed with {said(error)}; it is called with {', '.join(given) or 'no arguments'}"
+            f"'{uri.text}' failed with {one_line(error, kind=True)}; "
+            f"it is called with {', '.join(given) or 'no arguments'}"
         ) from error
     if not isinstance(made, nn.Module):
         raise ModelError(f"'{uri.text}' gave a {type(made).__name__}; it must return a torch.nn.Module")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from flatlens.errors import FlatlensError, LayerError, LayerPassError, ModelError, PassError, ResourceError, said
+from flatlens.errors import FlatlensError, LayerError, LayerPassError, ModelError, PassError, ResourceError, one_line
 
 ATTACK = "attack"
 _QUANTIZED = (
@@ -72,7 +72,7 @@ class Where:
         except BaseException as error:
             if is_out_of_memory(error):
                 raise
-            raise self.error(_NO_GRADIENT if _unused(error) else said(error)) from error
+            raise self.error(_NO_GRADIENT if _unused(error) else one_line(error, kind=True)) from error
 
     def check(self, logits: Tensor, n: int, classes: int, *, gradient: bool) -> None:
         """Whether a pass gave what the others did: ``[n, classes]`` of one dtype, with a gradient if it is needed.
@@ -111,7 +111,7 @@ def net(what: str, *, memory: bool = True) -> Iterator[None]:
             ) from error
         if isinstance(error, Exception) and not in_model(error):
             raise
-        raise ModelError(f"the model fails {what}: {said(error)}") from error
+        raise ModelError(f"the model fails {what}: {one_line(error, kind=True)}") from error
 
 
 def in_model(error: BaseException, model: nn.Module | None = None) -> bool:
@@ -182,12 +182,12 @@ def _without_subject(text: str) -> str:
 
 def _unused(error: BaseException) -> bool:
     words = ("appears to not have been used in the graph", "does not require grad and does not have a grad_fn")
-    return isinstance(error, RuntimeError) and any(text in said(error) for text in words)
+    return isinstance(error, RuntimeError) and any(text in one_line(error, kind=True) for text in words)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on any device."""
     # What the CPU's allocator says differs between systems.
-    text = said(error).lower()
+    text = one_line(error, kind=True).lower()
     spoken = any(words in text for words in ("not enough memory", "can't allocate memory"))
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or spoken

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flatlens.errors import ModelError
+from flatlens.errors import ModelError, one_line
 from flatlens.extras import need, trouble
 from flatlens.files.archives import check, leads_out
 from flatlens.models.normalized import Normalized
@@ -68,7 +68,7 @@ def _load(transformers: Any, where: str, uri: Uri, trust: Trust) -> nn.Module:
                 output_loading_info=True,
             )
     except Exception as error:  # a damaged folder raises whatever its parts provoke
-        raise ModelError(_said(error, uri)) from error
+        raise ModelError(_refusal(error, uri)) from error
     for keys, said in (
         (info["missing_keys"], "lacks"),
         (info["unexpected_keys"], "has, and its architecture has not,"),
@@ -81,8 +81,8 @@ def _load(transformers: Any, where: str, uri: Uri, trust: Trust) -> nn.Module:
     return model
 
 
-def _said(error: Exception, uri: Uri) -> str:
-    said = " ".join(str(error).split())
+def _refusal(error: Exception, uri: Uri) -> str:
+    said = str(error)
     if "trust_remote_code" in said:
         return (
             f"'{uri.text}' brings Python code of its own, which is not run; read it, and trust it with "
@@ -95,7 +95,7 @@ def _said(error: Exception, uri: Uri) -> str:
         )
     if not uri.file.is_dir() and ("connect" in said or "cached" in said or "offline" in said):
         return f"'{uri.path}' is no folder, was not downloaded, and nothing is downloaded here: hf download {uri.path}"
-    return f"'{uri.text}' cannot be loaded: {type(error).__name__}: {said[:300]}"
+    return f"'{uri.text}' cannot be loaded: {one_line(error, kind=True)}"
 
 
 def _check_folder(folder: Path, uri: Uri) -> None:
@@ -122,9 +122,7 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"'{file}' is no JSON file or is cut off ({' '.join(str(error).split())}); copy it again"
-        ) from error
+        raise ModelError(f"'{file}' is no JSON file or is cut off ({one_line(error)}); copy it again") from error
     if not isinstance(found, dict):
         raise ModelError(f"'{file}' holds no JSON object; copy it again")
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from flatlens.errors import ModelError, said
+from flatlens.errors import ModelError, one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,6 +44,8 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int) -> nn.Module:
     try:
         factory = point.load()
     except (Exception, SystemExit) as error:
-        raise ModelError(f"the plug-in '{uri.scheme}' ({point.value}) cannot be imported: {said(error)}") from error
+        raise ModelError(
+            f"the plug-in '{uri.scheme}' ({point.value}) cannot be imported: {one_line(error, kind=True)}"
+        ) from error
     named = {"name": uri.path} if uri.path else {}
     return factories.call(factory, uri, {"shape": shape, "classes": classes}, named | uri.options)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from flatlens.errors import ModelError, unknown
+from flatlens.errors import ModelError, one_line, unknown
 from flatlens.extras import need
 from flatlens.models.normalized import Normalized, fitted
 from flatlens.specs.trust import Trust
@@ -49,9 +49,7 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[
     try:
         model = timm.create_model(uri.path, **settings)
     except Exception as error:  # whatever an architecture makes of its arguments, or a file's bytes provoke
-        raise ModelError(
-            f"'{uri.text}' cannot be made: {type(error).__name__}: {' '.join(str(error).split())}"
-        ) from error
+        raise ModelError(f"'{uri.text}' cannot be made: {one_line(error, kind=True)}") from error
     mean, std = (fitted(model.pretrained_cfg[key], shape[0]) for key in ("mean", "std"))
     source = "with its trained weights" if pretrained else "untrained"
     return Normalized(model, mean, std), f"timm {timm.__version__}, {uri.path}, {source}"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flatlens.errors import ModelError, unknown
+from flatlens.errors import ModelError, one_line, unknown
 from flatlens.extras import need
 from flatlens.models import checkpoints
 from flatlens.models.normalized import Normalized
@@ -47,9 +47,7 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[
         with _weights_only():
             model = models.get_model(uri.path, weights=weights, **settings)
     except Exception as error:  # whatever an architecture makes of its arguments, or a file's bytes provoke
-        raise ModelError(
-            f"'{uri.text}' cannot be made: {type(error).__name__}: {' '.join(str(error).split())}"
-        ) from error
+        raise ModelError(f"'{uri.text}' cannot be made: {one_line(error, kind=True)}") from error
     transforms = (weights or known["DEFAULT"]).transforms()
     source = f"with its weights {weights.name}" if weights else "untrained"
     return Normalized(model, transforms.mean, transforms.std), f"torchvision, {uri.path}, {source}"

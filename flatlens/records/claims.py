@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import time
@@ -20,7 +19,7 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
-from flatlens.files.atomic import disk, write_file
+from flatlens.files.atomic import disk, write_json
 
 LOCK = (".lock", ".lock.json")
 """The lock of who is at work on a run by itself, and what is known of them; a sweep has locks of its own."""
@@ -50,7 +49,7 @@ def claimed(path: Path) -> Iterator[None]:
     try:
         with disk(path):
             about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-            write_file(path / LOCK[1], json.dumps(about).encode())
+            write_json(path / LOCK[1], about, sealed=False)
         yield
     finally:
         with contextlib.suppress(OSError):

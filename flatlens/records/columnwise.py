@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from flatlens.errors import RunError
+from flatlens.errors import RunError, one_line
 from flatlens.records import stored
 from flatlens.records.schema import Images
 
@@ -119,8 +119,7 @@ def _about(file: Path) -> Any:
 
 
 def _damaged(file: Path, error: Exception) -> RunError:
-    what = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return RunError(f"the run in '{file.parent}' is damaged: {file.name}: {what}; run it again with --force")
+    return RunError(f"the run in '{file.parent}' is damaged: {file.name}: {one_line(error)}; run it again with --force")
 
 
 def unread(path: Path) -> Images:

@@ -7,16 +7,12 @@ at exactly 0 is infinitely deep, and that is not the same as not known.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from flatlens.records import valley as valleys
-from flatlens.records.matrices import Places
 from flatlens.records.schema import ATTACK, BEST, MEASURES, RETURNED
 from flatlens.records.trajectory import Trace
 from flatlens.records.valley import Bools, Floats, Fraction, Ints
@@ -44,7 +40,7 @@ def digest(trace: Trace) -> dict[str, Any]:
         ``curves``, quartiles over all samples at each step, in the order of the rows;
         ``measures``, what each measure is at clean inputs, peaks and ends; ``cautions``.
     """
-    walks = {path: _walk(rows) for path, rows in _by_path(trace)}
+    walks = {path: _walk(trace, path) for path in trace.paths}
     out: dict[str, Any] = {
         "version": DIGEST_VERSION,
         "accuracy": record(accuracy(trace)),
@@ -53,19 +49,20 @@ def digest(trace: Trace) -> dict[str, Any]:
         "measures": [],
         "cautions": [caution._asdict() for caution in trace.cautions],
     }
-    for layer, probed in _by_layer(trace):
-        measure = probed.measure
+    for layer in trace.layer_names:
+        measure = _main_measure(trace, layer)
+        method, exact = _how(trace, layer)
         for path in trace.paths:
-            values = probed.matrix(path, measure)
+            values = _values(trace, measure, path, layer)
             key = {"path": path, "layer": layer, "measure": measure}
             found = _valley(values, walks[path])
-            row = key | {"method": probed.method, "exact": probed.exact} | record(found.summary())
+            row = key | {"method": method, "exact": exact} | record(found.summary())
             out["rows"].append(row | ({"over_tau": found.over_tau().count.tolist()} if path == ATTACK else {}))
             band = valleys.band(values)
             curve = {name: [_short(v) for v in getattr(band, name).tolist()] for name in ("median", "low", "high")}
             out["curves"].append(key | curve | {"n": band.n.tolist()})
         for name in MEASURES:
-            heights = _heights(probed.matrix(ATTACK, name), walks[ATTACK].last)
+            heights = _heights(_values(trace, name, ATTACK, layer), walks[ATTACK].last)
             if heights is not None:
                 out["measures"].append({"layer": layer, "measure": name} | heights)
     return out
@@ -111,53 +108,33 @@ class _Walk(NamedTuple):
     last: Ints
 
 
-class _Probed:
-    """One layer's rows: its measures as matrices, path by path."""
-
-    def __init__(self, rows: dict[str, pa.Table]) -> None:
-        self._rows = rows
-        self._grids = {path: _grid(table) for path, table in rows.items()}
-        tables = list(rows.values())
-        self.method = ", ".join(
-            m for m in dict.fromkeys(m for t in tables for m in t["method"].unique().to_pylist()) if m
-        )
-        self.exact = all(pc.all(pc.fill_null(t["exact"], False)).as_py() for t in tables)
-        known = (m for m in MEASURES if any(np.isfinite(_numpy(t, m)).any() for t in tables))
-        # Flips are known where no measure is.
-        self.measure = next(known, next(iter(MEASURES)))
-
-    def matrix(self, path: str, measure: str) -> Floats:
-        return self._grids[path].fill(_numpy(self._rows[path], measure))
+def _walk(trace: Trace, path: str) -> _Walk:
+    """Of a control, and of the first of several runs of the attack."""
+    sample, flipped = trace.matrix("flipped", path=path)
+    prediction, label = (trace.matrix(name, path=path).values for name in ("prediction", "label"))
+    return _Walk(sample, flipped, prediction[:, 0] == label[:, 0], trace.last_steps(path=path))
 
 
-def _by_path(trace: Trace) -> Iterator[tuple[str, pa.Table]]:
-    """Rows of ``steps`` on the way of the attack's first run, and of each control."""
-    table = _first_run(
-        trace.steps.select(["path", "restart", "kind", "sample", "step", "label", "prediction", "flipped"])
-    )
-    for path in trace.paths:
-        yield path, table.filter(pc.equal(table["path"], path))
+def _values(trace: Trace, measure: str, path: str, layer: str) -> Floats:
+    if measure not in trace.layers.column_names:
+        return np.full(trace.matrix("step", path=path, layer=layer).values.shape, np.nan)
+    return trace.matrix(measure, path=path, layer=layer).values
 
 
-def _by_layer(trace: Trace) -> Iterator[tuple[str, _Probed]]:
-    known = [m for m in MEASURES if m in trace.layers.column_names]
-    names = ["path", "restart", "kind", "sample", "step", "layer", "method", "exact", *known]
-    table = _first_run(trace.layers.select(names))
-    for layer in trace.layer_names:
-        own = table if len(trace.layer_names) == 1 else table.filter(pc.equal(table["layer"], layer))
-        yield layer, _Probed({path: own.filter(pc.equal(own["path"], path)) for path in trace.paths})
+def _main_measure(trace: Trace, layer: str) -> str:
+    """The first measure that is known of a layer; the first of all where none is, for flips are known even there."""
+    known = (m for m in MEASURES if any(np.isfinite(_values(trace, m, path, layer)).any() for path in trace.paths))
+    return next(known, next(iter(MEASURES)))
 
 
-def _first_run(table: pa.Table) -> pa.Table:
-    """The rows that `Trace.matrix` takes: no best points, and of several runs the first."""
-    return table.filter(pc.and_(pc.not_equal(table["kind"], BEST), pc.equal(table["restart"], 0)))
-
-
-def _walk(rows: pa.Table) -> _Walk:
-    grid = _grid(rows)
-    names = ("flipped", "prediction", "label", "step")
-    flipped, prediction, label, step = (grid.fill(_numpy(rows, name)) for name in names)
-    return _Walk(grid.sample, flipped, prediction[:, 0] == label[:, 0], step[:, -1])
+def _how(trace: Trace, layer: str) -> tuple[str, bool]:
+    """The methods by which a layer was measured, path by path, and whether all of them are exact."""
+    rows = trace.layers.select(["path", "restart", "kind", "layer", "method", "exact"])
+    first_run = pc.and_(pc.not_equal(rows["kind"], BEST), pc.equal(rows["restart"], 0))
+    rows = rows.filter(pc.and_(first_run, pc.equal(rows["layer"], layer)))
+    by_path = (rows.filter(pc.equal(rows["path"], path))["method"].unique().to_pylist() for path in trace.paths)
+    methods = dict.fromkeys(method for methods in by_path for method in methods if method)
+    return ", ".join(methods), bool(pc.all(pc.fill_null(rows["exact"], False)).as_py())
 
 
 def _valley(values: Floats, walk: _Walk) -> valleys.Valley:
@@ -173,16 +150,6 @@ def _heights(values: Floats, last: Ints) -> dict[str, Any] | None:
     own, last = np.where(beyond, -np.inf, values)[keep], last[keep]
     found = {"clean": own[:, 0], "peak": own.max(axis=1), "end": own[np.arange(len(own)), last]}
     return {at: _short(float(np.median(v))) for at, v in found.items()} | {"n": int(keep.sum())}
-
-
-def _grid(rows: pa.Table) -> Places:
-    return Places.of(_numpy(rows, "sample"), _numpy(rows, "step"))
-
-
-def _numpy(rows: pa.Table, name: str) -> NDArray[Any]:
-    if name not in rows.column_names:
-        return np.full(rows.num_rows, np.nan)
-    return np.asarray(rows[name].to_numpy(zero_copy_only=False))
 
 
 def _short(value: float) -> float | str | None:

@@ -1,11 +1,16 @@
-"""Rows of a table -> matrices of samples × steps (numpy only)."""
+"""Rows of a table -> matrices of samples × steps; no torch."""
 
 from __future__ import annotations
 
+import itertools
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+
+from flatlens.records.schema import BEST
 
 
 class Places(NamedTuple):
@@ -43,3 +48,55 @@ class Places(NamedTuple):
             source = np.maximum.accumulate(np.where(there, np.arange(self.shape[1]), -1), axis=1)
             out = np.where(source >= 0, np.take_along_axis(out, np.maximum(source, 0), axis=1), out)
         return out
+
+
+class Index:
+    """Which rows of a table are of which path, run and layer, and their places in a matrix: found once each.
+
+    Args:
+        table: ``steps`` or ``layers`` of a trace, in memory or on the disk.
+    """
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+        self._found: dict[tuple[str, int, str | None, str | None], tuple[pa.Array, Places]] = {}
+
+    def matrix(
+        self, column: str, *, path: str, restart: int, kind: str | None = None, layer: str | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """The samples' ids ``[n]`` and a column ``[n, T+1]``; of all kinds but the best points without ``kind``."""
+        key = path, restart, kind, layer
+        if key not in self._found:
+            rows = self._rows(*key)
+            sample, step = (self._table[name].take(rows).to_numpy() for name in ("sample", "step"))
+            self._found[key] = rows, Places.of(sample, step)
+        rows, places = self._found[key]
+        return places.sample, places.fill(self._table[column].take(rows).to_numpy(zero_copy_only=False))
+
+    def _rows(self, path: str, restart: int, kind: str | None, layer: str | None) -> pa.Array:
+        group, known = self._groups
+        wanted = {
+            "path": lambda value: value == path,
+            "restart": lambda value: value == restart,
+            "kind": lambda value: value != BEST if kind is None else value == kind,
+            "layer": lambda value: layer is None or value == layer,
+        }
+        chosen = [[i for i, value in enumerate(values) if wanted[name](value)] for name, values in known.items()]
+        sizes = [len(values) for values in known.values()]
+        numbers = [np.ravel_multi_index(place, sizes) for place in itertools.product(*chosen)]
+        return pa.array(np.flatnonzero(np.isin(group, numbers)).astype(np.int32))
+
+    @cached_property
+    def _groups(self) -> tuple[NDArray[np.int32], dict[str, list[Any]]]:
+        """A number for each row, the same where path, run, kind and layer are; and their values, which it counts."""
+        known: dict[str, list[Any]] = {}
+        group = np.zeros(self._table.num_rows, dtype=np.int32)
+        for name in ("path", "restart", "kind", "layer"):
+            if name in self._table.column_names:
+                column = self._table[name]
+                if not pa.types.is_dictionary(column.type):
+                    column = column.dictionary_encode()
+                whole = column.unify_dictionaries().combine_chunks()
+                known[name] = whole.dictionary.to_pylist()
+                group = group * len(known[name]) + whole.indices.to_numpy()
+        return group, known

@@ -16,24 +16,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save
 
-from flatlens.errors import RunError, SpecError, StaleRunError
+from flatlens.errors import RunError, SpecError, StaleRunError, one_line
 from flatlens.files import borders
+from flatlens.files.atomic import clear_leftovers, disk, replacing, write_file, write_json
 from flatlens.files.borders import DamageError, inside
-from flatlens.files.sealing import file_sha256, seal
+from flatlens.files.sealing import file_sha256
 from flatlens.files.tensors import concatenate
 from flatlens.records import columnwise, stored
+from flatlens.records.claims import LOCK
 from flatlens.records.columnwise import StoredTable
 from flatlens.records.schema import LAYERS, MEASUREMENT_VERSION, SCHEMA_VERSION, STEPS, Caution, Images
 from flatlens.records.trajectory import Trace
 from flatlens.specs.run import KEYS, RunSpec, difference, from_dict
 from flatlens.specs.toml import parse_toml
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-from flatlens.files.atomic import clear_leftovers, disk, replacing, write_file
-from flatlens.records.claims import LOCK
 
 RUNNING, FINISHED = "running", "finished"
 _TABLES = {"steps": STEPS, "layers": LAYERS}
@@ -101,12 +96,10 @@ class Run:
         try:
             yield
         except (DamageError, SpecError, OSError, ValueError) as error:
-            what = error.strerror or error if isinstance(error, OSError) else error
+            what = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
             if isinstance(error, FileNotFoundError):
                 what = f"{Path(str(error.filename)).name} is missing"
-            raise StaleRunError(
-                f"the run in '{self.path}' is damaged: {borders.one_line(what)}; run it again with --force"
-            ) from error
+            raise StaleRunError(f"the run in '{self.path}' is damaged: {what}; run it again with --force") from error
 
     @property
     def finished(self) -> bool:
@@ -171,7 +164,7 @@ class Run:
                     file.flush()
                     files[name] = file_sha256(Path(file.name))
                     if name == "steps.parquet":
-                        write_file(self._part(index, "json"), seal({"files": files}))
+                        write_json(self._part(index, "json"), {"files": files})
 
     def merge(self) -> tuple[Counter[str], float]:
         """Join the parts into the run's tables, a part at a time.
@@ -207,10 +200,13 @@ class Run:
             self.write_manifest()
             shutil.rmtree(self.path / "parts", ignore_errors=True)
 
-    def keep(self, name: str, content: bytes) -> None:
-        """Keep one more file beside the tables of a finished run, and its hash in the manifest."""
+    def keep(self, name: str, content: bytes | Mapping[str, Any]) -> None:
+        """Keep one more file, of bytes or JSON, beside the tables of a finished run, and its hash in the manifest."""
         with disk(self.path):
-            write_file(self.path / name, content)
+            if isinstance(content, bytes):
+                write_file(self.path / name, content)
+            else:
+                write_json(self.path / name, content, sealed=False)
             if self.files is not None:
                 self.files[name] = file_sha256(self.path / name)
                 self.write_manifest()
@@ -223,7 +219,7 @@ class Run:
 
     def write_manifest(self) -> None:
         """Put the manifest on disk."""
-        write_file(self.path / "manifest.json", seal(self.manifest))
+        write_json(self.path / "manifest.json", self.manifest)
 
     def trace(self, *, whole: bool = True) -> Trace:
         """The run's tables; what an older flatlens has not measured is null.

@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
-from flatlens.files.borders import DamageError, one_line, plain_file
+from flatlens.errors import one_line
+from flatlens.files.borders import DamageError, plain_file
 from flatlens.files.sealing import file_sha256
 from flatlens.records.schema import ATTACK, LAYERS, SPECTRUM, STEPS, Images
 
@@ -60,7 +61,7 @@ def table_file(folder: Path, name: str, files: Mapping[str, str] | None = None) 
     except (OSError, pa.ArrowException, OverflowError, ValueError) as error:
         if isinstance(error, DamageError):
             raise
-        raise DamageError(f"{path.name}: {_said(error)}") from error
+        raise DamageError(f"{path.name}: {_what(error)}") from error
     return path
 
 
@@ -78,7 +79,7 @@ def pieces(folder: Path, name: str, files: Mapping[str, str] | None = None) -> I
     except (OSError, pa.ArrowException, OverflowError, ValueError) as error:
         if isinstance(error, DamageError):
             raise
-        raise DamageError(f"{path.name}: {_said(error)}") from error
+        raise DamageError(f"{path.name}: {_what(error)}") from error
 
 
 def opened(path: Path) -> pq.ParquetFile:
@@ -203,7 +204,7 @@ def _images(path: Path, files: Mapping[str, str] | None) -> Iterator[Any]:
     except (SafetensorError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, DamageError):
             raise
-        raise DamageError(f"{path.name}: {_said(error)}") from error
+        raise DamageError(f"{path.name}: {_what(error)}") from error
 
 
 def as_tensors(images: Images) -> dict[str, np.ndarray[Any, Any]]:
@@ -234,5 +235,5 @@ def check_images(slices: Mapping[str, Any]) -> None:
         raise DamageError("the tensors of images.safetensors are of different lengths")
 
 
-def _said(error: Exception) -> str:
-    return error.strerror or one_line(error) if isinstance(error, OSError) else one_line(error)
+def _what(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or one_line(error)

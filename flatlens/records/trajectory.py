@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from flatlens.errors import LayerError, RunError, SpecError, unknown
 from flatlens.records import valley as valleys
-from flatlens.records.matrices import Places
+from flatlens.records.matrices import Index
 from flatlens.records.schema import ATTACK, BEST, MEASURES, Caution, Images
 from flatlens.wording import told
 
@@ -128,17 +128,20 @@ class Trace:
         if not in_steps and column not in self.layers.column_names:
             known = [*self.steps.column_names[5:], *self.layers.column_names[6:]]
             raise SpecError(unknown("measure", column, known))
-        table = self.steps if in_steps else self.layers
-        wanted = pc.not_equal(table["kind"], BEST) if kind is None else pc.equal(table["kind"], kind)
-        keep = pc.and_(pc.and_(pc.equal(table["path"], path), wanted), pc.equal(table["restart"], restart))
-        if not in_steps:
-            layer = layer or self.layer_names[0]
-            if layer not in self.layer_names:
-                raise LayerError(unknown("layer", layer, self.layer_names, where="this trace has"))
-            keep = pc.and_(keep, pc.equal(table["layer"], layer))
-        part = table.filter(keep)
-        grid = Places.of(part["sample"].to_numpy(), part["step"].to_numpy())
-        return Matrix(grid.sample, grid.fill(part[column].to_numpy(zero_copy_only=False)))
+        if in_steps:
+            return Matrix(*self._indexed_steps.matrix(column, path=path, restart=restart, kind=kind))
+        layer = layer or self.layer_names[0]
+        if layer not in self.layer_names:
+            raise LayerError(unknown("layer", layer, self.layer_names, where="this trace has"))
+        return Matrix(*self._indexed_layers.matrix(column, path=path, restart=restart, kind=kind, layer=layer))
+
+    @cached_property
+    def _indexed_steps(self) -> Index:
+        return Index(self.steps)
+
+    @cached_property
+    def _indexed_layers(self) -> Index:
+        return Index(self.layers)
 
     def last_steps(self, *, path: str = ATTACK, restart: int = 0) -> NDArray[np.int64]:
         """Each sample's last step ``[n]``, in the order of their ids; they differ where an attack stops early."""

@@ -48,9 +48,8 @@ def valley(
     measure, layer = _known(trace, measure, layer)
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.86, 0.14], vertical_spacing=0.05)
     for index, path in enumerate(trace.paths if controls else (ATTACK,)):
-        own = series.part(trace, path, layer)
-        values = own.matrix(measure, path=path, layer=layer).values
-        flip = series.flip_step(own, path)
+        values = trace.matrix(measure, path=path, layer=layer).values
+        flip = series.flip_step(trace, path)
         if path == ATTACK and lines:
             rows = series.pick(flip, lines)
             shift = flip[rows] if aligned else np.zeros(len(rows), dtype=np.int64)
@@ -78,10 +77,9 @@ def flow(trace: Trace, *, aligned: bool = False, controls: bool = True) -> go.Fi
     """Loss, confidence and margin along the path; the prediction is wrong where the margin is below 0."""
     figure = make_subplots(rows=len(series.FLOW), cols=1, shared_xaxes=True, vertical_spacing=0.06)
     for index, path in enumerate(trace.paths if controls else (ATTACK,)):
-        own = series.part(trace, path)
-        flip = series.flip_step(own, path)
+        flip = series.flip_step(trace, path)
         for row, (column, name) in enumerate(series.FLOW.items(), start=1):
-            curve = series.curve(own.matrix(column, path=path).values, flip)
+            curve = series.curve(trace.matrix(column, path=path).values, flip)
             for drawn in _band(curve.aligned if aligned else curve.raw, path, index, legend=row == 1):
                 figure.add_trace(drawn, row=row, col=1)
             figure.update_yaxes(title_text=name, row=row, col=1)
@@ -96,8 +94,7 @@ def factors(trace: Trace, *, layer: str | None = None, path: str = ATTACK, align
         LayerError: the layer has no closed-form confidence term.
     """
     _, layer = _known(trace, "trace", layer)
-    own = series.part(trace, path, layer)
-    curves = series.factors(own, layer, series.flip_step(own, path), path=path)
+    curves = series.factors(trace, layer, series.flip_step(trace, path), path=path)
     if curves is None:
         raise LayerError(f"layer '{layer}' has no confidence term; factors exist for the head alone")
     figure = go.Figure()
@@ -118,8 +115,7 @@ def certificate(trace: Trace, *, layer: str | None = None, path: str = ATTACK, a
         LayerError: the layer has no bound, or the loss never rises.
     """
     _, layer = _known(trace, "trace", layer)
-    own = series.part(trace, path, layer)
-    curves = series.looseness(own, layer, series.flip_step(own, path), path=path)
+    curves = series.looseness(trace, layer, series.flip_step(trace, path), path=path)
     if curves is None:
         raise LayerError(f"layer '{layer}' has no bound of a loss that rises; the certificate is the head's alone")
     figure = go.Figure()
@@ -137,10 +133,9 @@ def against_margin(
 ) -> go.Figure:
     """A measure against the margin: each sample's way as a thin line, and the medians of each step."""
     measure, layer = _known(trace, measure, layer)
-    own = series.part(trace, path, layer)
-    values = own.matrix(measure, path=path, layer=layer).values
-    margin = own.matrix("margin", path=path).values
-    rows = series.pick(series.flip_step(own, path), lines)
+    values = trace.matrix(measure, path=path, layer=layer).values
+    margin = trace.matrix("margin", path=path).values
+    rows = series.pick(series.flip_step(trace, path), lines)
     gap = np.full((len(rows), 1), np.nan)
     x, y = (np.hstack([m[rows], gap]).ravel() for m in (margin, values))
     figure = go.Figure(go.Scatter(x=x, y=y, mode="lines", line={"color": _fade(0), "width": 1}, hoverinfo="skip"))

@@ -10,7 +10,7 @@ from flatlens.errors import RunError
 from flatlens.records.trajectory import Trace
 from flatlens.report import parts, payload
 from flatlens.report.parts import save_plotly as save_plotly
-from flatlens.specs.wording import shown
+from flatlens.specs.values import shown
 
 SCRIPTS = ("data.js", "look.js", "path.js", "compare.js", "inspector.js", "header.js", "page.js")
 """In this order they make up the page's program."""

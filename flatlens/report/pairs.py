@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from flatlens.specs.trust import TRUST
+
 ROBUST = "-robust"
 """The end of a model's name that says so: ``flatlens:digits-cnn-robust`` beside ``flatlens:digits-cnn``."""
 HOW = ("adversarial", "eps", "steps")
 """Of ``train``, what describes the attack that is trained against; standard training may bear them too."""
-NO_MATTER = ("batch_size", "device", "images", "trust_pickle", "trust_remote_code")
+NO_MATTER = ("batch_size", "device", "images", *TRUST)
 
 
 class Pair(NamedTuple):

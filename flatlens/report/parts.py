@@ -11,7 +11,7 @@ from string import Template
 from plotly.offline import get_plotlyjs
 
 from flatlens.errors import ResourceError
-from flatlens.files.atomic import clear_leftovers, replacing
+from flatlens.files.atomic import clear_leftovers, write_file
 from flatlens.files.borders import DamageError, plain_file
 
 PLOTLY = "plotly.min.js"
@@ -68,8 +68,7 @@ def save(text: str, file: Path) -> Path:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(file.parent, file.name)
-        with replacing(file) as out:
-            out.write(text.encode("utf-8", "backslashreplace"))  # names of files may be no UTF-8
+        write_file(file, text.encode("utf-8", "backslashreplace"))  # names of files may be no UTF-8
     except OSError as error:
         raise ResourceError(f"cannot write {file}: {error.strerror or error}") from error
     return file

@@ -20,7 +20,7 @@ from flatlens.records.trajectory import Trace
 from flatlens.records.valley import Band, Floats, Ints, Shares
 from flatlens.report import series
 from flatlens.report.density import density
-from flatlens.specs.wording import shown
+from flatlens.specs.wording import text
 
 MOST_SAMPLES = 200
 """Samples whose own curves (and images) are embedded."""
@@ -60,23 +60,22 @@ def pages(traces: Sequence[Trace]) -> Plain:
 def run(trace: Trace, name: str, share: Share) -> Plain:
     """One trace: header, aggregates of every path, layer and measure, and the chosen samples."""
     measures, probes = series.measures(trace), series.probes(trace)
-    attack = series.part(trace, ATTACK)
-    label = attack.matrix("label")
+    label = trace.matrix("label")
     length = label.values.shape[1]
     curves = len(trace.paths) * (len(series.FLOW) + len(probes) * len(measures))
     affordable = share.curves // max(curves * length * 4, 1)
     most = int(np.clip(affordable, 12, MOST_SAMPLES))
-    chosen = series.pick(series.flip_step(attack), most)
+    chosen = series.pick(series.flip_step(trace), most)
     ids = label.sample[chosen]
     return {
         "name": name,
-        "spec": [[str(k), shown(v)] for k, v in trace.spec.items() if v not in (None, [], ())],
+        "spec": [[str(k), text(k, v)] for k, v in trace.spec.items() if v not in (None, [], ())],
         "cautions": [[c.code, c.message] for c in trace.cautions],
         "n": len(label.sample),
         "steps": length - 1,
         "labels": None if trace.labels is None else [str(x) for x in trace.labels],
-        "accuracy": record(series.accuracy(attack)),
-        "attacked_at": attacked_at(attack),
+        "accuracy": record(series.accuracy(trace)),
+        "attacked_at": attacked_at(trace),
         "layers": [record(p) for p in probes],
         "measures": list(measures),
         "sample": [int(i) for i in ids],
@@ -90,31 +89,30 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
 
 def path(trace: Trace, name: str, ids: Ints, layers: Sequence[str], measures: Sequence[str]) -> Plain:
     """One path: its flow, and every measure at every layer."""
-    own = series.part(trace, name)
-    flip = series.flip_step(own, name)
-    sample = own.matrix("flipped", path=name).sample
+    flip = series.flip_step(trace, name)
+    sample = trace.matrix("flipped", path=name).sample
     rows = series.rows_of(sample, ids)
     flow = {}
     for column in series.FLOW:
-        values = own.matrix(column, path=name).values
+        values = trace.matrix(column, path=name).values
         flow[column] = curve(series.curve(values, flip)) | {"lines": pack(series.take(values, rows))}
     return {
         "name": name,
         "control": name != ATTACK,
         "flip": pack(np.where(rows >= 0, flip[rows], -1)),
         "flow": flow,
-        "layers": [_layer(series.part(own, name, layer), name, layer, flip, ids, measures) for layer in layers],
+        "layers": [_layer(trace, name, layer, flip, ids, measures) for layer in layers],
     }
 
 
-def _layer(own: Trace, path: str, layer: str, flip: Ints, ids: Ints, measures: Sequence[str]) -> Plain:
+def _layer(trace: Trace, path: str, layer: str, flip: Ints, ids: Ints, measures: Sequence[str]) -> Plain:
     looks = {}
     for measure in measures:
-        matrix = own.matrix(measure, path=path, layer=layer)
+        matrix = trace.matrix(measure, path=path, layer=layer)
         if not np.isfinite(matrix.values).any():
             continue
         rows = series.rows_of(matrix.sample, ids)
-        found = own.valley(measure, layer=layer, path=path)
+        found = trace.valley(measure, layer=layer, path=path)
         grid = series.cells(found)
         looks[measure] = curve(series.curve(matrix.values, found.flip_step)) | {
             "lines": pack(series.take(matrix.values, rows)),
@@ -125,11 +123,11 @@ def _layer(own: Trace, path: str, layer: str, flip: Ints, ids: Ints, measures: S
             "depths": _shares(found.depths(MOST_DEPTHS)),
         }
     curves = {
-        "factors": series.factors(own, layer, flip, path=path),
-        "looseness": series.looseness(own, layer, flip, path=path),
+        "factors": series.factors(trace, layer, flip, path=path),
+        "looseness": series.looseness(trace, layer, flip, path=path),
     }
     drawn = {kind: None if of is None else {name: curve(c) for name, c in of.items()} for kind, of in curves.items()}
-    free = own.matrix("scale_free", path=path, layer=layer).values
+    free = trace.matrix("scale_free", path=path, layer=layer).values
     there = bool(np.isfinite(free).any())
     return {"measures": looks, "free": curve(series.curve(free, flip)) if there else None} | drawn
 
@@ -187,8 +185,8 @@ def images(trace: Trace, ids: Ints, budget: int) -> Plain | None:
 def run_names(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A short name for each run: what differs between them, else a number."""
     keys = dict.fromkeys(key for spec in specs for key in spec)
-    differ = [k for k in keys if len({shown(s.get(k)) for s in specs}) > 1]
-    names = [", ".join(f"{k} {shown(s.get(k))}" for k in differ[:4]) for s in specs]
+    differ = [k for k in keys if len({text(k, s.get(k)) for s in specs}) > 1]
+    names = [", ".join(f"{k} {text(k, s.get(k))}" for k in differ[:4]) for s in specs]
     if len(set(names)) < len(names) or not all(names):
         names = [f"run {i + 1}" + (f": {name}" if name else "") for i, name in enumerate(names)]
     return names

@@ -6,7 +6,6 @@ drawn from a bounded, deterministic subset.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -60,15 +59,6 @@ class Probe(NamedTuple):
     name: str
     method: str
     exact: bool
-
-
-def part(trace: Trace, path: str, layer: str | None = None) -> Trace:
-    """The same trace with one path (and one layer) only, so that `Trace.matrix` scans few rows."""
-    steps = trace.steps.filter(pc.equal(trace.steps["path"], path))
-    keep = pc.equal(trace.layers["path"], path)
-    if layer is not None:
-        keep = pc.and_(keep, pc.equal(trace.layers["layer"], layer))
-    return replace(trace, steps=steps, layers=trace.layers.filter(keep))
 
 
 def measures(trace: Trace) -> tuple[str, ...]:

@@ -20,19 +20,16 @@ import tomli_w
 from flatlens.errors import SpecError, unknown
 from flatlens.specs.catalogue import ATTACK_SCHEMES, ATTACKS, NORMS, OBJECTIVES
 from flatlens.specs.known_models import OBJECT
-from flatlens.specs.numerals import number as number
-from flatlens.specs.numerals import whole
 from flatlens.specs.settings import Settings, all_controls, read_bounds
+from flatlens.specs.spelling import settings_of, unaliased
 from flatlens.specs.train import TrainSpec
 from flatlens.specs.trust import TRUST
 from flatlens.specs.uris import parse
-from flatlens.specs.values import DEFAULT_LINF_EPS, flag, missing, shown, typed
+from flatlens.specs.values import DEFAULT_LINF_EPS, flag, missing, number, typed, whole, written
 
 NEEDED = ("model", "data")
 TARGETS = ("next", "random", "least-likely")
 NO_EPS = ("ddn",)
-ALIASES = {"layers": "layer", "controls": "control"}
-"""Another spelling of a setting, which is taken too -> the one that is written."""
 UNHASHED = ("device", "images", "name")
 """What does not determine the numbers."""
 OWN_OBJECTIVE = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr"}
@@ -162,36 +159,13 @@ def _taking_aliases(made: Callable[..., None]) -> Callable[..., None]:
 RunSpec.__init__ = _taking_aliases(RunSpec.__init__)  # type: ignore[method-assign]
 
 
-def unaliased(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with each setting under the name that it is written by.
-
-    Raises:
-        SpecError: both spellings of one are there, and differ.
-    """
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        name = ALIASES.get(key, key)
-        if name in out and _alike(out[name]) != _alike(value):
-            other = next(k for k in values if k != key and ALIASES.get(k, k) == name)
-            raise SpecError(f"{other} {shown(values[other])} and {key} {shown(value)} are one setting and differ")
-        out[name] = value
-    return out
-
-
-def _alike(value: Any) -> Any:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
 def from_dict(values: Mapping[str, Any]) -> RunSpec:
     """A spec from plain data; ``attack`` may be a table with a ``name``.
 
     Raises:
         SpecError: an unknown key, a missing one, or a value that cannot be.
     """
-    flat = dict(values)
-    if isinstance(flat.get("attack"), Mapping):
-        flat = _dissolved(flat)
-    flat = unaliased(flat)
+    flat = settings_of(values)
     for key in flat:
         if key not in KEYS:
             raise SpecError(unknown("setting", key, KEYS, where="a run has"))
@@ -201,25 +175,11 @@ def from_dict(values: Mapping[str, Any]) -> RunSpec:
     return RunSpec(**{key: coerce(key, value) for key, value in flat.items()})
 
 
-def _dissolved(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with the attack's table dissolved.
-
-    What lets code run is no setting of an attack: whoever looks for it in a file looks beside it, and not in there.
-    """
-    rest, table = dict(values), values["attack"]
-    del rest["attack"]
-    for key, value in table.items():
-        if key in TRUST or isinstance(value, Mapping):
-            raise SpecError(f"attack.{key} = {value!r}: is no setting of an attack")
-        rest["attack" if key == "name" else key] = value
-    return rest
-
-
 def difference(mine: RunSpec, theirs: RunSpec) -> list[str]:
     """What differs between two specs, a phrase each: ``eps 0.3 instead of 0.1``."""
     a, b = mine.to_dict(), theirs.to_dict()
     keys = [key for key in KEYS if key not in (*TRUST, "name") and a.get(key) != b.get(key)]
-    return [f"{key} {shown(a.get(key))} instead of {shown(b.get(key))}" for key in keys]
+    return [f"{key} {written(key, a.get(key))} instead of {written(key, b.get(key))}" for key in keys]
 
 
 def train_from_dict(values: Mapping[str, Any]) -> TrainSpec:

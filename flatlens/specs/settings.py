@@ -10,8 +10,7 @@ from typing import Any
 
 from flatlens.errors import SpecError, unknown
 from flatlens.specs.catalogue import CONTROLS
-from flatlens.specs.numerals import number as number
-from flatlens.specs.values import typed
+from flatlens.specs.values import number, typed
 
 IMAGES = ("none", "key", "all")
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flatlens.errors import SpecError
-from flatlens.specs.numerals import number as number
-from flatlens.specs.numerals import shortened
+from flatlens.errors import SpecError, one_line
+from flatlens.specs.spelling import settings_of
+from flatlens.specs.values import shortened
 
 
 def read_toml(file: str | Path) -> dict[str, Any]:
@@ -31,8 +31,8 @@ def read_text(file: str | Path) -> str:
         return Path(file).read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except (OSError, ValueError) as error:
         if isinstance(error, UnicodeDecodeError):
-            raise SpecError(f"'{file}' is not TOML: {error}; save it as UTF-8") from error
-        why = error.strerror if isinstance(error, OSError) else error
+            raise SpecError(f"'{file}' is not TOML: {one_line(error)}; save it as UTF-8") from error
+        why = error.strerror if isinstance(error, OSError) else one_line(error)
         raise SpecError(f"cannot read '{shortened(str(file))}': {why}; name a TOML file") from error
 
 
@@ -45,7 +45,7 @@ def parse_toml(text: str, file: str | Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except ValueError as error:  # TOML's own, or a number of too many digits
-        raise SpecError(f"'{file}' is not TOML: {error}") from error
+        raise SpecError(f"'{file}' is not TOML: {one_line(error)}") from error
     except RecursionError as error:
         raise SpecError(f"'{file}' has tables or lists within each other beyond what can be read") from error
 
@@ -54,13 +54,16 @@ def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
     """``values`` with ``a.b=c`` settings put in; c is read as TOML, and as text where it is none.
 
     The attack's settings may be written with their table (``attack.eps=0.1``) or without.
+
+    Raises:
+        SpecError: a text is no assignment, or what it assigns to is no table.
     """
-    out = dict(values)
+    out = settings_of(values)
     for text in assignments:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
             raise SpecError(f"--set '{text}' is not of the form key=value, for example --set attack.random_start=true")
-        table, dot, name = key.strip().removeprefix("attack.").rpartition(".")
+        table, dot, name = key.strip().partition(".")
         if dot and table == "train":
             recipe = out.get("train") or {}
             if not isinstance(recipe, Mapping):
@@ -68,8 +71,10 @@ def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
                     f"--set '{shortened(text)}': train is {shortened(repr(recipe))}, and no table; give one of the two"
                 )
             out["train"] = dict(recipe) | {name: _parse(value.strip())}
+        elif dot and table == "attack":
+            out |= settings_of({"attack": {name: _parse(value.strip())}})
         else:
-            out[f"{table}{dot}{name}"] = _parse(value.strip())
+            out |= settings_of({key.strip(): _parse(value.strip())})
     return out
 
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flatlens.errors import SpecError, unknown
-from flatlens.specs.numerals import number as number
 from flatlens.specs.values import DEFAULT_LINF_EPS, flag
 
 ADVERSARIAL = ("pgd",)

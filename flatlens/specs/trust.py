@@ -19,6 +19,7 @@ from flatlens.errors import AttackError, ModelError, SpecError
 from flatlens.specs.catalogue import ATTACK_SCHEMES, ATTACKS
 from flatlens.specs.known_models import CODE, OBJECT, SCHEMES
 from flatlens.specs.uris import parse
+from flatlens.specs.values import flag
 
 TRUST = ("trust_pickle", "trust_remote_code")
 """What lets a model's files run code: it is said by whoever starts the run, and not by a file that was handed over."""
@@ -62,7 +63,7 @@ def without_trust(values: Mapping[str, Any], flags: Mapping[str, Any], file: obj
     for key in TRUST:
         if values.get(key) and not flags.get(key):
             raise SpecError(
-                f"'{file}' asks for {key}, which lets code run; if you trust its model, give {_flag(key)} too"
+                f"'{file}' asks for {key}, which lets code run; if you trust its model, give {flag(key)} too"
             )
     return {key: value for key, value in values.items() if key not in TRUST}
 
@@ -84,9 +85,5 @@ def demand_code(named: Iterable[tuple[str, str]], flags: Mapping[str, Any], file
         if NAMES_CODE[kind](name):
             raise SpecError(
                 f"'{file}' names the {kind} '{name}', which is code that would run; if you trust it, give "
-                f"{_flag(TRUST_CODE)}"
+                f"{flag(TRUST_CODE)}"
             )
-
-
-def _flag(key: str) -> str:
-    return "--" + key.replace("_", "-")

@@ -1,24 +1,55 @@
-"""Values of settings as people write them, checked and worded in one place."""
+"""Values of settings as people write them: read, checked and shown in one place.
+
+Numbers are in ASCII digits, 8/255 too: other scripts' digits, ``1_000`` and the like are none.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from flatlens.errors import SpecError
-from flatlens.specs.numerals import number as number
-from flatlens.specs.numerals import shortened
 
 DEFAULT_LINF_EPS = 8 / 255
 BEYOND = 2**63
 """The first whole number that neither TOML nor a table is sure to hold."""
-
-
 PLACES = ("model", "data", "attack", "device")
 """Settings whose text may name a place on a disk."""
-
-
+RADII = ("eps", "step_size")
+"""Settings that are lengths in the space of inputs, which people count in levels of 255."""
 LONGEST_TEXT = 100_000
 """Characters of a setting."""
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(inf|nan)", re.IGNORECASE)
+_LONGEST = 400
+"""Characters of a number: more are no slip of the finger."""
+
+
+def whole(text: str) -> int | None:
+    """A whole number, or None."""
+    text = text.strip(" ")
+    return int(text) if len(text) <= _LONGEST and _WHOLE.fullmatch(text) else None
+
+
+def number(text: str) -> float:
+    """A number as people write it: ``0.3``, ``3e-1`` or ``8/255``.
+
+    Raises:
+        SpecError: it is none.
+    """
+    above, slash, below = text.partition("/")
+    parts = [part.strip(" ") for part in ((above, below) if slash else (above,))]
+    if all(len(part) <= _LONGEST and _NUMBER.fullmatch(part) for part in parts):
+        try:
+            return float(parts[0]) / float(parts[1]) if slash else float(parts[0])
+        except ZeroDivisionError:
+            pass
+    raise SpecError(f"'{shortened(text)}' is not a number; write 0.3 or 8/255")
+
+
+def shortened(text: str) -> str:
+    """A value for a message."""
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def missing(key: str) -> str:
@@ -64,5 +95,26 @@ def flag(key: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as messages show it; what is not given is ``none``."""
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    """A value as people write it, whatever it is of: floats to six digits, lists with blanks, ``none`` for None."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(shown, value))
+    return "none" if value is None else str(value)
+
+
+def written(key: str, value: Any) -> str:
+    """The value of a setting as people write it: radii as 8/255 where they are that.
+
+    Args:
+        key: the setting, as ``eps`` or ``train.eps``.
+        value: its value.
+    """
+    return radius(value) if key.rpartition(".")[2] in RADII and isinstance(value, float) else shown(value)
+
+
+def radius(value: float, digits: int = 6) -> str:
+    """A radius or a length of a step: 8/255 where it is whole levels of 255 and no short decimal, such as 0.2."""
+    levels = value * 255
+    whole_levels = 0 < levels < 255 and abs(levels - round(levels)) < 1e-9 and round(value, 3) != value
+    return f"{round(levels)}/255" if whole_levels else f"{value:.{digits}g}"

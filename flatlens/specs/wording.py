@@ -8,6 +8,7 @@ from typing import Any
 
 from flatlens.specs.run import KEYS
 from flatlens.specs.train import TrainSpec
+from flatlens.specs.values import shown, written
 
 ABSENT = "–"
 TRAIN_KEYS = tuple(f"train.{name}" for name in TrainSpec.__dataclass_fields__)
@@ -63,13 +64,6 @@ def labels(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return {key: found[key] for key in specs}
 
 
-def shown(value: Any) -> str:
-    """A setting's value as one would type it."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return " ".join(map(shown, value)) if isinstance(value, list | tuple) else str(value)
-
-
 def flat(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A specification without tables: ``train`` as ``train.epochs``, …."""
     own = {key: value for key, value in spec.items() if key != "train" and value is not None}
@@ -89,14 +83,8 @@ def value_of(spec: Mapping[str, Any], key: str) -> str:
 
 
 def text(key: str, value: Any) -> str:
-    """A setting's value for people; radii as they were typed, 8/255 or 0.2."""
-    if value is None:
-        return ABSENT
-    if key.split(".")[-1] in ("eps", "step_size") and isinstance(value, float):
-        levels = value * 255
-        if 0 < levels < 255 and abs(levels - round(levels)) < 1e-9 and round(value, 3) != value:
-            return f"{round(levels)}/255"
-    return shown(value) or ABSENT
+    """A setting's value for people, ``–`` where there is none. See `flatlens.specs.values.written`."""
+    return ABSENT if value is None else written(key, value) or ABSENT
 
 
 def _training(train: Mapping[str, Any], epochs: bool = True) -> str:

@@ -20,17 +20,16 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flatlens.errors import DiskError, RunError, SpecError, unknown
 from flatlens.files import borders
-from flatlens.files.atomic import disk, replacing
+from flatlens.files.atomic import disk, sync_folder, write_json
 from flatlens.files.borders import DamageError, inside
 from flatlens.files.locks import Locks
-from flatlens.files.sealing import seal
 from flatlens.specs.run import RunSpec, from_dict
 from flatlens.specs.wording import labels
 
@@ -237,7 +236,7 @@ class Sweep:
                 for left in self.work(key).glob(".*.tmp"):  # of a worker that was killed while it wrote
                     left.unlink()
                 self.work(key).rename(place)
-                _sync(place.parent)
+                sync_folder(place.parent)
             shutil.rmtree(self.work(key), ignore_errors=True)
             (inside(self.path, "failed") / f"{key}.json").unlink(missing_ok=True)
             # Whoever waits for one of these finds the cell finished.
@@ -259,7 +258,7 @@ class Sweep:
         with disk(self.path):
             folder = inside(self.path, "failed")
             folder.mkdir(exist_ok=True)
-            write(folder / f"{key}.json", failure._asdict())
+            write_json(folder / f"{key}.json", failure._asdict(), indent=None)
 
     def failure(self, key: str) -> Failure | None:
         """What went wrong with a cell, or None."""
@@ -328,17 +327,3 @@ def demand_no_links(path: Path) -> None:
 def is_sweep(path: str | Path) -> bool:
     """Whether a folder holds a sweep."""
     return os.path.lexists(Path(path) / PLAN)
-
-
-def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Put plain data on the disk, with its own hash."""
-    with replacing(path) as file:
-        file.write(seal(content, indent=None))
-
-
-def _sync(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

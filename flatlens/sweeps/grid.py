@@ -28,7 +28,8 @@ from typing import Any, NamedTuple
 
 from flatlens.errors import SpecError, unknown
 from flatlens.records.schema import MEASUREMENT_VERSION
-from flatlens.specs.run import ALIASES, KEYS, NEEDED, RunSpec, coerce, from_dict, unaliased
+from flatlens.specs.run import KEYS, NEEDED, RunSpec, coerce, from_dict
+from flatlens.specs.spelling import ALIASES, settings_of
 from flatlens.specs.toml import parse_toml, read_text
 from flatlens.specs.train import TrainSpec
 from flatlens.specs.trust import NAMES_CODE, TRUST, demand_code, without_trust
@@ -143,15 +144,10 @@ def _cell(point: Point, varied: Point, trust: Mapping[str, bool]) -> Cell:
 
 def _flat(table: Mapping[str, Any]) -> Point:
     """A table of settings by flat key; the recipe's and the attack's own tables are dissolved."""
-    found: Point = {}
-    for key, value in table.items():
-        if key == "attack" and isinstance(value, Mapping):
-            found |= {"attack" if name == "name" else name: item for name, item in value.items()}
-        elif key == TRAIN and isinstance(value, Mapping):
-            found |= {f"{TRAIN}.{name}": item for name, item in value.items()}
-        else:
-            found[key] = value
-    found = unaliased(found)
+    found = settings_of(table)
+    if isinstance(recipe := found.get(TRAIN), Mapping):
+        del found[TRAIN]
+        found |= {f"{TRAIN}.{name}": item for name, item in recipe.items()}
     for key in found:
         _known(key)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flatlens.errors import RunError
+from flatlens.errors import RunError, one_line
 from flatlens.records import runs
 from flatlens.records.trajectory import Trace
 from flatlens.sweeps.folder import PLAN, Sweep, is_sweep, load
@@ -40,9 +40,9 @@ def demand(path: Path) -> None:
         )
 
 
-def damaged(run: Path, error: object) -> RunError:
+def damaged(run: Path, error: BaseException) -> RunError:
     """The one line about a finished run, a sweep's cell or one by itself, that cannot be read."""
-    what = (str(error).strip() or type(error).__name__).splitlines()[0]
+    what = one_line(error)
     folder = run.parent.parent
     if not is_sweep(folder):
         return RunError(f"the run in '{run}' is damaged: {what}; run it again with --force")

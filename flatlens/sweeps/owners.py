@@ -13,11 +13,11 @@ from typing import Any
 from filelock import Timeout
 
 from flatlens.errors import RunError, SpecError
-from flatlens.files.atomic import disk, replacing
+from flatlens.files.atomic import disk, write_file, write_json
 from flatlens.files.locks import LOOKING, file_lock, is_held
 from flatlens.records import runs
 from flatlens.specs.run import from_dict
-from flatlens.sweeps.folder import PLAN, VERSION, Sweep, demand_no_links, is_sweep, load, write
+from flatlens.sweeps.folder import PLAN, VERSION, Sweep, demand_no_links, is_sweep, load
 from flatlens.sweeps.grid import Cell
 
 
@@ -59,7 +59,7 @@ def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] 
         with disk(path):
             (path / "work").mkdir(exist_ok=True)
             about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "shard": name}
-            write(folder / f"{name}.json", about)
+            write_json(folder / f"{name}.json", about, indent=None)
             sweep.plan, older = _amended(path, cells, text)
             if older:
                 said = "cells are" if older > 1 else "cell is"
@@ -101,8 +101,7 @@ def _amended(path: Path, cells: list[Cell], text: str) -> tuple[dict[str, dict[s
             plan[key] = runs.load(known.cell(key)).settings()
     given = path / "sweep.toml"
     if not given.exists() or given.read_bytes() != text.encode():
-        with replacing(given) as file:
-            file.write(text.encode())
+        write_file(given, text.encode())
     save_plan(path, plan, stored)
     return plan, older
 
@@ -125,4 +124,4 @@ def _hash(spec: dict[str, Any]) -> str | None:
 def save_plan(path: Path, plan: dict[str, dict[str, Any]], stored: dict[str, dict[str, Any]] | None = None) -> None:
     """Put the plan on the disk, unless it is what is ``stored`` there."""
     if not stored or list(stored.items()) != list(plan.items()):
-        write(path / PLAN, {"schema_version": VERSION, "cells": plan})
+        write_json(path / PLAN, {"schema_version": VERSION, "cells": plan}, indent=None)

@@ -28,7 +28,8 @@ from flatlens.records.stored import pieces
 from flatlens.records.valley import Fraction, Median, Summary
 from flatlens.specs.run import RunSpec
 from flatlens.specs.train import TrainSpec
-from flatlens.specs.wording import flat, shown
+from flatlens.specs.values import shown
+from flatlens.specs.wording import flat
 from flatlens.sweeps import cells as results
 from flatlens.sweeps.folder import Sweep
 from flatlens.sweeps.grid import TRAIN

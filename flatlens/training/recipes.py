@@ -24,13 +24,12 @@ from torch import nn
 
 from flatlens import datasets, models
 from flatlens.datasets import Dataset
-from flatlens.errors import DiskError, ModelError, RunError
+from flatlens.errors import DiskError, ModelError, RunError, one_line
 from flatlens.files import borders
-from flatlens.files.atomic import replacing
+from flatlens.files.atomic import write_file, write_json
 from flatlens.files.borders import DamageError
 from flatlens.files.locks import file_lock
 from flatlens.files.places import cache
-from flatlens.files.sealing import seal
 from flatlens.models import checkpoints, statedicts
 from flatlens.models.loaders import Loaded, sha256
 from flatlens.progress import Progress, Report
@@ -195,11 +194,10 @@ def _trained(work: _Work, file: Path, *, force: bool, progress: Report | None) -
         )
     if resumed == "new":
         part.unlink(missing_ok=True)
-        _write(begun, {"hash": work.hash})
+        write_json(begun, {"hash": work.hash})
     record = _fit(work, part, progress)
-    with replacing(file) as out:
-        out.write(save({k: v.contiguous() for k, v in work.loaded.model.state_dict().items()}))
-    _write(beside, record)
+    write_file(file, save({k: v.contiguous() for k, v in work.loaded.model.state_dict().items()}))
+    write_json(beside, record)
     part.unlink(missing_ok=True)
     begun.unlink(missing_ok=True)
     return _found(file, record, resumed)
@@ -258,7 +256,7 @@ def _fit(work: _Work, part: Path, progress: Report | None) -> dict[str, Any]:
         history = _history(model, recipe, data, snapshot=part, progress=tick)
         clean, robust = _reached(work, test)
     except OSError as error:  # of the model's own code: it says nothing of the disk
-        raise ModelError(f"the model raised {type(error).__name__}: {error}") from error
+        raise ModelError(f"the model raised {one_line(error, kind=True)}") from error
     return {
         "model": work.model,
         "recipe": recipe.to_dict(),
@@ -306,11 +304,6 @@ def _record(file: Path) -> dict[str, Any] | None:
     if "hash" not in found:
         raise RunError(f"'{file}' is no record of a training; name another --out, or use --force")
     return found
-
-
-def _write(file: Path, record: dict[str, Any]) -> None:
-    with replacing(file) as out:
-        out.write(seal(record))
 
 
 def _differs(stored: dict[str, Any], work: _Work) -> str:

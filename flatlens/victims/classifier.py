@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flatlens.errors import FlatlensError, ModelError, first_line
+from flatlens.errors import FlatlensError, ModelError, one_line
 from flatlens.models import guard
 from flatlens.victims.layers import Survey, survey
 
@@ -36,7 +36,7 @@ def check_logits(model: nn.Module, x: Tensor) -> Survey:
     except BaseException as error:  # a model raises whatever its author chose
         if guard.is_out_of_memory(error):
             raise
-        raise ModelError(f"the model fails on inputs of shape {tuple(x.shape)}: {first_line(error)}") from error
+        raise ModelError(f"the model fails on inputs of shape {tuple(x.shape)}: {one_line(error)}") from error
     _check_unchanged(before, _state(model))
     logits = seen.logits
     if logits.shape != again.shape:

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from flatlens.errors import ModelError, said
+from flatlens.errors import ModelError, one_line
 
 COMPILED = "_orig_mod"
 """What `torch.compile` calls the module inside."""
@@ -69,7 +69,9 @@ def _copy(model: nn.Module) -> nn.Module:
             warnings.simplefilter("ignore", FutureWarning)  # of torch about itself, for programs of torch.export
             return copy.deepcopy(model, memo)
     except Exception as error:
-        raise ModelError(f"the model cannot be copied ({said(error)}); it must survive deepcopy") from error
+        raise ModelError(
+            f"the model cannot be copied ({one_line(error, kind=True)}); it must survive deepcopy"
+        ) from error
 
 
 def _make_plain(module: nn.Module) -> None:

@@ -171,6 +171,6 @@ def test_a_dry_run_of_a_sweep_counts_what_can_be_run(planned, flatlens, tmp_path
 def test_a_dry_run_says_what_it_would_take(planned, flatlens):
     answer = flatlens("trace", *NEEDED, "--dry-run")
     assert answer.err == ""
-    for said in ("10, 5 at a time", "82, each of a batch", "3 MB", "75 s"):
+    for said in ("10, 5 at a time", "82, each of a batch", "3.0 MB", "75 s"):
         assert said in answer.out
     assert json.loads(flatlens("trace", *NEEDED, "--dry-run", "--json").out)["forward_passes"] == 82

@@ -18,10 +18,10 @@ from flatlens.measure import plan as planning
 from flatlens.measure import prepare as preparing
 from flatlens.measure import run as execute
 from flatlens.peers import verify as verification
-from flatlens.specs.numerals import number, whole
 from flatlens.specs.run import RunSpec, from_dict
 from flatlens.specs.toml import assign
 from flatlens.specs.train import TrainSpec
+from flatlens.specs.values import number, whole
 from flatlens.training import recipes as trained
 
 NO_NUMBERS = (

@@ -78,7 +78,7 @@ def test_accuracy_counts_all_samples(trace):
 
 
 def test_factors_add_up(trace):
-    moved = series.factors(make_one(trace), "head", series.flip_step(make_one(trace)))
+    moved = series.factors(trace, "head", series.flip_step(trace))
     total = sum(moved[k].raw.mean for k in ("confidence_term", "feature_norm_sq", "weight_norm"))
     # The synthetic trace has 5 % noise on the product.
     np.testing.assert_allclose(moved["relative_sharpness"].raw.mean, total, atol=0.02)
@@ -86,7 +86,7 @@ def test_factors_add_up(trace):
 
 
 def test_looseness_is_the_bound_over_the_true_rise(trace):
-    own = make_one(trace)
+    own = trace
     found = series.looseness(own, "head", series.flip_step(own))
     eigenvalue, kappa = found["certificate_bound_eigenvalue"].raw, found["certificate_bound_kappa"].raw
     at = eigenvalue.position > 0
@@ -95,10 +95,6 @@ def test_looseness_is_the_bound_over_the_true_rise(trace):
     rise = own.matrix("loss_change", layer="head").values
     np.testing.assert_array_equal(eigenvalue.n, (rise > 0).sum(0))
     assert series.looseness(trace, "conv2", series.flip_step(trace)) is None
-
-
-def make_one(trace):
-    return series.part(trace, "attack", "head")
 
 
 def test_the_chosen_samples_are_the_same_every_time_and_of_all_kinds():

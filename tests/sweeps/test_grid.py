@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from flatlens.errors import SpecError
 from flatlens.specs.run import from_dict
-from flatlens.specs.wording import flat, label, shown, varying
+from flatlens.specs.values import shown
+from flatlens.specs.wording import flat, label, varying
 from flatlens.sweeps.grid import cells_of, key_of, read
 
 BASE = {"model": "flatlens:mlp", "data": "flatlens:digits"}
@@ -184,7 +185,7 @@ def test_labels_name_what_varies() -> None:
     assert label(specs[0], []) == "the one cell"
     assert label({"control": []}, ["control"]) == "control –"
     assert label({"eps": float("nan")}, ["eps"]) == "eps nan"
-    assert (shown(None), shown(["a", "b"]), shown(1 / 3)) == ("None", "a b", "0.333333")
+    assert (shown(None), shown(["a", "b"]), shown(1 / 3)) == ("none", "a b", "0.333333")
     assert flat({"train": {"epochs": 3}, "seed": 1}) == {"seed": 1, "train.epochs": 3}
 
 

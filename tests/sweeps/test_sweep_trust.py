@@ -98,7 +98,7 @@ PLACES: dict[str, Any] = {
     "run": lambda model: {"run": BASE | {"model": model}},
     "grid": lambda model: {"run": SHARED, "grid": {"model": [BASE["model"], model]}},
     "zip": lambda model: {"run": SHARED, "zip": [{"model": [model], "seed": [0]}]},
-    "attack": lambda model: {"run": BASE | {"attack": {"name": "pgd", "model": model}}},
+    "attack": lambda model: {"run": SHARED | {"attack": {"name": "pgd", "model": model}}},
     "attacks": lambda model: {"run": BASE, "grid": {"attack": [{"name": "pgd", "model": model}]}},
     "recipe": lambda model: {"run": BASE | {"model": model, "train": {"epochs": 1}}},
 }

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flatlens.errors import SpecError
+from flatlens.errors import SpecError, one_line
+from flatlens.sweeps.engines import ray_private
 from flatlens.sweeps.engines.local import SAFE
 
 REACH = 5.0
@@ -30,21 +31,20 @@ def join(ray: Any, address: str) -> None:
     Raises:
         SpecError: it cannot be reached.
     """
-    from ray._private import services
-
     hint = "on a node of it, give the HOST:PORT that `ray start --head` printed, or auto"
     if address.startswith("ray://"):
         raise SpecError(f"--address {address}: is Ray Client's; {hint}")
     try:
-        found = services.canonicalize_bootstrap_address_or_die(address)
-        host, port = services.extract_ip_port(found)
+        found, host, port = ray_private.resolved(address)
         if not ray.is_initialized():
             socket.create_connection((host, port), timeout=REACH).close()
             hint = f"{hint}; where it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
             with _quietly():
                 ray.init(address=found, log_to_driver=False, logging_level="error")
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        raise SpecError(f"cannot reach the Ray cluster at '{address}': {_line(error)}; {hint}") from error
+        raise SpecError(
+            f"cannot reach the Ray cluster at '{address}': {one_line(error).rstrip('.')}; {hint}"
+        ) from error
     if found != ray.get_runtime_context().gcs_address:
         raise SpecError(f"--address {address}: this process is connected to another Ray cluster")
 
@@ -75,10 +75,7 @@ def start(ray: Any, cpus: int) -> Path:
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Let Ray report nothing to anybody, print nothing, leave the signals as they are, and import nothing from here."""
-    from ray._private import worker
-
-    # What becomes of nodes and processes would be printed to stdout, whatever log_to_driver says.
-    worker._worker_logs_enabled = False
+    ray_private.silence_workers()
     before = signal.getsignal(signal.SIGTERM)
     try:
         with _environment(RAY_USAGE_STATS_ENABLED="0"), _nowhere():
@@ -101,17 +98,9 @@ def _nowhere() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _only_here() -> Iterator[None]:
-    """Let a cluster listen to this machine alone."""
-    # Asked for 127.0.0.1, Ray takes the outer address, except where it keeps from clusters, as on macOS.
-    from ray._private import ray_constants
-
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        with _environment(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0"):
-            yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+    """Let a cluster listen to this machine alone, and so what it starts."""
+    with ray_private.on_this_machine_only(), _environment(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0"):
+        yield
 
 
 @contextlib.contextmanager
@@ -126,7 +115,3 @@ def _environment(**values: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

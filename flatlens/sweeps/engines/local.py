@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from pebble import ProcessExpired, ProcessPool
 
-from flatlens.errors import ResourceError
+from flatlens.errors import ResourceError, one_line
 from flatlens.sweeps.engines import DIED, Outcome, Task, Trouble, overdue
 from flatlens.sweeps.engines import worker as work
 
@@ -92,7 +92,7 @@ class Local:
                 if not self._births[busy.slot].value:
                     raise ResourceError(HOW_TO_START) from error
                 if busy.again:
-                    return self._ended(future, Trouble(f"its process ended: {error}", DIED))
+                    return self._ended(future, Trouble(f"its process ended: {one_line(error)}", DIED))
                 del self._busy[future]
                 self._drop(busy.slot)
                 self._give(busy.slot, busy.task, busy.timeout, again=True)

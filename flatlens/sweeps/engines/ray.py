@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flatlens.errors import SpecError
+from flatlens.errors import SpecError, one_line
 from flatlens.extras import need
 from flatlens.files.places import cache
 from flatlens.sweeps.engines import DIED, LOST, Outcome, Task, Trouble, joining, overdue
@@ -175,10 +175,10 @@ class Cluster:
                 return Trouble(f"its node{self._where(stream)} was lost", LOST)
             return Trouble(f"its process{self._where(stream)} was killed, perhaps because memory ran out", DIED)
         except errors.RayTaskError as error:
-            said = " ".join(f"{type(error.cause).__name__}: {error.cause}".split())
+            said = one_line(error.cause, kind=True)
             return Trouble(f"a worker cannot begin: {said}", type(error.cause).__name__, str(error))
         except errors.RayError as error:
-            return Trouble(f"ray: {' '.join(str(error).split())}", type(error).__name__)
+            return Trouble(f"ray: {one_line(error)}", type(error).__name__)
         if isinstance(said, Begun):
             self._begun[stream] = time.monotonic(), said
             return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -12,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flatlens.errors import DiskError, FlatlensError, StaleRunError
+from flatlens.errors import DiskError, FlatlensError, StaleRunError, one_line
 from flatlens.specs.run import from_dict
 from flatlens.specs.trust import TRUST
 from flatlens.sweeps.engines import CHECK, DISK, TRAIN, Done, More, Outcome, Task, Trouble
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
 
 PLOTLY = "../../plotly.min.js"
 """Where a cell's page finds plotly: beside the sweep's page, and not 5 MB in each."""
-
-LONGEST = 1000
-"""Characters of an error that are kept."""
 
 
 def born(births: Synchronized[int], slot: int, threads: int) -> None:
@@ -70,19 +66,10 @@ def do(task: Task) -> Outcome:
     except DiskError as error:
         return Trouble(str(error), DISK)
     except FlatlensError as error:
-        return Trouble(_line(error), type(error).__name__)
+        return Trouble(one_line(error), type(error).__name__)
     except BaseException as error:  # a model's own code may do anything
-        kind = type(error).__name__
-        return Trouble(f"internal: {kind}: {_line(error)}", kind, _plain(traceback.format_exc()))
-
-
-def _line(error: BaseException) -> str:
-    """What an error says, in one line that any terminal can show; it may be anybody's."""
-    try:
-        said = " ".join(str(error).split())
-    except Exception as worse:
-        said = f"an error that cannot be told ({type(worse).__name__})"
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in said[:LONGEST])
+        said = f"internal: {one_line(error, kind=True)}"
+        return Trouble(said, type(error).__name__, _plain(traceback.format_exc()))
 
 
 def _plain(text: str) -> str:
@@ -143,17 +130,17 @@ def _begin(task: Task, folder: Path) -> Begun:
 
 
 def _finish(begun: Begun) -> None:
-    from flatlens.files.atomic import disk, replacing
+    from flatlens.files.atomic import disk, write_file
     from flatlens.measure import run as execute
     from flatlens.records import digest
     from flatlens.report import page
 
     # It may have been killed after it was finished, and before it was declared so to the sweep.
     trace = begun.run.trace(whole=False) if begun.run.finished else execute.finish(begun)
-    begun.run.keep("digest.json", json.dumps(digest.digest(trace), allow_nan=False).encode())
+    begun.run.keep("digest.json", digest.digest(trace))
     text = page.document([trace], plotly=PLOTLY).encode("utf-8", "backslashreplace")
-    with disk(begun.run.path), replacing(begun.run.path / "report.html") as file:
-        file.write(text)
+    with disk(begun.run.path):
+        write_file(begun.run.path / "report.html", text)
 
 
 def _die_with_parent() -> None:

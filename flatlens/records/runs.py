@@ -32,8 +32,7 @@ from flatlens.specs.toml import parse_toml
 
 RUNNING, FINISHED = "running", "finished"
 _TABLES = {"steps": STEPS, "layers": LAYERS}
-SMALL = 8_000_000
-"""Bytes of tables that are read whole in any case."""
+SMALL = 8_000_000  # bytes of tables that are read whole in any case
 FILES = ("spec.toml", "steps.parquet", "layers.parquet", "images.safetensors", "spectrum.parquet")
 """Of these a finished run's manifest tells the SHA-256."""
 _NOTES, _SECONDS = b"flatlens.notes", b"flatlens.seconds"

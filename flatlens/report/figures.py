@@ -1,25 +1,41 @@
-"""Trace -> plotly figures, for notebooks and papers; the page draws the same aggregates.
+"""Trace -> plotly figures. The page, notebooks and `flatlens report --format` draw the very same ones.
 
 from flatlens.report import figures
-figures.valley(trace, measure="trace", aligned=True).show()
+figures.valley(trace, measure="trace").show()
+
+What the page adds by itself (single samples, the chosen one, the dark theme) lies on top of these.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from flatlens.errors import LayerError, SpecError, unknown
 from flatlens.records.schema import ATTACK, MEASURES
 from flatlens.records.trajectory import Trace
-from flatlens.records.valley import Band, Floats, Ints
+from flatlens.records.valley import TAU, Band, Floats
 from flatlens.report import series
+from flatlens.report.roles import Look, colour, fade, looks
 
-# Okabe and Ito's colours, the darker ones: told apart by colour-blind readers, and on paper.
-ATTACK_COLOUR = "#0072B2"
-CONTROL_COLOURS = ("#B8860B", "#008A65", "#B0578D", "#6B7280", "#7B3F00")
-DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot")
+Plain = dict[str, Any]
+
+FEWEST = 20
+"""Flipped samples below which a path's curve around the flip is not drawn: a median of a handful is no curve."""
+FONT = 'Inter, ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif'
+LEFT, RIGHT, TOP, BOTTOM = 58, 150, 26, 40
+"""Margins of the picture in px: the film strip below it stands on the same axis."""
+SYMBOLS = {
+    "relative_flatness": "κ",
+    "trace": "Tr H",
+    "top_eigenvalue": "λ_max",
+    "relative_sharpness": "‖W‖²·Tr H",
+    "ggn_trace": "Tr GGN",
+    "scale_free": "κ / (c · gap²)",
+}
+LEDGER = {"whole": "log₁₀ κ", "confidence": "log₁₀ c", "features": "log₁₀ ‖a‖²", "dispersion": "log₁₀ dispersion"}
 
 
 def valley(
@@ -27,125 +43,90 @@ def valley(
     measure: str = "relative_flatness",
     *,
     layer: str | None = None,
-    aligned: bool = False,
+    aligned: bool = True,
     controls: bool = True,
     lines: int = 60,
     scale: str = "log",
 ) -> go.Figure:
-    """A measure along the path: median and quartile band of every path, and n below.
+    """Sharpness along the path: median and quartiles of every path, the attack's samples as thin lines.
 
     A path that crosses a boundary confidently has a valley: read the attack beside its controls.
 
     Args:
         trace: what is drawn.
-        measure: one of `flatlens.records.schema.MEASURES`.
+        measure: one of `flatlens.records.schema.MEASURES`, or ``scale_free``.
         layer: the layer; the first one when left out.
-        aligned: offsets from the flip (flipped samples only) in place of steps.
+        aligned: steps are counted from each sample's flip (flipped samples only); else from the clean input.
         controls: draw the controls beside the attack.
         lines: at most so many samples of the attack as thin lines.
         scale: ``"log"`` or ``"linear"``; values at or below 0 are not drawn on the former.
     """
     measure, layer = _known(trace, measure, layer)
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.86, 0.14], vertical_spacing=0.05)
-    for index, path in enumerate(trace.paths if controls else (ATTACK,)):
-        values = trace.matrix(measure, path=path, layer=layer).values
-        flip = series.flip_step(trace, path)
-        if path == ATTACK and lines:
-            rows = series.pick(flip, lines)
-            shift = flip[rows] if aligned else np.zeros(len(rows), dtype=np.int64)
-            keep = flip[rows] >= 0 if aligned else np.ones(len(rows), dtype=bool)
-            figure.add_trace(_thin(values[rows[keep]], shift[keep]), row=1, col=1)
-        curve = series.curve(values, flip)
-        band = curve.aligned if aligned else curve.raw
-        for drawn in _band(band, path, index):
-            figure.add_trace(drawn, row=1, col=1)
-        count = go.Scatter(
-            x=band.position,
-            y=band.n,
-            line={"color": _colour(index), "shape": "hvh", "dash": _dash(index)},
-            showlegend=False,
-            hovertemplate="n = %{y}<extra>" + _text(path) + "</extra>",
-        )
-        figure.add_trace(count, row=2, col=1)
-    figure.update_yaxes(title_text=MEASURES[measure].split(",")[0], type=scale, row=1, col=1)
-    figure.update_yaxes(title_text="n", rangemode="tozero", row=2, col=1)
-    figure.update_xaxes(title_text=_step_title(aligned), row=2, col=1)
-    return _finish(figure, f"{MEASURES[measure]}, {layer}", 520)
+    drawn = sharpness(
+        {path: series.curves(trace, measure, layer, path) for path in (trace.paths if controls else (ATTACK,))},
+        looks(trace.paths), measure, aligned=aligned, scale=scale,
+    )  # fmt: skip
+    if lines:
+        drawn["data"].insert(0, _thin(trace, measure, layer, lines, aligned=aligned))
+    return _figure(drawn, f"{MEASURES.get(measure, SYMBOLS[measure])}, {layer}")
 
 
-def flow(trace: Trace, *, aligned: bool = False, controls: bool = True) -> go.Figure:
-    """Loss, confidence and margin along the path; the prediction is wrong where the margin is below 0."""
-    figure = make_subplots(rows=len(series.FLOW), cols=1, shared_xaxes=True, vertical_spacing=0.06)
-    for index, path in enumerate(trace.paths if controls else (ATTACK,)):
-        flip = series.flip_step(trace, path)
-        for row, (column, name) in enumerate(series.FLOW.items(), start=1):
-            curve = series.curve(trace.matrix(column, path=path).values, flip)
-            for drawn in _band(curve.aligned if aligned else curve.raw, path, index, legend=row == 1):
-                figure.add_trace(drawn, row=row, col=1)
-            figure.update_yaxes(title_text=name, row=row, col=1)
-    figure.update_xaxes(title_text=_step_title(aligned), row=len(series.FLOW), col=1)
-    return _finish(figure, "Loss, confidence, margin", 560)
+def margin(trace: Trace, *, aligned: bool = True, controls: bool = True) -> go.Figure:
+    """The label's logit minus the largest other one, along the path: below 0 the prediction is wrong."""
+    return _figure(flow(_flow(trace, "margin", controls), looks(trace.paths), "margin", aligned=aligned), "Margin")
 
 
-def factors(trace: Trace, *, layer: str | None = None, path: str = ATTACK, aligned: bool = False) -> go.Figure:
-    """Which factor of relative sharpness moves: log₁₀ of each, as its change since the clean input.
+def loss(trace: Trace, *, aligned: bool = True, controls: bool = True) -> go.Figure:
+    """Cross-entropy of the label along the path, in nats; still rising at the end, the attack had not converged."""
+    return _figure(flow(_flow(trace, "loss", controls), looks(trace.paths), "loss", aligned=aligned), "Loss")
+
+
+def over_tau(trace: Trace, measure: str = "relative_flatness", *, layer: str | None = None) -> go.Figure:
+    """The share of valleys among the flipped, had τ been another: τ is a choice, and this is what hangs on it."""
+    measure, layer = _known(trace, measure, layer)
+    found = {path: trace.valley(measure, layer=layer, path=path).over_tau() for path in trace.paths}
+    return _figure(tau(found, looks(trace.paths)), f"How much hangs on τ, {layer}")
+
+
+def ledger(trace: Trace, *, layer: str | None = None, path: str = ATTACK, aligned: bool = True) -> go.Figure:
+    """What moves κ, in decades since the clean input: log κ = log c + log ‖a‖² + log dispersion.
 
     Raises:
         LayerError: the layer has no closed-form confidence term.
     """
-    _, layer = _known(trace, "trace", layer)
-    curves = series.factors(trace, layer, series.flip_step(trace, path), path=path)
-    if curves is None:
-        raise LayerError(f"layer '{layer}' has no confidence term; factors exist for the head alone")
-    figure = go.Figure()
-    looks = (("#D55E00", "solid"), ("#009E73", "dash"), ("#6B7280", "dot"), ("#1A2230", "solid"))
-    for (name, title), (colour, dash) in zip(series.FACTORS.items(), looks, strict=True):
-        band = curves[name].aligned if aligned else curves[name].raw
-        figure.add_scatter(
-            x=band.position, y=band.median, name=title, line={"color": colour, "dash": dash, "width": 2.5}
-        )
-    figure.update_layout(xaxis_title=_step_title(aligned), yaxis_title="change, log₁₀")
-    return _finish(figure, f"Which factor moves, {layer}", 440)
+    _, layer = _known(trace, "relative_flatness", layer)
+    found = series.ledger(trace, layer, path)
+    if found is None:
+        raise LayerError(f"layer '{layer}' has no confidence term; the ledger is the head's alone")
+    return _figure(decades(found, aligned=aligned), f"What moves κ, {layer}")
 
 
-def certificate(trace: Trace, *, layer: str | None = None, path: str = ATTACK, aligned: bool = False) -> go.Figure:
+def certificate(trace: Trace, *, layer: str | None = None, path: str = ATTACK, aligned: bool = True) -> go.Figure:
     """How tight the certificate is: its bounds divided by the true rise of the loss, 1 where they are tight.
 
     Raises:
         LayerError: the layer has no bound, or the loss never rises.
     """
     _, layer = _known(trace, "trace", layer)
-    curves = series.looseness(trace, layer, series.flip_step(trace, path), path=path)
-    if curves is None:
+    found = series.looseness(trace, layer, path)
+    if found is None:
         raise LayerError(f"layer '{layer}' has no bound of a loss that rises; the certificate is the head's alone")
-    figure = go.Figure()
-    for index, (name, found) in enumerate(curves.items()):
-        for drawn in _band(found.aligned if aligned else found.raw, series.BOUNDS[name], index):
-            figure.add_trace(drawn)
-    figure.add_hline(y=1, line={"color": "#9AA6B5", "width": 1})
-    figure.update_yaxes(title_text="bound ÷ true rise of the loss", type="log")
-    figure.update_xaxes(title_text=_step_title(aligned))
-    return _finish(figure, f"How tight the certificate is, {layer}", 440)
+    return _figure(tightness(found, aligned=aligned), f"How tight the certificate is, {layer}")
 
 
 def against_margin(
     trace: Trace, measure: str = "relative_flatness", *, layer: str | None = None, path: str = ATTACK, lines: int = 60
 ) -> go.Figure:
-    """A measure against the margin: each sample's way as a thin line, and the medians of each step."""
+    """A measure against the margin: the medians of each step, and single samples' ways as thin lines."""
     measure, layer = _known(trace, measure, layer)
     values = trace.matrix(measure, path=path, layer=layer).values
-    margin = trace.matrix("margin", path=path).values
+    across = trace.matrix("margin", path=path).values
+    drawn = crossing(series.curve_of(values), series.curve_of(across), measure)
     rows = series.pick(series.flip_step(trace, path), lines)
     gap = np.full((len(rows), 1), np.nan)
-    x, y = (np.hstack([m[rows], gap]).ravel() for m in (margin, values))
-    figure = go.Figure(go.Scatter(x=x, y=y, mode="lines", line={"color": _fade(0), "width": 1}, hoverinfo="skip"))
-    middle, across = (series.curve(m, np.full(len(m), -1)).raw for m in (values, margin))
-    figure.add_scatter(
-        x=across.median, y=middle.median, mode="lines+markers", line={"color": ATTACK_COLOUR, "width": 3}
-    )
-    figure.update_xaxes(title_text="margin (correct ← 0 → wrong)", autorange="reversed")
-    figure.update_yaxes(title_text=MEASURES[measure].split(",")[0], type="log")
-    return _finish(figure, f"{MEASURES[measure]} against the margin, {layer}", 440).update_layout(showlegend=False)
+    x, y = (np.hstack([m[rows], gap]).ravel() for m in (across, values))
+    drawn["data"].insert(0, _line(x, y, "attack", width=1, opacity=0.2))
+    return _figure(drawn, f"{SYMBOLS[measure]} against the margin, {layer}")
 
 
 def flip_and_peak(
@@ -153,105 +134,352 @@ def flip_and_peak(
 ) -> go.Figure:
     """Flip step against peak step of all flipped samples; a mark's area is the number of samples."""
     measure, layer = _known(trace, measure, layer)
-    cells = series.cells(trace.valley(measure, layer=layer, path=path))
     end = trace.matrix("margin", path=path).values.shape[1] - 1
-    figure = go.Figure()
-    figure.add_scatter(x=[0, end], y=[0, end], mode="lines", line={"color": "#9AA6B5", "dash": "dot"}, hoverinfo="skip")
-    size = 6 + 20 * np.sqrt(cells.count / max(int(cells.count.max(initial=1)), 1))
-    figure.add_scatter(
-        x=cells.flip,
-        y=cells.peak,
-        mode="markers",
-        text=cells.count,
-        marker={"size": size, "color": _fade(0, 0.5), "line": {"color": ATTACK_COLOUR, "width": 1}},
-        hovertemplate="flip %{x}, peak %{y}: %{text} samples<extra></extra>",
-    )
-    figure.update_layout(xaxis_title="flip step", yaxis_title="peak step")
-    return _finish(figure, f"Flip against peak, {layer}", 440).update_layout(showlegend=False)
+    found = series.flip_peak_counts(trace.valley(measure, layer=layer, path=path))
+    return _figure(counts(found, end), f"Flip against peak, {layer}")
 
 
-def layers(trace: Trace, measure: str = "relative_flatness", *, path: str = ATTACK) -> go.Figure:
+def layers(trace: Trace, measure: str = "relative_flatness", *, path: str = ATTACK, aligned: bool = False) -> go.Figure:
     """Layer × step: log₁₀ of the median measure relative to the same layer's at the clean input."""
     measure, _ = _known(trace, measure, None)
-    z = []
-    for layer in trace.layer_names:
-        middle = series.curve(
-            trace.matrix(measure, path=path, layer=layer).values, np.zeros(0, dtype=np.int64)
-        ).raw.median
+    found = {name: series.curves(trace, measure, name, path) for name in trace.layer_names}
+    return _figure(heat(found), MEASURES.get(measure, SYMBOLS[measure]))
+
+
+# What the page embeds: the same figures as plain data, from numbers that are worked out once.
+
+
+def sharpness(
+    found: dict[str, series.Curve], seen: dict[str, Look], measure: str, *, aligned: bool, scale: str = "log"
+) -> Plain:
+    """The picture: one measure along all paths."""
+    few = {path: FEWEST if seen[path].role == "noise" else 1 for path in found}
+    bands = {path: _shown(curve, aligned, few[path]) for path, curve in found.items()}
+    bands = {path: band for path, band in bands.items() if len(band.position)}
+    if scale == "log" and not all((band.median > 0).all() for band in bands.values()):
+        scale = "linear"
+    data = [part for path in reversed(bands) for part in _banded(bands[path], seen[path], path)]
+    xs = _span(found[ATTACK].aligned if aligned else found[ATTACK].raw, aligned)
+    ys = _heights([bands[path] for path in bands if seen[path].role != "noise"], xs, scale)
+    shapes, notes = _sides(xs) if aligned else ([], [])
+    notes += _names(bands, seen, xs, ys, scale)
+    layout = _layout(
+        xaxis=_steps(aligned, xs),
+        yaxis={"type": scale, "range": ys, "title": {"text": f"{SYMBOLS[measure]}, sharp ↑"}, **_decades(ys, scale)},
+        shapes=shapes,
+        annotations=notes,
+        margin={"l": LEFT, "r": RIGHT, "t": TOP, "b": BOTTOM},
+    )
+    return {"data": data, "layout": layout}
+
+
+def flow(found: dict[str, series.Curve], seen: dict[str, Look], column: str, *, aligned: bool) -> Plain:
+    """Loss or margin along all paths."""
+    bands = {path: _shown(curve, aligned) for path, curve in found.items() if seen[path].role != "noise"}
+    data = [part for path in reversed(bands) for part in _banded(bands[path], seen[path], path)]
+    xs = _span(found[ATTACK].aligned if aligned else found[ATTACK].raw, aligned)
+    zero = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": _stroke("faint", 1)}
+    title = {"margin": "margin, wrong ↓", "loss": "loss, nats"}[column]
+    layout = _layout(
+        xaxis=_steps(aligned, xs),
+        yaxis={"title": {"text": title}, "nticks": 5},
+        shapes=[zero] if column == "margin" else [],
+    )
+    return {"data": data, "layout": layout}
+
+
+def tau(found: dict[str, Any], seen: dict[str, Look]) -> Plain:
+    """The share of valleys over τ, in %."""
+    data: list[Plain] = []
+    for path in reversed(found):
+        of = found[path]
+        if not np.isfinite(of.value).any() or of.n < FEWEST:
+            continue
+        x, look = np.asarray(of.position, dtype=float), seen[path]
+        data += _ribbon(x, 100 * of.low, 100 * of.high, look.role)
+        hover = f"{look.name}<br>τ = %{{x}}: %{{y:.1f}} % of {of.n:,} flipped<extra></extra>"
+        data.append(_line(x, 100 * of.value, look.role, dash=look.dash, hover=hover, path=path))
+    mark = {"type": "line", "x0": TAU, "x1": TAU, "yref": "paper", "y0": 0, "y1": 1, "line": _stroke("faint", 1, "dot")}
+    ticks = [0.001, 0.01, 0.1, 0.9]
+    layout = _layout(
+        xaxis={"type": "log", "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks], "title": {"text": "τ"}},
+        yaxis={"range": [-3, 103], "tickvals": [0, 50, 100], "title": {"text": "valleys, % of the flipped"}},
+        shapes=[mark],
+    )
+    return {"data": data, "layout": layout}
+
+
+def decades(found: dict[str, series.Curve], *, aligned: bool) -> Plain:
+    """The ledger of one path."""
+    looks_of = {"whole": ("ink", "solid"), "confidence": ("attack", "solid"), "features": ("cross", "dash"),
+                "dispersion": ("noise", "dot")}  # fmt: skip
+    data: list[Plain] = []
+    for name, curve in reversed(found.items()):
+        band = _shown(curve, aligned)
+        role, dash = looks_of[name]
+        hover = f"{LEDGER[name]}: %{{y:+.2f}} decades<extra></extra>"
+        data.append(_line(band.position, band.median, role, dash=dash, hover=hover, width=3 if name == "whole" else 2))
+        data[-1] |= {"name": LEDGER[name], "showlegend": True}
+    xs = _span(found["whole"].aligned if aligned else found["whole"].raw, aligned)
+    layout = _layout(
+        xaxis=_steps(aligned, xs),
+        yaxis={"title": {"text": "change since clean, decades"}, "zeroline": True},
+        showlegend=True,
+    )
+    return {"data": data, "layout": layout}
+
+
+def tightness(found: dict[str, series.Curve], *, aligned: bool) -> Plain:
+    """The certificate's bounds over the true rise of the loss."""
+    data: list[Plain] = []
+    for (name, curve), (role, dash) in zip(found.items(), (("attack", "solid"), ("noise", "dash")), strict=False):
+        band = _shown(curve, aligned)
+        data += _banded(band, Look(role, dash, series.BOUNDS[name]), name)
+        data[-1]["showlegend"] = True
+    xs = _span(next(iter(found.values())).raw, False) if not aligned else None
+    one = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 1, "y1": 1, "line": _stroke("faint", 1)}
+    layout = _layout(
+        xaxis=_steps(aligned, xs),
+        yaxis={"type": "log", "title": {"text": "bound ÷ true rise"}, "exponentformat": "power"},
+        shapes=[one], showlegend=True,
+    )  # fmt: skip
+    return {"data": data, "layout": layout}
+
+
+def crossing(values: series.Curve, across: series.Curve, measure: str) -> Plain:
+    """A measure against the margin, medians of each step."""
+    zero = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1, "line": _stroke("faint", 1, "dot")}
+    line = _line(across.raw.median, values.raw.median, "attack", width=3, path=ATTACK)
+    positive = bool((values.raw.median > 0).all())
+    layout = _layout(
+        xaxis={"autorange": "reversed", "title": {"text": "right ← margin → wrong"}, "nticks": 6},
+        yaxis={"type": "log" if positive else "linear", "title": {"text": SYMBOLS[measure]}, "exponentformat": "power"},
+        shapes=[zero],
+    )
+    return {"data": [line], "layout": layout}
+
+
+def counts(found: series.FlipPeakCounts, end: int) -> Plain:
+    """Flip step against peak step."""
+    size = 5 + 20 * np.sqrt(found.count / max(int(found.count.max(initial=1)), 1))
+    marks = {
+        "type": "scatter", "x": found.flip, "y": found.peak, "mode": "markers", "text": found.count,
+        "marker": {"size": size, "color": fade("attack", 0.5), "line": _stroke("attack", 1)}, "showlegend": False,
+        "hovertemplate": "flip %{x}, peak %{y}: %{text} samples<extra></extra>", "meta": {"path": ATTACK},
+    }  # fmt: skip
+    diagonal = {"type": "line", "x0": 0, "y0": 0, "x1": end, "y1": end, "line": _stroke("faint", 1, "dot")}
+    axis = {"range": [-0.7, end + 0.7], "nticks": 6}
+    layout = _layout(
+        xaxis=axis | {"title": {"text": "flip step"}}, yaxis=axis | {"title": {"text": "peak step"}}, shapes=[diagonal]
+    )
+    return {"data": [marks], "layout": layout}
+
+
+def heat(found: dict[str, series.Curve]) -> Plain:
+    """Layer × step."""
+    rows = []
+    for curve in found.values():
+        middle = curve.raw.median
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            z.append(np.log10(middle / middle[0]))
-    change: Floats = np.where(np.isfinite(z), z, np.nan)
-    names = [_text(name) for name in trace.layer_names]
-    scale = [[0, "#0B5C94"], [0.5, "#F4F5F7"], [1, "#C24E00"]]
-    figure = go.Figure(go.Heatmap(z=change, y=names, colorscale=scale, zmid=0, colorbar={"title": "log₁₀ change"}))
-    figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(title_text=_step_title(False))
-    return _finish(figure, MEASURES[measure], 140 + 26 * len(names))
+            rows.append(np.log10(middle / middle[:1]))
+    change = np.array(rows)
+    change = np.where(np.isfinite(change), change, np.nan)
+    names = [_text(name) for name in found]
+    scale = [[0, colour("attack")], [0.5, colour("soft")], [1, colour("cross")]]
+    drawn = {
+        "type": "heatmap", "z": change, "y": names, "colorscale": scale, "zmid": 0, "xgap": 1, "ygap": 1,
+        "colorbar": {"title": {"text": "log₁₀ change"}, "thickness": 10, "outlinewidth": 0},
+        "hovertemplate": "%{y}<br>step %{x}: %{z:+.2f} decades<extra></extra>",
+    }  # fmt: skip
+    layout = _layout(
+        xaxis={"title": {"text": "attack step"}, "nticks": 8}, yaxis={"autorange": "reversed", "automargin": True},
+        height=110 + 22 * len(names),
+    )  # fmt: skip
+    return {"data": [drawn], "layout": layout}
+
+
+def spectrum(position: Floats, curves_at: dict[str, Floats], tick: list[float], value: list[str]) -> Plain:
+    """PyHessian's spectral density at the clean inputs, flips and ends."""
+    roles = (("noise", "dash"), ("cross", "solid"), ("attack", "solid"))
+    data = [
+        _line(position, density, role, dash=dash, hover=f"{at}: %{{y:.3g}}<extra></extra>")
+        | {"name": at, "showlegend": True}
+        for (at, density), (role, dash) in zip(curves_at.items(), roles, strict=False)
+    ]
+    layout = _layout(
+        xaxis={"tickvals": tick, "ticktext": value, "title": {"text": "eigenvalue"}},
+        yaxis={"type": "log", "title": {"text": "density"}, "exponentformat": "power"}, showlegend=True,
+    )  # fmt: skip
+    return {"data": data, "layout": layout}
+
+
+def _figure(drawn: Plain, title: str) -> go.Figure:
+    layout = drawn["layout"] | {"title": {"text": _text(title)}}
+    layout["margin"] = layout["margin"] | {"t": 64}
+    return go.Figure(data=drawn["data"], layout=layout | {"height": layout.get("height", 460)})
 
 
 def _known(trace: Trace, measure: str, layer: str | None) -> tuple[str, str]:
-    if measure not in MEASURES:
-        raise SpecError(unknown("measure", measure, MEASURES))
+    if measure not in SYMBOLS:
+        raise SpecError(unknown("measure", measure, SYMBOLS))
     layer = layer or trace.layer_names[0]
     if layer not in trace.layer_names:
         raise LayerError(unknown("layer", layer, trace.layer_names, where="this trace has"))
     return measure, layer
 
 
-def _band(band: Band, path: str, index: int, *, legend: bool = True) -> list[go.Scatter]:
-    there = band.n > 0
-    x, name = band.position[there], _text(path)
-    edge = {"x": x, "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
-    seen = np.stack([band.low[there], band.high[there], band.n[there]], axis=1)
-    return [
-        go.Scatter(y=band.low[there], **edge),
-        go.Scatter(y=band.high[there], fill="tonexty", fillcolor=_fade(index, 0.16), **edge),
-        go.Scatter(
-            x=x,
-            y=band.median[there],
-            name=name,
-            legendgroup=name,
-            showlegend=legend,
-            customdata=seen,
-            line={"color": _colour(index), "dash": _dash(index), "width": 2.6},
-            hovertemplate="median %{y:.4g}<br>"
-            "quartiles %{customdata[0]:.4g} … %{customdata[1]:.4g}, n = %{customdata[2]}",
-        ),
-    ]
+def _flow(trace: Trace, column: str, controls: bool) -> dict[str, series.Curve]:
+    return {path: series.curves(trace, column, None, path) for path in (trace.paths if controls else (ATTACK,))}
 
 
-def _thin(values: Floats, shift: Ints) -> go.Scatter:
+def _shown(curve: series.Curve, aligned: bool, fewest: int = 1) -> Band:
+    """The band that is drawn: around the flip only where there are enough samples for a median to be one."""
+    band = curve.aligned if aligned else curve.raw
+    most = int(band.n.max(initial=0))
+    keep = band.n >= (max(fewest, 1 + most // 20) if aligned else 1)
+    return Band(*(part[keep] for part in band))
+
+
+def _thin(trace: Trace, measure: str, layer: str, lines: int, *, aligned: bool) -> Plain:
     # One trace for all lines, with a gap after each: plotly is slow with many traces, not with many points.
-    length = values.shape[1]
-    x = np.hstack([np.arange(length) - shift[:, None], np.zeros((len(values), 1))]).ravel()
-    y = np.hstack([values, np.full((len(values), 1), np.nan)]).ravel()
-    return go.Scatter(x=x, y=y, mode="lines", line={"color": _fade(0), "width": 1}, hoverinfo="skip", showlegend=False)
+    values = trace.matrix(measure, layer=layer).values
+    flip = series.flip_step(trace)
+    rows = series.pick(flip, lines)
+    rows = rows[flip[rows] >= 0] if aligned else rows
+    shift = flip[rows] if aligned else np.zeros(len(rows), dtype=np.int64)
+    x = np.hstack([np.arange(values.shape[1]) - shift[:, None], np.zeros((len(rows), 1))]).ravel()
+    y = np.hstack([values[rows], np.full((len(rows), 1), np.nan)]).ravel()
+    return _line(x, y, "attack", width=1, opacity=0.18)
 
 
-def _finish(figure: go.Figure, title: str, height: int) -> go.Figure:
-    # plotly renders some HTML in its texts, and layers' names come from outside.
-    figure.update_layout(
-        template="plotly_white", title=_text(title), height=height, legend={"orientation": "h", "y": 1.06}
-    )
-    return figure
+def _line(
+    x: Any, y: Any, role: str, *, width: float = 2.4, dash: str = "solid", opacity: float = 1.0, hover: str = "",
+    path: str | None = None,
+) -> Plain:  # fmt: skip
+    return {
+        "type": "scatter", "x": x, "y": y, "mode": "lines", "showlegend": False,
+        "line": {"color": colour(role) if opacity == 1 else fade(role, opacity), "width": width, "dash": dash},
+        **({"hovertemplate": hover} if hover else {"hoverinfo": "skip"}),
+        **({} if path is None else {"meta": {"path": path}}),
+    }  # fmt: skip
 
 
-def _step_title(aligned: bool) -> str:
-    return "steps from the flip" if aligned else "attack step"
+def _ribbon(x: Any, low: Any, high: Any, role: str, alpha: float = 0.16, path: str | None = None) -> list[Plain]:
+    edge = {"type": "scatter", "x": x, "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False,
+            **({} if path is None else {"meta": {"path": path}})}  # fmt: skip
+    return [edge | {"y": low}, edge | {"y": high, "fill": "tonexty", "fillcolor": fade(role, alpha)}]
 
 
-def _colour(index: int) -> str:
-    return ATTACK_COLOUR if index == 0 else CONTROL_COLOURS[(index - 1) % len(CONTROL_COLOURS)]
+def _banded(band: Band, look: Look, path: str) -> list[Plain]:
+    """Quartiles, and the median over a halo, so that it stands off from what lies below."""
+    main = look.role == "attack"
+    x, y = band.position, band.median
+    hover = f"{_text(look.name)}<br>median %{{y:.4g}}, quartiles %{{customdata[0]:.4g}} … %{{customdata[1]:.4g}}, n = "
+    line = _line(x, y, look.role, width=3.2 if main else 2.2, dash=look.dash, path=path)
+    line |= {"name": _text(look.name), "customdata": np.stack([band.low, band.high, band.n], axis=1).astype(float)}
+    line.pop("hoverinfo")
+    line["hovertemplate"] = hover + "%{customdata[2]:,}<extra></extra>"
+    halo = _line(x, y, "card", width=6 if main else 4.4, opacity=0.85, path=path)
+    ribbon = [] if look.role == "noise" else _ribbon(x, band.low, band.high, look.role, 0.18 if main else 0.12, path)
+    return [*ribbon, halo, line]
 
 
-def _dash(index: int) -> str:
-    return "solid" if index == 0 else DASHES[(index - 1) % len(DASHES)]
+def _span(band: Band, aligned: bool) -> list[float]:
+    """Where most flipped samples are: a few early flips would stretch the axis to twice its length."""
+    if not aligned:
+        return [-0.4, float(max(band.position[-1] if len(band.position) else 1, 1)) + 0.4]
+    there = band.position[band.n >= max(0.1 * band.n.max(initial=0), 1)]
+    return [float(there.min(initial=-1)) - 0.5, float(there.max(initial=1)) + 0.5]
 
 
-def _fade(index: int, alpha: float = 0.18) -> str:
-    red, green, blue = (int(_colour(index)[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{alpha})"
+def _heights(bands: list[Band], xs: list[float], scale: str) -> list[float]:
+    inside = [band.position for band in bands]
+    low, high = (
+        np.concatenate([getattr(band, name)[(at >= xs[0]) & (at <= xs[1])] for band, at in zip(bands, inside, strict=True)]
+                       or [np.array([1.0])])
+        for name in ("low", "high")
+    )  # fmt: skip
+    if scale == "log":
+        values = np.concatenate([low, high])
+        values = values[np.isfinite(values) & (values > 0)]
+        ends = (
+            np.log10([values.min(initial=1e300), values.max(initial=1e-300)]) if len(values) else np.array([0.0, 1.0])
+        )
+        pad = 0.06 * (ends[1] - ends[0]) + 0.15
+        return [float(ends[0] - pad), float(ends[1] + pad)]
+    ends = np.array([np.nanmin(low, initial=0), np.nanmax(high, initial=1e-12)])
+    return [float(ends[0]), float(ends[1] + 0.06 * (ends[1] - ends[0]))]
+
+
+def _decades(ys: list[float], scale: str) -> Plain:
+    if scale != "log":
+        return {}
+    return {"dtick": max(1, int(np.ceil((ys[1] - ys[0]) / 9))), "exponentformat": "power"}
+
+
+def _sides(xs: list[float]) -> tuple[list[Plain], list[Plain]]:
+    """Right of the flip the prediction is wrong, and the ground says so."""
+    wrong = {"type": "rect", "x0": 0, "x1": xs[1], "yref": "paper", "y0": 0, "y1": 1, "layer": "below",
+             "fillcolor": colour("wrong"), "line": {"width": 0}}  # fmt: skip
+    flip = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1, "line": _stroke("faint", 1, "dot")}
+    said = {"y": 1, "yref": "paper", "yanchor": "top", "showarrow": False, "x": 0}
+    notes = [
+        said | {"xanchor": "right", "xshift": -6, "text": "<b>← prediction right</b>", "font": _ink("attack", 13)},
+        said | {"xanchor": "left", "xshift": 6, "text": "<b>prediction wrong →</b>", "font": _ink("cross-ink", 13)},
+    ]
+    return [wrong, flip], notes
+
+
+def _names(bands: dict[str, Band], seen: dict[str, Look], xs: list[float], ys: list[float], scale: str) -> list[Plain]:
+    """Each path's name at the end of its line, none over another."""
+    ends = []
+    for path, band in bands.items():
+        inside = np.flatnonzero((band.position <= xs[1]) & np.isfinite(band.median))
+        if not len(inside):
+            continue
+        value = float(band.median[inside[-1]])
+        height = np.log10(value) if scale == "log" and value > 0 else value
+        ends.append([float(np.clip(height, *ys)), float(band.position[inside[-1]]), path])
+    ends.sort(key=lambda end: float(end[0]))
+    apart = 0.045 * (ys[1] - ys[0])
+    for before, after in zip(ends, ends[1:], strict=False):
+        after[0] = max(after[0], before[0] + apart)
+    return [
+        {"x": xs[1], "xanchor": "left", "xshift": 8, "y": y, "showarrow": False, "text": f"<b>{_text(seen[path].name)}</b>",
+         "font": _ink({"attack": "attack", "cross": "cross-ink", "noise": "noise-ink"}[seen[path].role], 12),
+         "name": path, "align": "left"}
+        for y, _, path in ends
+    ]  # fmt: skip
+
+
+def _steps(aligned: bool, xs: list[float] | None) -> Plain:
+    axis: Plain = {"title": {"text": "steps from the flip" if aligned else "attack step"}, "nticks": 8}
+    return axis | ({} if xs is None else {"range": xs})
+
+
+def _layout(**parts: Any) -> Plain:
+    axis = {"gridcolor": colour("grid"), "zeroline": False, "linecolor": colour("line"), "automargin": False}
+    title = {"font": {"size": 12, "color": colour("muted")}, "standoff": 6}
+    for key in ("xaxis", "yaxis"):
+        own = parts.get(key, {})
+        parts[key] = axis | own | {"title": title | own.get("title", {})}
+    return {
+        "paper_bgcolor": colour("card"), "plot_bgcolor": colour("card"), "showlegend": False,
+        "font": {"family": FONT, "size": 12, "color": colour("muted")}, "hovermode": "closest",
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 11.5}},
+        "margin": {"l": 56, "r": 12, "t": 22, "b": 44},
+        "hoverlabel": {"bgcolor": colour("ink"), "font": {"color": colour("card"), "size": 12}, "bordercolor": colour("ink")},
+    } | parts  # fmt: skip
+
+
+def _stroke(role: str, width: float, dash: str = "solid") -> Plain:
+    return {"color": colour(role), "width": width, "dash": dash}
+
+
+def _ink(role: str, size: float) -> Plain:
+    return {"color": colour(role), "size": size}
 
 
 def _text(name: str) -> str:
+    # plotly renders some HTML in its texts, and layers' names come from outside.
     return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from flatlens.errors import RunError
+from flatlens.records.schema import ATTACK
 from flatlens.records.trajectory import Trace
-from flatlens.report import parts, payload
+from flatlens.report import figures, packing, parts, payload, series, static_svg
+from flatlens.report.modules import joined
 from flatlens.report.parts import save_plotly as save_plotly
+from flatlens.report.roles import looks, styles
 from flatlens.specs.values import shown
+from flatlens.version import __version__
 
-SCRIPTS = ("data.js", "look.js", "path.js", "compare.js", "inspector.js", "header.js", "page.js")
-"""In this order they make up the page's program."""
+PROGRAM = "pages/run.js"
+"""The module that is the page."""
 
 
 def write(traces: Sequence[Trace], file: Path, *, plotly: str | None = None) -> Path:
@@ -44,14 +49,58 @@ def document(traces: Sequence[Trace], *, plotly: str | None = None) -> str:
         raise RunError("a report needs at least one run")
     if not all(trace.steps.num_rows and trace.layers.num_rows for trace in traces):
         raise RunError("a run without measured samples cannot be drawn")
+    data = payload.pages(traces)
+    first = data["runs"][0]
+    said = first["lead"][0]
     return parts.document(
         "page.html",
         title=title(traces[0].spec),
-        css=parts.asset("page.css"),
-        data=payload.to_json(payload.pages(traces)),
-        script=parts.asset(*SCRIPTS),
+        css=styles() + "\n" + parts.asset("run.css"),
+        data=packing.compressed(packing.to_json(data)),
+        script='"use strict";\n(() => {\n' + joined(PROGRAM) + "\nopen();\n})();",
         plotly=plotly,
+        sentence="".join(_spoken(text, role) for text, role in said["sentence"]),
+        below=escape(said["below"]),
+        numbers="".join(f"<li><b>{escape(a)}</b>{_span(b)}{_span(c)}</li>" for a, b, c in said["numbers"]),
+        picture=picture(traces[0]),
+        table=_table(first),
+        ridge="",
+        footer=escape(f"flatlens {__version__}: this file needs no network."),
     )
+
+
+def picture(trace: Trace, *, variables: bool = True) -> str:
+    """The picture without a program, as SVG: sharpness along the path, aligned at the flip where something flips."""
+    measures, layer = series.measures(trace), trace.layer_names[0]
+    measure = measures[0] if measures else "relative_flatness"
+    curves = {path: series.curves(trace, measure, layer, path) for path in trace.paths}
+    aligned = bool(curves[ATTACK].aligned.n.any())
+    drawn = figures.sharpness(curves, looks(trace.paths), measure, aligned=aligned)
+    said = "Sharpness along the path: medians and quartiles of the attack and its controls."
+    return static_svg.svg(drawn, variables=variables, label=said)
+
+
+def _spoken(text: str, role: str) -> str:
+    return f'<em class="said-{role}">{escape(text)}</em>' if role else escape(text)
+
+
+def _span(text: str) -> str:
+    return f"<span>{escape(text)}</span>"
+
+
+def _table(run: dict[str, Any]) -> str:
+    """The paths' statistics, for who has no script."""
+    found = next(iter(run["results"][0].values()), [])
+    rows = []
+    for path, of in zip(run["paths"], found, strict=False):
+        share, flipped = of["summary"]["valley_of_flipped"], of["summary"]["flipped"]
+        told = (
+            f"{100 * share['value']:.1f} % [{100 * share['low']:.1f}, {100 * share['high']:.1f}]" if share["n"] else "–"
+        )
+        many = f"{flipped['count']:,} of {flipped['n']:,}"
+        rows.append(f'<tr><th scope="row">{escape(path["words"])}</th><td>{told}</td><td>{many}</td></tr>')
+    head = "<tr><th>path</th><th>valleys of the flipped</th><th>flipped</th></tr>"
+    return f"<thead>{head}</thead><tbody>{''.join(rows)}</tbody>"
 
 
 def title(spec: Mapping[str, Any]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import html
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-
-from plotly.offline import get_plotlyjs
 
 from flatlens.errors import ResourceError
 from flatlens.files.atomic import clear_leftovers, write_file
@@ -16,25 +15,32 @@ from flatlens.files.borders import DamageError, plain_file
 
 PLOTLY = "plotly.min.js"
 POLICY = "default-src 'none'; script-src {}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+BUNDLE = "plotly-cartesian.min.js"
+"""plotly.js of the version inside the Python package, without maps, three dimensions and what else no page draws."""
 
 
-def document(template: str, *, title: str, css: str, data: str, script: str, plotly: str | None = None) -> str:
+def document(
+    template: str, *, title: str, css: str, data: str, script: str, plotly: str | None = None, **texts: str
+) -> str:
     """A page as text.
 
     Args:
         template: the HTML asset.
         title: what the browser's tab says; any text.
         css: styles.
-        data: JSON that cannot end its element (`payload.to_json`).
+        data: text that cannot end its element (`packing.to_json`, `packing.compressed`).
         script: the page's program.
         plotly: the relative URL of a plotly.min.js to link; None puts plotly into the page.
+        texts: HTML for the template's other places.
     """
+    program = "\n" + inline(script) + "\n"
     if plotly is None:
-        allowed, nonce, library = "'unsafe-inline'", "", f"<script>{inline(get_plotlyjs())}</script>"
+        own = inline(asset(BUNDLE))
+        allowed, nonce, library = f"{_hash(own)} {_hash(program)}", "", f"<script>{own}</script>"
     else:
         # A file has no origin that a policy could name: only scripts that bear the page's own mark run. The mark
         # depends on all that comes from outside, so that nothing from outside can bear it.
-        mark = hashlib.sha256((plotly + title + data).encode()).hexdigest()[:32]
+        mark = hashlib.sha256((plotly + title + data + "".join(texts.values())).encode()).hexdigest()[:32]
         allowed, nonce = f"'nonce-{mark}'", f' nonce="{mark}"'
         library = f'<script{nonce} src="{html.escape(plotly)}"></script>'
     return Template(asset(template)).substitute(
@@ -44,8 +50,16 @@ def document(template: str, *, title: str, css: str, data: str, script: str, plo
         plotly=library,
         nonce=nonce,
         data=data,
-        script=inline(script),
+        script=program.strip("\n"),
+        **texts,
     )
+
+
+def _hash(script: str) -> str:
+    """A script as a policy names it: whatever else is on the page, this one may run."""
+    # The parser reads \r\n as \n before it compares.
+    digest = hashlib.sha256(script.replace("\r\n", "\n").encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def asset(*names: str) -> str:
@@ -92,7 +106,7 @@ def save_plotly(folder: Path) -> Path:
     Raises:
         ResourceError: the file cannot be written.
     """
-    file, own = Path(folder) / PLOTLY, get_plotlyjs()
+    file, own = Path(folder) / PLOTLY, asset(BUNDLE)
     try:
         if plain_file(file).read_bytes() == own.encode():
             return file

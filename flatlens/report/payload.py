@@ -5,32 +5,28 @@ Statistics and aggregates cover all samples; curves and images of single samples
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flatlens.records.digest import attacked_at
 from flatlens.records.digest import record as record
 from flatlens.records.schema import ATTACK, MEASURES
 from flatlens.records.trajectory import Trace
-from flatlens.records.valley import Band, Floats, Ints, Shares
-from flatlens.report import series
+from flatlens.records.valley import Ints, Valley
+from flatlens.report import figures, packing, series
 from flatlens.report.density import density
+from flatlens.report.packing import encode, pack
+from flatlens.report.roles import colours, looks
+from flatlens.report.sentence import lead
 from flatlens.specs.wording import text
 
 MOST_SAMPLES = 200
 """Samples whose own curves (and images) are embedded."""
-MOST_LINES = 120
-"""Of these, how many are drawn as thin lines: more hide the shape that they should show."""
 CURVE_BYTES = 8_000_000
 IMAGE_BYTES = 20_000_000
 """What all runs of one page together may spend on curves of single samples, and on images."""
-MOST_DEPTHS = 60
-"""Points of a distribution of depths: more cannot be told apart in a small panel."""
 MOST_CLASSES = 1000
 """Probabilities of more classes than this are not embedded."""
 
@@ -49,24 +45,43 @@ def pages(traces: Sequence[Trace]) -> Plain:
     share = Share(CURVE_BYTES // max(len(traces), 1), IMAGE_BYTES // max(len(traces), 1))
     names = run_names([t.spec for t in traces])
     return {
+        "colours": colours(),
         "measures": MEASURES,
-        "flow": series.FLOW,
-        "factors": series.FACTORS,
-        "bounds": series.BOUNDS,
+        "symbols": figures.SYMBOLS,
         "runs": [run(trace, name, share) for trace, name in zip(traces, names, strict=True)],
     }
 
 
 def run(trace: Trace, name: str, share: Share) -> Plain:
-    """One trace: header, aggregates of every path, layer and measure, and the chosen samples."""
+    """One trace: its result in words, figures, and the chosen samples' own curves.
+
+    ``figures`` holds, for each figure, its layout and under a key (`key`) what differs: the very figures of
+    `flatlens.report.figures`.
+    """
     measures, probes = series.measures(trace), series.probes(trace)
     label = trace.matrix("label")
     length = label.values.shape[1]
-    curves = len(trace.paths) * (len(series.FLOW) + len(probes) * len(measures))
-    affordable = share.curves // max(curves * length * 4, 1)
-    most = int(np.clip(affordable, 12, MOST_SAMPLES))
-    chosen = series.pick(series.flip_step(trace), most)
+    flips = {path: series.flip_step(trace, path) for path in trace.paths}
+    lines = len(trace.paths) * (len(series.FLOW) + len(probes) * len(measures))
+    affordable = share.curves // max(lines * length * 4, 1)
+    chosen = series.pick(flips[ATTACK], int(np.clip(affordable, 12, MOST_SAMPLES)))
     ids = label.sample[chosen]
+    told = series.accuracy(trace)
+    seen = looks(trace.paths)
+    drawn = Figures()
+    for column in ("margin", "loss"):
+        curves = {path: series.curves(trace, column, None, path) for path in trace.paths}
+        for aligned in (True, False):
+            drawn.add(column, key(aligned=aligned), figures.flow(curves, seen, column, aligned=aligned))
+    layers = [_layer(trace, index, probe.name, measures, ids, drawn) for index, probe in enumerate(probes)]
+    if len(probes) > 1:
+        for measure in measures:
+            by_layer = {probe.name: series.curves(trace, measure, probe.name, ATTACK) for probe in probes}
+            drawn.add("layers", key(measure), figures.heat(by_layer))
+    spread = density(trace)
+    if spread is not None:
+        values = [f"{value:.0e}" if value else "0" for value in spread.value]
+        drawn.add("spectrum", "", figures.spectrum(spread.position, spread.curves, spread.tick.tolist(), values))
     return {
         "name": name,
         "spec": [[str(k), text(k, v)] for k, v in trace.spec.items() if v not in (None, [], ())],
@@ -74,80 +89,136 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
         "n": len(label.sample),
         "steps": length - 1,
         "labels": None if trace.labels is None else [str(x) for x in trace.labels],
-        "accuracy": record(series.accuracy(trace)),
         "attacked_at": attacked_at(trace),
         "layers": [record(p) for p in probes],
         "measures": list(measures),
         "sample": [int(i) for i in ids],
         "truth": [int(i) for i in label.values[chosen, 0]],
-        "lines": series.spread(len(ids), MOST_LINES).tolist(),
-        "paths": [path(trace, p, ids, [p.name for p in probes], measures) for p in trace.paths],
+        "paths": [
+            {"name": path, "role": seen[path].role, "dash": seen[path].dash, "words": seen[path].name}
+            | _path(trace, path, ids, flips[path])
+            for path in trace.paths
+        ],
+        "results": layers,
+        "lead": [_lead(trace, measure, probe.name, told) for probe in probes for measure in measures],
+        "figures": drawn.packed(),
         "images": images(trace, ids, share.images),
-        "density": _density(trace),
+        "eps": _number(trace.spec.get("eps")),
+        "spectrum_samples": None if spread is None else spread.samples,
     }
 
 
-def path(trace: Trace, name: str, ids: Ints, layers: Sequence[str], measures: Sequence[str]) -> Plain:
-    """One path: its flow, and every measure at every layer."""
-    flip = series.flip_step(trace, name)
+class Figures:
+    """Figures by name; those that differ in a choice share one layout.
+
+    A variant is kept as what its layout has of its own.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, dict[str, Plain]] = {}
+
+    def add(self, name: str, variant: str, drawn: Plain) -> None:
+        """One figure, in one of its variants."""
+        self._found.setdefault(name, {})[variant] = drawn
+
+    def packed(self) -> Plain:
+        """All of them, for JSON."""
+        out: Plain = {}
+        for name, variants in self._found.items():
+            common = next(iter(variants.values()))["layout"]
+            kept = {}
+            for variant, drawn in variants.items():
+                own = {part: value for part, value in drawn["layout"].items() if common.get(part) != value}
+                kept[variant] = packing.figure({"data": drawn["data"], "layout": own})
+            out[name] = {"layout": packing.figure(common), "variants": kept}
+        return out
+
+
+def key(measure: str = "", layer: int | None = None, path: str = "", *, aligned: bool | None = None) -> str:
+    """Which variant of a figure: what it depends on, joined."""
+    steps = "" if aligned is None else ("flip" if aligned else "raw")
+    return "|".join(part for part in (measure, "" if layer is None else str(layer), path, steps) if part)
+
+
+def _path(trace: Trace, name: str, ids: Ints, flip: Ints) -> Plain:
+    """One path's numbers of the chosen samples."""
     sample = trace.matrix("flipped", path=name).sample
     rows = series.rows_of(sample, ids)
-    flow = {}
-    for column in series.FLOW:
-        values = trace.matrix(column, path=name).values
-        flow[column] = curve(series.curve(values, flip)) | {"lines": pack(series.take(values, rows))}
-    return {
-        "name": name,
-        "control": name != ATTACK,
-        "flip": pack(np.where(rows >= 0, flip[rows], -1)),
-        "flow": flow,
-        "layers": [_layer(trace, name, layer, flip, ids, measures) for layer in layers],
+    flow = {
+        column: pack(series.take(trace.matrix(column, path=name).values, rows))
+        for column in (*series.FLOW, "prediction")
     }
+    return {"flip": pack(np.where(rows >= 0, flip[rows], -1)), "flow": flow}
 
 
-def _layer(trace: Trace, path: str, layer: str, flip: Ints, ids: Ints, measures: Sequence[str]) -> Plain:
-    looks = {}
+def _layer(
+    trace: Trace, index: int, layer: str, measures: Sequence[str], ids: Ints, drawn: Figures
+) -> dict[str, list[Plain]]:
+    """At one layer, for each measure what each path did; its figures go into ``drawn``."""
+    seen = looks(trace.paths)
+    out: dict[str, list[Plain]] = {}
     for measure in measures:
-        matrix = trace.matrix(measure, path=path, layer=layer)
-        if not np.isfinite(matrix.values).any():
-            continue
-        rows = series.rows_of(matrix.sample, ids)
-        found = trace.valley(measure, layer=layer, path=path)
-        grid = series.cells(found)
-        looks[measure] = curve(series.curve(matrix.values, found.flip_step)) | {
-            "lines": pack(series.take(matrix.values, rows)),
-            "peak": pack(np.where(rows >= 0, found.peak_step[rows], -1)),
-            "cells": {k: pack(v) for k, v in grid._asdict().items()},
-            "summary": record(found.summary()),
-            "over_tau": _shares(found.over_tau()),
-            "depths": _shares(found.depths(MOST_DEPTHS)),
-        }
-    curves = {
-        "factors": series.factors(trace, layer, flip, path=path),
-        "looseness": series.looseness(trace, layer, flip, path=path),
-    }
-    drawn = {kind: None if of is None else {name: curve(c) for name, c in of.items()} for kind, of in curves.items()}
-    free = trace.matrix("scale_free", path=path, layer=layer).values
-    there = bool(np.isfinite(free).any())
-    return {"measures": looks, "free": curve(series.curve(free, flip)) if there else None} | drawn
+        found = {path: trace.valley(measure, layer=layer, path=path) for path in trace.paths}
+        curves = {path: series.curves(trace, measure, layer, path) for path in trace.paths}
+        for aligned in (True, False):
+            drawn.add("valley", key(measure, index, aligned=aligned),
+                      figures.sharpness(curves, seen, measure, aligned=aligned))  # fmt: skip
+        drawn.add("tau", key(measure, index), figures.tau({p: v.over_tau() for p, v in found.items()}, seen))
+        end = trace.matrix("margin").values.shape[1] - 1
+        drawn.add("peak", key(measure, index), figures.counts(series.flip_peak_counts(found[ATTACK]), end))
+        across = series.curve_of(trace.matrix("margin").values)
+        own = series.curve_of(trace.matrix(measure, layer=layer).values)
+        drawn.add("crossing", key(measure, index), figures.crossing(own, across, measure))
+        out[measure] = [_measured(trace, measure, layer, path, found[path], ids) for path in trace.paths]
+    free = {path: series.curves(trace, "scale_free", layer, path) for path in trace.paths}
+    ledger, loose = series.ledger(trace, layer), series.looseness(trace, layer)
+    for aligned in (True, False):
+        variant = key(layer=index, aligned=aligned)
+        if free[ATTACK].raw.n.any():
+            drawn.add("free", variant, figures.sharpness(free, seen, "scale_free", aligned=aligned))
+        if ledger is not None:
+            drawn.add("ledger", variant, figures.decades(ledger, aligned=aligned))
+        if loose is not None:
+            drawn.add("certificate", variant, figures.tightness(loose, aligned=aligned))
+    return out
 
 
-def _shares(found: Shares) -> Plain:
-    packed = {name: pack(getattr(found, name)) for name in ("position", "value", "low", "high")}
-    return packed | {"n": found.n}
-
-
-def _density(trace: Trace) -> Plain | None:
-    found = density(trace)
-    if found is None:
-        return None
+def _measured(trace: Trace, measure: str, layer: str, path: str, found: Valley, ids: Ints) -> Plain:
+    matrix = trace.matrix(measure, path=path, layer=layer)
+    rows = series.rows_of(matrix.sample, ids)
+    middle = series.curve_of(matrix.values).raw.median
     return {
-        "position": pack(found.position),
-        "curves": {at: pack(values) for at, values in found.curves.items()},
-        "tick": found.tick.tolist(),
-        "value": found.value.tolist(),
-        "samples": found.samples,
+        "lines": pack(series.take(matrix.values, rows)),
+        "median": pack(middle),
+        "peak": pack(np.where(rows >= 0, found.peak_step[rows], -1)),
+        "valley": pack(np.where(rows >= 0, found.is_valley[rows], 0)),
+        "rise": pack(np.where(rows >= 0, found.rise[rows], np.nan)),
+        "depth": pack(np.where(rows >= 0, found.depth[rows], np.nan)),
+        "summary": record(found.summary()),
+        "kinds": _kinds(found),
     }
+
+
+def _kinds(found: Valley) -> Plain:
+    """How many of all samples did what."""
+    return {
+        "valley": int(found.is_valley.sum()),
+        "none": int((found.flipped & ~found.is_valley).sum()),
+        "unflipped": int((found.counted & ~found.flipped).sum()),
+        "wrong": int((~found.counted).sum()),
+        "back": int(found.flips_back.sum()),
+        "flatter": int((found.flatter_than_clean & found.flipped).sum()),
+    }
+
+
+def _lead(trace: Trace, measure: str, layer: str, told: series.Accuracy) -> Plain:
+    found = {path: trace.valley(measure, layer=layer, path=path) for path in trace.paths}
+    said = lead(trace, found, told)
+    return {"sentence": [list(part) for part in said.sentence], "below": said.below, "numbers": list(said.numbers)}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def images(trace: Trace, ids: Ints, budget: int) -> Plain | None:
@@ -190,37 +261,3 @@ def run_names(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     if len(set(names)) < len(names) or not all(names):
         names = [f"run {i + 1}" + (f": {name}" if name else "") for i, name in enumerate(names)]
     return names
-
-
-def curve(found: series.Curve) -> Plain:
-    """A curve's two bands; positions where no sample has a value are left out."""
-    return {"raw": _band(found.raw), "aligned": _band(found.aligned)}
-
-
-def _band(band: Band) -> Plain:
-    there = band.n > 0
-    return {name: pack(values[there]) for name, values in band._asdict().items()}
-
-
-def pack(values: NDArray[Any]) -> Plain:
-    """An array as base64: float32, or float64 where float32 would lose small or large numbers.
-
-    A saturated head's curvature reaches 1e-260, which float32 would draw as 0.
-    """
-    wide: Floats = np.asarray(values, dtype=np.float64)
-    wide = np.where(np.isfinite(wide), wide, np.nan)
-    size = np.abs(wide[np.isfinite(wide) & (wide != 0)])
-    narrow = not size.size or (size.min() > 1e-37 and size.max() < 1e38)
-    return encode(wide.astype("<f4" if narrow else "<f8"), "f32" if narrow else "f64")
-
-
-def encode(values: NDArray[Any], kind: str) -> Plain:
-    """An array as base64 under its kind, which the page's ``decode`` knows."""
-    data = base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")
-    return {kind: data, "shape": list(values.shape)}
-
-
-def to_json(value: Any) -> str:
-    r"""JSON that cannot end the script element around it: ``<``, ``>`` and ``&`` are written as ``\u003c`` …."""
-    text = json.dumps(value, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

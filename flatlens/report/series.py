@@ -22,15 +22,6 @@ from flatlens.records.valley import Band, Floats, Ints, Valley
 FLOW = {"loss": "loss", "confidence": "confidence", "margin": "margin"}
 """Columns of ``steps`` that are drawn on the path's own axis."""
 
-FACTORS = {
-    "confidence_term": "confidence term c",
-    "feature_norm_sq": "feature norm ‖a‖²",
-    "weight_norm": "weight norm ‖W‖²",
-    "relative_sharpness": "product ‖W‖² · Tr H",
-}
-"""log relative_sharpness = log c + log‖a‖² + log‖W‖² (mathematics, head in closed form)."""
-
-
 BOUNDS = {
     "certificate_bound_eigenvalue": "bound from λ_max",
     "certificate_bound_kappa": "bound from κ",
@@ -45,7 +36,7 @@ class Curve(NamedTuple):
     aligned: Band
 
 
-class Cells(NamedTuple):
+class FlipPeakCounts(NamedTuple):
     """How many flipped samples share a flip step and a peak step; all ``[m]``."""
 
     flip: Ints
@@ -62,12 +53,25 @@ class Probe(NamedTuple):
 
 
 def measures(trace: Trace) -> tuple[str, ...]:
-    """The measures that have at least one finite value."""
-    return tuple(m for m in MEASURES if m in trace.layers.column_names and _any_finite(trace, m))
+    """The measures that have at least one finite value, without those that say the same as another in other units."""
+    kept: list[str] = []
+    for name in MEASURES:
+        if name not in trace.layers.column_names or not bool(pc.any(pc.is_finite(trace.layers[name])).as_py()):
+            continue
+        if not any(_proportional(trace, name, other) for other in kept):
+            kept.append(name)
+    return tuple(kept)
 
 
-def _any_finite(trace: Trace, column: str) -> bool:
-    return bool(pc.any(pc.is_finite(trace.layers[column])).as_py())
+def _proportional(trace: Trace, one: str, other: str) -> bool:
+    """Whether, layer by layer, one is a constant times the other to rounding: its curve is then the same."""
+    for layer in trace.layer_names:
+        a, b = (trace.matrix(name, layer=layer).values for name in (one, other))
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            ratio = (a / b)[np.isfinite(a) & np.isfinite(b) & (b != 0)]
+        if not len(ratio) or not ratio[0] > 0 or not np.allclose(ratio, ratio[0], rtol=1e-5, atol=0):
+            return False
+    return True
 
 
 def probes(trace: Trace) -> tuple[Probe, ...]:
@@ -88,43 +92,57 @@ def flip_step(trace: Trace, path: str = ATTACK) -> Ints:
     return valleys.find(np.zeros(flipped.shape), flipped, correct=right[:, 0]).flip_step
 
 
+def curves(trace: Trace, column: str, layer: str | None, path: str) -> Curve:
+    """One column along one path."""
+    return curve(trace.matrix(column, path=path, layer=layer).values, flip_step(trace, path))
+
+
+def curve_of(values: Floats) -> Curve:
+    """By step alone."""
+    return curve(values, np.full(len(values), -1))
+
+
 def curve(values: Floats, flip: Ints) -> Curve:
     """Median, quartiles, mean and n by step, and by offset from the flip (flipped samples only)."""
     offsets, shifted = valleys.align(values, flip)
     return Curve(valleys.band(values), valleys.band(shifted, offsets))
 
 
-def cells(valley: Valley) -> Cells:
+def flip_peak_counts(valley: Valley) -> FlipPeakCounts:
     """Counts of flip step × peak step, over flipped samples whose measure is finite."""
     at = valley.flipped & valley.finite
     pairs, count = np.unique(np.stack([valley.flip_step[at], valley.peak_step[at]], axis=1), axis=0, return_counts=True)
-    return Cells(pairs[:, 0], pairs[:, 1], count)
+    return FlipPeakCounts(pairs[:, 0], pairs[:, 1], count)
 
 
-def factors(trace: Trace, layer: str, flip: Ints, *, path: str = ATTACK) -> dict[str, Curve] | None:
-    """log10 of each factor of relative sharpness, as its change since step 0; None without a confidence term.
+def ledger(trace: Trace, layer: str, path: str = ATTACK) -> dict[str, Curve] | None:
+    """The parts of log₁₀ κ = log₁₀ c + log₁₀ ‖a‖² + log₁₀ dispersion, as their change since step 0.
 
-    The logarithm of the ratio is taken sample by sample, so that the medians add up as well as medians can.
+    Sample by sample, then the medians. None without a confidence term.
     """
-    out = {}
-    for name in FACTORS:
-        values = trace.matrix(name, path=path, layer=layer).values
-        with np.errstate(divide="ignore", invalid="ignore"):
-            change = np.log10(values) - np.log10(values[:, :1])
+    kappa, c, norm = (
+        trace.matrix(name, path=path, layer=layer).values
+        for name in ("relative_flatness", "confidence_term", "feature_norm_sq")
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = {"whole": np.log10(kappa), "confidence": np.log10(c), "features": np.log10(norm)}
+        logs["dispersion"] = logs["whole"] - logs["confidence"] - logs["features"]
+        changes = {name: values - values[:, :1] for name, values in logs.items()}
+    out, flip = {}, flip_step(trace, path)
+    for name, change in changes.items():
         change[~np.isfinite(change)] = np.nan
         if np.isnan(change).all():
             return None
-        # The norm enters the product squared.
-        out[name] = curve(2 * change if name == "weight_norm" else change, flip)
+        out[name] = curve(change, flip)
     return out
 
 
-def looseness(trace: Trace, layer: str, flip: Ints, *, path: str = ATTACK) -> dict[str, Curve] | None:
+def looseness(trace: Trace, layer: str, path: str = ATTACK) -> dict[str, Curve] | None:
     """Each bound of the loss divided by the loss's true rise since step 0; ≥ 1, and tight at 1.
 
     Samples whose loss has not risen at a step have no such ratio there. None where there is no bound.
     """
-    out = {}
+    out, flip = {}, flip_step(trace, path)
     rise = trace.matrix("loss_change", path=path, layer=layer).values
     for name in BOUNDS:
         bound = trace.matrix(name, path=path, layer=layer).values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from flatlens.report import parts, payload, sweep_payload
+from flatlens.report import packing, parts, sweep_payload
 from flatlens.report.sweep_payload import Cell
 
 STYLES = ("page.css", "sweep.css")
@@ -37,7 +37,7 @@ def document(cells: Sequence[Cell], *, name: str, plotly: str | None = None) -> 
         "sweep.html",
         title=f"{name} · flatlens sweep",
         css=parts.asset(*STYLES),
-        data=payload.to_json(sweep_payload.page(cells, name)),
+        data=packing.to_json(sweep_payload.page(cells, name)),
         script=parts.asset(*SCRIPTS),
         plotly=plotly,
     )

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flatlens.records.schema import ATTACK, MEASURES
+from flatlens.report.packing import Plain, encode, pack
 from flatlens.report.pairs import pairs
-from flatlens.report.payload import Plain, encode, pack
 from flatlens.specs import wording as settings
 from flatlens.specs.wording import varying as varying
 

@@ -1,0 +1,62 @@
+// Numbers and names as people read them.
+
+const UP = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+
+/** @param {number} power */
+export const raised = (power) => (power < 0 ? "⁻" : "") + [...String(Math.abs(power))].map((d) => UP[Number(d)]).join("");
+
+/**
+ * Three digits, in powers of ten where it is long.
+ * @param {number | null | undefined} value
+ * @param {number} [digits]
+ */
+export function num(value, digits = 3) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+  if (value === 0) return "0";
+  const size = Math.abs(value), sign = value < 0 ? "−" : "";
+  if (size >= 1e6 || size < 1e-3) {
+    const power = Math.floor(Math.log10(size)), head = (size / 10 ** power).toPrecision(digits);
+    const whole = Number(head) >= 10 ? [(Number(head) / 10).toPrecision(digits), power + 1] : [head, power];
+    return `${sign}${whole[0]}·10${raised(Number(whole[1]))}`;
+  }
+  const rounded = Number(size.toPrecision(digits));
+  return sign + rounded.toLocaleString("en-US", { maximumFractionDigits: Math.max(0, digits - 1 - Math.floor(Math.log10(size))) });
+}
+
+/** @param {number} n */
+export const count = (n) => n.toLocaleString("en-US");
+
+/** @param {number | null} share */
+export const percent = (share) => (share === null || Number.isNaN(share) ? "–" : `${(100 * share).toFixed(1)} %`);
+
+/** @param {{ value: number | null, low: number | null, high: number | null, n: number }} of */
+export const span = (of) => (of.low === null || of.high === null || !of.n ? `n = ${count(of.n)}` : `${(100 * of.low).toFixed(1)}–${(100 * of.high).toFixed(1)}`);
+
+/**
+ * A probability close to 1 as its distance from it: where the softmax is saturated, that is where the numbers are.
+ * @param {ArrayLike<number>} all
+ * @param {number} k
+ */
+export function probability(all, k) {
+  const p = all[k];
+  if (p > 0.999) {
+    let rest = 0;
+    for (let j = 0; j < all.length; j++) if (j !== k) rest += all[j];
+    return rest > 0 ? `1 − ${num(rest, 2)}` : "1";
+  }
+  return p < 0.0005 ? num(p, 2) : p.toFixed(3);
+}
+
+/** @param {string[] | null} labels @param {number} k */
+export const className = (labels, k) => (labels && k >= 0 && k < labels.length ? labels[k] : String(k));
+
+/** plotly renders some HTML in its texts, and names come from outside. @param {string} name */
+export const plain = (name) => name.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+
+/** A cell of a CSV file that no spreadsheet runs. @param {unknown} value */
+export function cell(value) {
+  const text = String(value ?? "");
+  const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? "'" + text : text;
+  return /[",\n\r]/.test(safe) ? `"${safe.replace(/"/g, '""')}"` : safe;
+}

@@ -1,0 +1,209 @@
+// The page of a run: its state, what changes it, and what is drawn again when it changes.
+
+import { inflate, unpack } from "../core/pack.js";
+import { read, write } from "../core/hash.js";
+import { flipOf, first, settle } from "../core/state.js";
+import { numbers } from "../core/sample.js";
+import { className, num } from "../core/text.js";
+import { $, make, segments } from "../draw/dom.js";
+import { palette, theme } from "../draw/figure.js";
+import { drawLead, drawMast } from "../parts/lead.js";
+import { drawPaths, drawStatistics } from "../parts/paths.js";
+import { PLOTS, drawFilm, drawPlot, moveDot } from "../parts/plots.js";
+import { drawGallery, drawRail, drawSelection, listenRail, markGallery } from "../parts/rail.js";
+import { listenExport } from "../parts/export.js";
+
+/** @typedef {import("../core/types.js").Data} Data */
+/** @typedef {import("../core/types.js").Run} Run */
+/** @typedef {import("../core/types.js").State} State */
+/**
+ * @typedef {{ data: Data, run: Run, state: State, colours: Record<string, string>,
+ *   change: (parts: Partial<State>) => void, tell: (at: any, text: string) => void }} View
+ */
+
+const NAMES = /** @type {(keyof typeof PLOTS)[]} */ (Object.keys(PLOTS));
+const WITH_SAMPLE = NAMES.filter((name) => "y" in PLOTS[name] || name === "peak");
+
+/** @param {Data} data */
+export function start(data) {
+  const runs = data.runs, waiting = new Set();
+  /** @type {View} */
+  const view = { data, run: runs[0], state: read(runs, location.hash), colours: palette(data), change, tell };
+  view.run = runs[view.state.run];
+  let quiet = false;
+
+  // Redraws are gathered per frame: a held arrow key must not queue them up.
+  /** @param {string[]} names */
+  function later(...names) {
+    if (!waiting.size) requestAnimationFrame(() => { const now = [...waiting]; waiting.clear(); now.forEach(work); });
+    names.forEach((name) => waiting.add(name));
+  }
+
+  /** @param {any} name */
+  function work(name) {
+    if (name === "dots") WITH_SAMPLE.forEach((plot) => near(plot) && moveDot(view, plot));
+    else if (name === "film") drawFilm(view);
+    else if (name === "rail") drawRail(view);
+    else if (near(name)) drawPlot(view, name);
+    else stale.add(name);
+  }
+
+  // Figures that nobody sees are drawn when they come near.
+  const stale = new Set(), seen = new Set();
+  const near = (/** @type {string} */ name) => seen.has(name) || name === "valley" || printing;
+  let printing = false;
+  const watch = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      const name = /** @type {any} */ (target.querySelector(".plot"))?.id;
+      if (isIntersecting) seen.add(name); else seen.delete(name);
+      if (isIntersecting && stale.delete(name)) later(name);
+    }
+  }, { rootMargin: "300px" });
+
+  /** @param {Partial<State>} parts */
+  function change(parts) {
+    const before = view.state;
+    const asked = { ...before, ...parts };
+    if (parts.run !== undefined && parts.run !== before.run) Object.assign(asked, first(runs, parts.run));
+    if (parts.step === -1) asked.step = flipOf(view.run, before.path, asked.sample);
+    view.state = settle(runs, asked);
+    view.run = runs[view.state.run];
+    const moved = (/** @type {(keyof State)[]} */ ...keys) => keys.some((key) => JSON.stringify(before[key]) !== JSON.stringify(view.state[key]));
+    if (moved("run")) { drawMast(view); menus(); }
+    if (moved("run", "measure", "layer")) { drawLead(view); drawStatistics(view); }
+    if (moved("run", "measure", "layer", "off")) drawPaths(view);
+    if (moved("run", "measure", "layer", "align", "off", "path", "brush")) { later(...NAMES); controls(); }
+    else if (moved("sample")) later(...WITH_SAMPLE);
+    if (moved("run", "measure", "layer", "path", "brush", "filter", "order")) { drawGallery(view); drawSelection(view); }
+    else if (moved("sample")) markGallery(view);
+    if (moved("sample", "step")) { later("dots", "film"); announce(); }
+    later("rail");
+    if (!quiet) history[moved("step") && !moved("sample") ? "replaceState" : "pushState"](null, "", write(runs, view.state));
+  }
+
+  function announce() {
+    const n = numbers(view.run, view.state);
+    const right = n.prediction === view.run.truth[view.state.sample] ? "right" : "wrong";
+    $("live").textContent = `Sample ${view.run.sample[view.state.sample]}, step ${view.state.step}: ${data.symbols[view.state.measure]} ${num(n.value)}, ${right}, ${className(view.run.labels, n.prediction)}`;
+  }
+
+  /** @param {any} at @param {string} text */
+  function tell(at, text) {
+    const tip = $("tip");
+    tip.hidden = !text;
+    if (!text) return;
+    tip.textContent = text;
+    const width = tip.offsetWidth;
+    tip.style.left = `${Math.min(Math.max(8, at.clientX - width / 2), window.innerWidth - width - 8)}px`;
+    tip.style.top = `${at.clientY - 40}px`;
+  }
+
+  function controls() {
+    const { state, run } = view;
+    segments($("align"), [["flip", "from the flip"], ["raw", "raw steps"]], state.align, (align) => change({ align: /** @type {any} */ (align) }));
+    $("measure").value = state.measure;
+    $("layer").value = String(state.layer);
+    $("path").value = String(state.path);
+    const layer = run.layers[state.layer];
+    $("method").textContent = `${data.measures[state.measure].replace(/, .*/, "")} · ${layer.name} · ${layer.method}${layer.exact || layer.method.includes("closed") ? ", exact" : ", an estimate"}`;
+  }
+
+  function menus() {
+    const fill = (/** @type {string} */ id, /** @type {[string | number, string][]} */ options) => {
+      $(id).replaceChildren(...options.map(([value, name]) => make("option", { value }, name)));
+      $(id).closest("label").hidden = options.length < 2;
+    };
+    fill("run", runs.map((r, k) => [k, r.name]));
+    fill("measure", view.run.measures.map((m) => [m, data.measures[m].replace(/ \(.*/, "")]));
+    fill("layer", view.run.layers.map((l, k) => [k, l.name]));
+    fill("path", view.run.paths.map((p, k) => [k, p.words]));
+    $("run").value = String(view.state.run);
+  }
+
+  function all() {
+    view.colours = palette(data);
+    drawMast(view); menus(); controls(); drawLead(view); drawPaths(view); drawStatistics(view); drawGallery(view); drawSelection(view);
+    later(...NAMES, "rail");
+  }
+
+  const step = listenRail(view);
+  for (const id of ["run", "layer", "path"]) $(id).addEventListener("change", () => change({ [id]: Number($(id).value) }));
+  $("measure").addEventListener("change", () => change({ measure: $("measure").value }));
+  $("theme").addEventListener("click", () => { dress(theme() === "dark" ? "light" : "dark"); keep(theme()); all(); });
+  listenExport(view);
+  window.addEventListener("hashchange", () => { quiet = true; change(read(runs, location.hash)); quiet = false; });
+  window.addEventListener("popstate", () => { quiet = true; change(read(runs, location.hash)); quiet = false; });
+  document.addEventListener("keydown", (event) => keys(event, view, step));
+  document.addEventListener("keyup", (event) => event.key === "Shift" && drag("select"));
+  document.addEventListener("keydown", (event) => event.key === "Shift" && drag("zoom"));
+  window.addEventListener("beforeprint", () => { printing = true; [...stale].forEach((name) => { stale.delete(name); drawPlot(view, name); }); });
+  window.addEventListener("afterprint", () => { printing = false; });
+  let width = document.documentElement.clientWidth;
+  new ResizeObserver(() => {
+    if (document.documentElement.clientWidth === width) return;
+    width = document.documentElement.clientWidth;
+    later(...NAMES);
+  }).observe(document.documentElement);
+  document.querySelectorAll("figure.watched").forEach((node) => watch.observe(node));
+  all();
+  document.documentElement.dataset.ready = "yes";
+  return view;
+}
+
+/** With Shift a drag zooms, else it chooses. @param {string} mode */
+function drag(mode) {
+  for (const name of NAMES) {
+    const node = $(name);
+    if (node.data && "y" in PLOTS[name] && node._fullLayout.dragmode !== mode) /** @type {any} */ (globalThis).Plotly.relayout(node, { dragmode: mode });
+  }
+}
+
+/** @param {KeyboardEvent} event @param {View} view @param {(by: number) => void} step */
+function keys(event, view, step) {
+  const target = /** @type {HTMLElement} */ (event.target), { state, run } = view;
+  if (event.altKey || event.ctrlKey || event.metaKey) return;
+  const typing = target.matches("input, select, textarea, [contenteditable], #surface");
+  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (event.key === "Escape") { view.change({ brush: null }); $("help").hidden = true; }
+  else if (typing) return;
+  else if (event.key === "?") $("help").hidden = !$("help").hidden;
+  else if (by && event.shiftKey) step(by);
+  else if (by) view.change({ step: Math.min(run.steps, Math.max(0, state.step + by)) });
+  else if (/^[1-4]$/.test(event.key)) $("moments").children[Number(event.key) - 1]?.click();
+  else if (event.key === "b" && state.brush === null) view.change({ brush: similar(view) });
+  else return;
+  event.preventDefault();
+}
+
+/** The samples that flip at the chosen one's flip: a brush for who has no pointer. @param {View} view */
+function similar(view) {
+  const flip = view.run.paths[view.state.path].flip.values, own = flip[view.state.sample];
+  return view.run.sample.map((_, i) => i).filter((i) => flip[i] === own);
+}
+
+/** @param {string} name */
+export function dress(name) {
+  document.documentElement.dataset.theme = name;
+  $("theme").textContent = name === "dark" ? "Light" : "Dark";
+}
+
+/** @param {string} name */
+function keep(name) {
+  try { localStorage.setItem("flatlens-theme", name); } catch { /* a file may have no storage */ }
+}
+
+/** @returns {string} */
+function wanted() {
+  try {
+    const kept = localStorage.getItem("flatlens-theme");
+    if (kept === "dark" || kept === "light") return kept;
+  } catch { /* a file may have no storage */ }
+  return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+}
+
+export async function open() {
+  dress(wanted());
+  const data = unpack(await inflate($("flatlens-data").textContent.trim()));
+  $("static").remove();
+  /** @type {any} */ (globalThis).flatlens = start(data);
+}

@@ -163,6 +163,8 @@ def sharpness(
     ys = _heights([bands[path] for path in bands if seen[path].role != "noise"], xs, scale)
     shapes, notes = _sides(xs) if aligned else ([], [])
     notes += _names(bands, seen, xs, ys, scale)
+    if aligned and scale == "log":
+        notes += _uncanny(bands.get(ATTACK), xs, ys)
     layout = _layout(
         xaxis=_steps(aligned, xs),
         yaxis={"type": scale, "range": ys, "title": {"text": f"{SYMBOLS[measure]}, sharp ↑"}, **_decades(ys, scale)},
@@ -336,7 +338,7 @@ def _shown(curve: series.Curve, aligned: bool, fewest: int = 1) -> Band:
     """The band that is drawn: around the flip only where there are enough samples for a median to be one."""
     band = curve.aligned if aligned else curve.raw
     most = int(band.n.max(initial=0))
-    keep = band.n >= (max(fewest, 1 + most // 20) if aligned else 1)
+    keep = band.n >= (max(fewest, 1 + most // 10) if aligned else 1)
     return Band(*(part[keep] for part in band))
 
 
@@ -430,26 +432,35 @@ def _sides(xs: list[float]) -> tuple[list[Plain], list[Plain]]:
     return [wrong, flip], notes
 
 
+def _uncanny(band: Band | None, xs: list[float], ys: list[float]) -> list[Plain]:
+    """What the valley is called, where there is one in the median."""
+    if band is None or not len(band.median) or not band.median[-1] <= TAU * np.nanmax(band.median):
+        return []
+    low = float(np.log10(band.low[-1])) if band.low[-1] > 0 else ys[0]
+    height = max(low - 0.04 * (ys[1] - ys[0]), ys[0] + 0.05 * (ys[1] - ys[0]))
+    return [{"x": xs[1], "xanchor": "right", "xshift": -8, "y": height, "yanchor": "top", "showarrow": False,
+             "text": "<b>the uncanny valley: flat, and wrong</b>", "font": _ink("ink", 14)}]  # fmt: skip
+
+
 def _names(bands: dict[str, Band], seen: dict[str, Look], xs: list[float], ys: list[float], scale: str) -> list[Plain]:
     """Each path's name at the end of its line, none over another."""
-    ends = []
+    ends: list[tuple[float, str]] = []
     for path, band in bands.items():
         inside = np.flatnonzero((band.position <= xs[1]) & np.isfinite(band.median))
         if not len(inside):
             continue
         value = float(band.median[inside[-1]])
         height = np.log10(value) if scale == "log" and value > 0 else value
-        ends.append([float(np.clip(height, *ys)), float(band.position[inside[-1]]), path])
-    ends.sort(key=lambda end: float(end[0]))
-    apart = 0.045 * (ys[1] - ys[0])
-    for before, after in zip(ends, ends[1:], strict=False):
-        after[0] = max(after[0], before[0] + apart)
-    return [
-        {"x": xs[1], "xanchor": "left", "xshift": 8, "y": y, "showarrow": False, "text": f"<b>{_text(seen[path].name)}</b>",
-         "font": _ink({"attack": "attack", "cross": "cross-ink", "noise": "noise-ink"}[seen[path].role], 12),
-         "name": path, "align": "left"}
-        for y, _, path in ends
-    ]  # fmt: skip
+        ends.append((float(np.clip(height, *ys)), path))
+    notes, last = [], -np.inf
+    for height, path in sorted(ends):
+        last = max(height, last + 0.045 * (ys[1] - ys[0]))
+        ink = {"attack": "attack", "cross": "cross-ink", "noise": "noise-ink"}[seen[path].role]
+        notes.append({
+            "x": xs[1], "xanchor": "left", "xshift": 8, "y": last, "showarrow": False, "align": "left",
+            "text": f"<b>{_text(seen[path].name)}</b>", "font": _ink(ink, 12), "name": path,
+        })  # fmt: skip
+    return notes
 
 
 def _steps(aligned: bool, xs: list[float] | None) -> Plain:
@@ -458,7 +469,13 @@ def _steps(aligned: bool, xs: list[float] | None) -> Plain:
 
 
 def _layout(**parts: Any) -> Plain:
-    axis = {"gridcolor": colour("grid"), "zeroline": False, "linecolor": colour("line"), "automargin": False}
+    axis = {
+        "gridcolor": colour("grid"),
+        "zeroline": False,
+        "tickfont": {"size": 11.5},
+        "linecolor": colour("line"),
+        "automargin": False,
+    }
     title = {"font": {"size": 12, "color": colour("muted")}, "standoff": 6}
     for key in ("xaxis", "yaxis"):
         own = parts.get(key, {})
@@ -468,7 +485,8 @@ def _layout(**parts: Any) -> Plain:
         "font": {"family": FONT, "size": 12, "color": colour("muted")}, "hovermode": "closest",
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 11.5}},
         "margin": {"l": 56, "r": 12, "t": 22, "b": 44},
-        "hoverlabel": {"bgcolor": colour("ink"), "font": {"color": colour("card"), "size": 12}, "bordercolor": colour("ink")},
+        "hoverlabel": {"bgcolor": colour("ink"), "bordercolor": colour("ink"),
+                       "font": {"color": colour("card"), "size": 12}},
     } | parts  # fmt: skip
 
 

@@ -62,6 +62,7 @@ def document(traces: Sequence[Trace], *, plotly: str | None = None) -> str:
         sentence="".join(_spoken(text, role) for text, role in said["sentence"]),
         below=escape(said["below"]),
         numbers="".join(f"<li><b>{escape(a)}</b>{_span(b)}{_span(c)}</li>" for a, b, c in said["numbers"]),
+        cautions="".join(_pill(code, message) for code, message in first["cautions"]),
         picture=picture(traces[0]),
         table=_table(first),
         ridge="",
@@ -82,6 +83,10 @@ def picture(trace: Trace, *, variables: bool = True) -> str:
 
 def _spoken(text: str, role: str) -> str:
     return f'<em class="said-{role}">{escape(text)}</em>' if role else escape(text)
+
+
+def _pill(code: str, message: str) -> str:
+    return f"<details><summary>{escape(code.replace('-', ' '))}</summary>{escape(message)}</details>"
 
 
 def _span(text: str) -> str:

@@ -22,7 +22,7 @@ from flatlens.report.roles import colours, looks
 from flatlens.report.sentence import lead
 from flatlens.specs.wording import text
 
-MOST_SAMPLES = 200
+MOST_SAMPLES = 140
 """Samples whose own curves (and images) are embedded."""
 CURVE_BYTES = 8_000_000
 IMAGE_BYTES = 20_000_000

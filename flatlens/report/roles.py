@@ -1,6 +1,6 @@
-"""Who is drawn how: a path's role gives its colour, its dash tells it from others of the role. One source for all pictures.
+"""How each path is drawn, in all pictures: its role gives the colour, its dash tells it from others of that role.
 
-Three roles, three hues that no colour-blind reader confuses: the attack; controls that cross a decision boundary; noise.
+Three roles, three hues that no colour-blind reader confuses: the attack; controls that cross a boundary; noise.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CROSSING = ("line-to-other-class", "line-to-end")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 WORDS = {
     "line-to-other-class": "line to another class",
-    "line-to-end": "line to the attack’s end",
+    "line-to-end": "line to its end",
     "gaussian-noise": "Gaussian noise",
     "uniform-noise": "uniform noise",
     "random-signs": "random signs",

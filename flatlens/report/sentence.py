@@ -76,7 +76,10 @@ def lead(trace: Trace, found: Mapping[str, Valley], accuracy: Accuracy) -> Lead:
     if abs(middle) < ALIKE or low <= 0 <= high:
         sentence = (mine, Part(f" of the {_flipped(share)} end in a flat valley under attack, and "), theirs,
                     Part(f" on {name}."))  # fmt: skip
-        below = f"Crossing a boundary confidently is enough for a valley: the straight line knows nothing of the attack. {span}"
+        below = (
+            "Crossing a boundary confidently is enough for a valley: the straight line knows nothing of the attack. "
+        )
+        below += span
     elif middle > 0:
         sentence = (mine, Part(f" of the {_flipped(share)} end in a flat valley under attack, but only "), theirs,
                     Part(f" on {name}."))  # fmt: skip
@@ -86,7 +89,8 @@ def lead(trace: Trace, found: Mapping[str, Valley], accuracy: Accuracy) -> Lead:
     else:
         sentence = (mine, Part(f" of the {_flipped(share)} end in a flat valley under attack, fewer than the "), theirs,
                     Part(f" on {name}."))  # fmt: skip
-        below = f"A straight line has more valleys ({_points(low, middle, high)}): the attack ends nearer to the boundary. {span}"
+        below = f"A straight line has more valleys, by {_points(low, middle, high)}: the attack ends nearer to the boundary. "
+        below += span
     return Lead(sentence, below, numbers)
 
 

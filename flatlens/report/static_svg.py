@@ -1,7 +1,7 @@
 """A figure as SVG without any program: the first thing that a page shows, and what a notebook keeps.
 
-Of plotly's figures it knows what `flatlens.report.figures` draws: lines, bands between two of them, rectangles, straight
-lines and texts, on linear and logarithmic axes. Colours are the page's variables, so that the dark theme has them too.
+Of plotly's figures it knows what `flatlens.report.figures` draws: lines, bands between two of them, rectangles,
+straight lines and texts, on linear and logarithmic axes. Colours are the page's variables, for the dark theme too.
 """
 
 from __future__ import annotations
@@ -65,6 +65,10 @@ def svg(figure: Plain, *, width: int = WIDTH, height: int = HEIGHT, variables: b
     out.append(f'<text x="{middle:.0f}" y="{height - 4}" text-anchor="middle" fill="{grey}">{escape(title)}</text>')
     out += [_note(note, x, y, margin["t"], paint) for note in layout.get("annotations", [])]
     return "".join(out) + "</svg>"
+
+
+def _label(x: float, y: float, anchor: str, colour: str, text: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
 
 
 class _Axis:

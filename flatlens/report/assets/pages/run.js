@@ -113,6 +113,7 @@ export function start(data) {
       $(id).replaceChildren(...options.map(([value, name]) => make("option", { value }, name)));
       $(id).closest("label").hidden = options.length < 2;
     };
+    for (const name of NAMES) $(name).closest("figure").hidden = !view.run.figures[name];
     fill("run", runs.map((r, k) => [k, r.name]));
     fill("measure", view.run.measures.map((m) => [m, data.measures[m].replace(/ \(.*/, "")]));
     fill("layer", view.run.layers.map((l, k) => [k, l.name]));

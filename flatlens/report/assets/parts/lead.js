@@ -20,5 +20,5 @@ export function drawMast(view) {
   const words = [of.name, of.data, of.norm && of.eps ? `${of.norm} ε ${of.eps}` : null, `${run.steps} steps`, `${run.n.toLocaleString("en-US")} samples`, of.seed ? `seed ${of.seed}` : null];
   $("runline").replaceChildren(make("b", {}, of.attack ?? "a path"), " on ", make("b", {}, of.model ?? "a model"), " · " + words.filter(Boolean).join(" · "));
   $("spec").replaceChildren(...run.spec.map(([key, value]) => make("div", {}, make("dt", {}, key), make("dd", {}, value))));
-  $("cautions").replaceChildren(...run.cautions.map(([code, message]) => make("li", {}, make("b", {}, code), " ", message)));
+  $("cautions").replaceChildren(...run.cautions.map(([code, message]) => make("details", {}, make("summary", {}, code.replace(/-/g, " ")), message)));
 }

@@ -339,7 +339,7 @@ def _shown(curve: series.Curve, aligned: bool, fewest: int = 1) -> Band:
     band = curve.aligned if aligned else curve.raw
     most = int(band.n.max(initial=0))
     keep = band.n >= (max(fewest, 1 + most // 10) if aligned else 1)
-    return Band(*(part[keep] for part in band))
+    return Band(*(part[keep] for part in band))  # type: ignore[arg-type]
 
 
 def _thin(trace: Trace, measure: str, layer: str, lines: int, *, aligned: bool) -> Plain:
@@ -395,20 +395,15 @@ def _span(band: Band, aligned: bool) -> list[float]:
 
 
 def _heights(bands: list[Band], xs: list[float], scale: str) -> list[float]:
-    inside = [band.position for band in bands]
-    low, high = (
-        np.concatenate([getattr(band, name)[(at >= xs[0]) & (at <= xs[1])] for band, at in zip(bands, inside, strict=True)]
-                       or [np.array([1.0])])
-        for name in ("low", "high")
-    )  # fmt: skip
+    seen = [(band, (band.position >= xs[0]) & (band.position <= xs[1])) for band in bands]
+    low = np.concatenate([band.low[at] for band, at in seen] or [np.ones(1)])
+    high = np.concatenate([band.high[at] for band, at in seen] or [np.ones(1)])
     if scale == "log":
         values = np.concatenate([low, high])
         values = values[np.isfinite(values) & (values > 0)]
-        ends = (
-            np.log10([values.min(initial=1e300), values.max(initial=1e-300)]) if len(values) else np.array([0.0, 1.0])
-        )
-        pad = 0.06 * (ends[1] - ends[0]) + 0.15
-        return [float(ends[0] - pad), float(ends[1] + pad)]
+        bottom, top = (float(np.log10(values.min())), float(np.log10(values.max()))) if len(values) else (0.0, 1.0)
+        pad = 0.06 * (top - bottom) + 0.15
+        return [bottom - pad, top + pad]
     ends = np.array([np.nanmin(low, initial=0), np.nanmax(high, initial=1e-12)])
     return [float(ends[0]), float(ends[1] + 0.06 * (ends[1] - ends[0]))]
 
@@ -451,7 +446,7 @@ def _names(bands: dict[str, Band], seen: dict[str, Look], xs: list[float], ys: l
             continue
         value = float(band.median[inside[-1]])
         height = np.log10(value) if scale == "log" and value > 0 else value
-        ends.append((float(np.clip(height, *ys)), path))
+        ends.append((min(max(float(height), ys[0]), ys[1]), path))
     notes, last = [], -np.inf
     for height, path in sorted(ends):
         last = max(height, last + 0.045 * (ys[1] - ys[0]))

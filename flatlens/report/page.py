@@ -95,7 +95,7 @@ def _span(text: str) -> str:
 
 def _table(run: dict[str, Any]) -> str:
     """The paths' statistics, for who has no script."""
-    found = next(iter(run["results"][0].values()), [])
+    found: list[Any] = next(iter(run["results"][0].values()), [])
     rows = []
     for path, of in zip(run["paths"], found, strict=False):
         share, flipped = of["summary"]["valley_of_flipped"], of["summary"]["flipped"]

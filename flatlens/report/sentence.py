@@ -62,6 +62,7 @@ def lead(trace: Trace, found: Mapping[str, Valley], accuracy: Accuracy) -> Lead:
         return Lead((Part("The attack flips none of the samples."),), _said_of(summary.flipped), numbers)
     control = next((path for path in looks(trace.paths) if looks(trace.paths)[path].role == "cross"), None)
     mine = Part(_percent(share), ATTACK)
+    sentence: tuple[Part, ...]
     if control is None or not found[control].summary().valley_of_flipped.n:
         sentence = (mine, Part(f" of the {_flipped(share)} end in a flat valley under attack."))
         below = f"Without a control nothing of it can be attributed to the attack. 95 %: {_span(share)}."
@@ -89,7 +90,9 @@ def lead(trace: Trace, found: Mapping[str, Valley], accuracy: Accuracy) -> Lead:
     else:
         sentence = (mine, Part(f" of the {_flipped(share)} end in a flat valley under attack, fewer than the "), theirs,
                     Part(f" on {name}."))  # fmt: skip
-        below = f"A straight line has more valleys, by {_points(low, middle, high)}: the attack ends nearer to the boundary. "
+        below = (
+            f"A straight line has more valleys, by {_points(low, middle, high)}: the attack ends near the boundary. "
+        )
         below += span
     return Lead(sentence, below, numbers)
 

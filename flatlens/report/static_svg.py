@@ -42,27 +42,19 @@ def svg(figure: Plain, *, width: int = WIDTH, height: int = HEIGHT, variables: b
         f'<clipPath id="inside"><rect {box}/></clipPath><g clip-path="url(#inside)">',
     ]
     out += [_shape(shape, x, y, (margin["t"], height - margin["b"]), paint) for shape in layout.get("shapes", [])]
+    grid = paint(layout["yaxis"]["gridcolor"])
     for value, _ in y.ticks:
-        out.append(
-            f'<path d="M{margin["l"]} {y(value):.1f}H{width - margin["r"]}" stroke="{paint(layout["yaxis"]["gridcolor"])}"/>'
-        )
+        out.append(f'<path d="M{margin["l"]} {y(value):.1f}H{width - margin["r"]}" stroke="{grid}"/>')
     before: Plain | None = None
     for trace in figure["data"]:
         out += _trace(trace, before, x, y, paint)
         before = trace
     out.append("</g>")
     grey = paint(layout["font"]["color"])
-    for value, text in y.ticks:
-        out.append(
-            f'<text x="{margin["l"] - 8}" y="{y(value) + 4:.1f}" text-anchor="end" fill="{grey}">{escape(text)}</text>'
-        )
-    for value, text in x.ticks:
-        out.append(
-            f'<text x="{x(value):.1f}" y="{height - margin["b"] + 17}" text-anchor="middle" fill="{grey}">{escape(text)}</text>'
-        )
-    title = layout["xaxis"]["title"].get("text", "")
+    out += [_label(margin["l"] - 8, float(y(value)) + 4, "end", grey, text) for value, text in y.ticks]
+    out += [_label(float(x(value)), height - margin["b"] + 17, "middle", grey, text) for value, text in x.ticks]
     middle = (margin["l"] + width - margin["r"]) / 2
-    out.append(f'<text x="{middle:.0f}" y="{height - 4}" text-anchor="middle" fill="{grey}">{escape(title)}</text>')
+    out.append(_label(middle, height - 4, "middle", grey, layout["xaxis"]["title"].get("text", "")))
     out += [_note(note, x, y, margin["t"], paint) for note in layout.get("annotations", [])]
     return "".join(out) + "</svg>"
 

@@ -153,7 +153,7 @@ def _interval(share: Fraction) -> str:
 
 
 def _span(share: Fraction) -> str:
-    return f"{_interval(share)} of n = {share.n:,}"
+    return f"{_interval(share)} of {share.n:,}"
 
 
 def _flipped(share: Fraction) -> str:

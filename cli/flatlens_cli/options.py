@@ -134,6 +134,10 @@ DeadUnits = Annotated[
     bool | None,
     _option(_MEASURE, "Also count the ReLU units that pass no gradient.", "--dead-units/--no-dead-units"),
 ]
+Surface = Annotated[
+    bool | None,
+    _option(_MEASURE, "Also κ and loss on planes of inputs and weights, of 12 samples.", "--surface/--no-surface"),
+]
 Images = Annotated[
     str | None,
     _option(_MEASURE, "Inputs to keep: none, key (clean, flip, peak, end), all.", "--images", metavar="WHICH"),

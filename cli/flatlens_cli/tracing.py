@@ -23,6 +23,7 @@ DEMO = {
     "step_size": 0.03,
     "control": ["all"],
     "images": "all",
+    "surface": True,
 }
 
 
@@ -53,6 +54,7 @@ def trace(
     samples: options.Samples = None,
     only_correct: options.OnlyCorrect = None,
     dead_units: options.DeadUnits = None,
+    surface: options.Surface = None,
     images: options.Images = None,
     bounds: options.Bounds = None,
     batch_size: options.BatchSize = None,

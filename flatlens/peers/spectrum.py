@@ -53,5 +53,5 @@ def add(run: runs.Run) -> runs.Run:
             "samples": [len(chosen)] * len(values),
         }
         tables.append(pa.table(columns, schema=SPECTRUM))
-    run.save_spectrum(pa.concat_tables(tables))
+    run.save_table("spectrum", pa.concat_tables(tables))
     return run

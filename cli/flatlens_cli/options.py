@@ -169,7 +169,7 @@ Name = Annotated[
 Out = Annotated[Path | None, _option(_OUTPUT, "Folder of the run; made, or gone on with.", "--out", metavar="DIR")]
 Spectrum = Annotated[
     bool,
-    _option(_MEASURE, "Also PyHessian's spectral density of the whole network: clean, flip, end.", "--spectrum"),
+    _option(_MEASURE, "Also PyHessian's spectral density, its numbers beside ours: clean, flip, end.", "--spectrum"),
 ]
 Force = Annotated[bool, _option(_OUTPUT, "Replace the run that is there.", "--force")]
 DryRun = Annotated[bool, _option(_OUTPUT, "Only say what it would take.", "--dry-run")]

@@ -23,4 +23,5 @@ def spread(found: Valley, count: int) -> Ints:
 def _evenly(positions: Ints, count: int) -> Ints:
     if len(positions) <= count:
         return positions
-    return positions[np.linspace(0, len(positions) - 1, count).round().astype(np.int64)] if count else positions[:0]
+    # The middle of each of so many equal parts: the first and the last of all are the least typical.
+    return positions[((np.arange(count) + 0.5) * len(positions) / max(count, 1)).astype(np.int64)]

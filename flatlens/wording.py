@@ -18,7 +18,16 @@ class CautionWarning(UserWarning):
     """Something that makes an evaluation misleading; its text begins with the caution's code."""
 
 
-_YES = ("only-correct", "dead-units", "random-start", "force", "trust-code", "trust-pickle", "trust-remote-code")
+_YES = (
+    "only-correct",
+    "dead-units",
+    "surface",
+    "random-start",
+    "force",
+    "trust-code",
+    "trust-pickle",
+    "trust-remote-code",
+)
 _WORDS = ("attack", "device", "dtype", "images", "layer", "norm", "objective")
 
 

@@ -136,6 +136,10 @@ DeadUnits = Annotated[
     bool | None,
     _option(_MEASURE, "Also count the ReLU units that pass no gradient.", "--dead-units/--no-dead-units"),
 ]
+Surface = Annotated[
+    bool | None,
+    _option(_MEASURE, "Also κ and loss on planes of inputs and weights, of 12 samples.", "--surface/--no-surface"),
+]
 Images = Annotated[
     str | None,
     _option(_MEASURE, "Inputs to keep: none, key (clean, flip, peak, end), all.", "--images", metavar="WHICH"),
@@ -167,7 +171,7 @@ Name = Annotated[
 Out = Annotated[Path | None, _option(_OUTPUT, "Folder of the run; made, or gone on with.", "--out", metavar="DIR")]
 Spectrum = Annotated[
     bool,
-    _option(_MEASURE, "Also PyHessian's spectral density of the whole network: clean, flip, end.", "--spectrum"),
+    _option(_MEASURE, "Also PyHessian's spectral density, its numbers beside ours: clean, flip, end.", "--spectrum"),
 ]
 Force = Annotated[bool, _option(_OUTPUT, "Replace the run that is there.", "--force")]
 DryRun = Annotated[bool, _option(_OUTPUT, "Only say what it would take.", "--dry-run")]

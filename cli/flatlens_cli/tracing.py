@@ -23,6 +23,7 @@ DEMO = {
     "step_size": 0.03,
     "control": ["all"],
     "images": "all",
+    "surface": True,
 }
 
 
@@ -53,6 +54,7 @@ def trace(
     samples: options.Samples = None,
     only_correct: options.OnlyCorrect = None,
     dead_units: options.DeadUnits = None,
+    surface: options.Surface = None,
     images: options.Images = None,
     bounds: options.Bounds = None,
     batch_size: options.BatchSize = None,
@@ -90,7 +92,8 @@ def demo(
     quiet: options.Quiet = False,
 ) -> None:
     """The built-in model and data under PGD, with controls: a finished report in seconds, offline."""
-    _run(run_spec(DEMO | {"layer": layer}), out or Path("runs/demo"), force=force, json=json, quiet=quiet)
+    out = out or Path("runs/demo")
+    _run(run_spec(DEMO | {"layer": layer}), out, force=force, json=json, quiet=quiet, spectrum=True)
 
 
 COMMANDS = (demo, trace)
@@ -111,7 +114,7 @@ def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool, spec
             if spectrum:
                 from flatlens.peers import spectrum as densities
 
-                drawn = drawn and (run.path / "spectrum.parquet").exists()
+                drawn = drawn and all((run.path / f"{name}.parquet").exists() for name in ("spectrum", "peers"))
                 run = densities.add(run)
             made = run.trace(whole=False)
             if not drawn:

@@ -338,7 +338,9 @@ _SETTINGS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("model", "data", "attack", "norm", "objective", "device", "dtype", "images", "targeted"), (str,)),
     **dict.fromkeys(("eps", "step_size", "momentum"), (int, float)),
     **dict.fromkeys(("steps", "restarts", "probes", "limit", "batch_size", "seed"), (int,)),
-    **dict.fromkeys(("random_start", "only_correct", "dead_units", "trust_pickle", "trust_remote_code"), (bool,)),
+    **dict.fromkeys(
+        ("random_start", "only_correct", "dead_units", "surface", "trust_pickle", "trust_remote_code"), (bool,)
+    ),
     **dict.fromkeys(("control", "layer", "samples", "bounds"), (list,)),
     "train": (dict,),
 }

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from flatlens.attacks.balls import TINY, ball
 from flatlens.attacks.protocol import Attack, Walks
-from flatlens.errors import AttackError, ResourceError
+from flatlens.errors import AttackError, ModelError, ResourceError
 from flatlens.hessian.any_layer import AnyLayer
 from flatlens.measure.keeper import ImageKeeper, with_result
 from flatlens.measure.loop import Found, Piece, walk
@@ -62,6 +62,9 @@ class Job:
     seed: int
     images: str
     preflight: tuple[Caution, ...]
+    surface: bool = False
+    fitted: bool = False
+    """Whether the attack has learnt what it needs to learn of the data."""
 
     def cautions(self, notes: Mapping[str, int], wrong: int) -> tuple[Caution, ...]:
         """What was found before the attack, and what was noted of all batches while it was recorded.
@@ -98,7 +101,7 @@ class Job:
         noise = Noise(self.seed)
         other = None
         if "line-to-other-class" in self.controls:
-            picked = [_other(self.pool_y, int(label), int(i), noise) for label, i in zip(y, ids, strict=True)]
+            picked = [other_image(self.pool_y, int(label), int(i), noise) for label, i in zip(y, ids, strict=True)]
             other = self.victim.place(self.pool_x[picked])
         eps = self.attack.radius
         own = torch.tensor(eps[part], device=x.device, dtype=x.dtype) if isinstance(eps, tuple) else None
@@ -151,11 +154,13 @@ class Job:
                 **more,
             )
 
-        pieces, best = [], None
+        pieces, best, gradients = [], None, None
         for run in range(self.runs):
             # Pictures are of the first run's path; what the others found is one more at its end.
             keeper = ImageKeeper(self.images) if run == 0 and self.images != "none" else None
             piece = walked(walks, batch, ATTACK, run, keeper=keeper, at_end=self._agrees)
+            if keeper is not None:
+                gradients = keeper.gradients(batch.ids, lambda x: self._slope(x, batch.y))
             assert piece.found is not None
             best = piece.found if best is None else best.or_better(piece.found)
             pieces.append(piece._replace(found=None))
@@ -172,7 +177,19 @@ class Job:
             pa.concat_tables([piece.steps for piece in pieces]),
             pa.concat_tables([piece.layers for piece in pieces]),
             images,
+            gradients=gradients,
         )
+
+    def _slope(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """The loss's gradient at points ``[n, …]``; None where the model has none, which an attack may do without."""
+        where = self.victim.where
+        where.begin("the loss's gradient, for pictures", 0)
+        try:
+            return self.victim(x, y).grad(lambda here: here.loss)
+        except ModelError:
+            return None
+        finally:
+            where.end()
 
     def _agrees(self, found: Found) -> Tensor:
         """For which samples the user's own model predicts what the victim does, ``[n]`` bool."""
@@ -199,13 +216,19 @@ class Job:
         where.end()
         return logits.argmax(1)
 
+    def fit(self) -> None:
+        """Let the attack learn what it needs to learn of the data, once."""
+        if not self.fitted:
+            self.attack.fit(self.victim, self.pool_x, self.pool_y)
+            self.fitted = True
+
     def pieces(self, wanted: Sequence[int], progress: Report | None) -> Iterator[tuple[int, Piece]]:
         """The wanted batches, one after the other."""
         per_path = self.length + 1
         rows = [min(self.batch_size, len(self.x) - i * self.batch_size) for i in range(self.batches)]
         done = self.total - sum(rows[i] for i in wanted) * per_path * (self.runs + len(self.controls))
         if wanted:
-            self.attack.fit(self.victim, self.pool_x, self.pool_y)
+            self.fit()
         for index in wanted:
 
             def tick(what: str, size: int = rows[index]) -> None:
@@ -228,7 +251,7 @@ class Job:
             yield index, found
 
 
-def _other(labels: Tensor, label: int, sample: int, noise: Noise) -> int:
+def other_image(labels: Tensor, label: int, sample: int, noise: Noise) -> int:
     """The index of an image of another class, drawn for this sample."""
     among = (labels != label).nonzero().squeeze(1)
     if len(among) == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flatlens.measure.rows import Ints
-from flatlens.records.schema import Images
+from flatlens.records.schema import Gradients, Images
 from flatlens.victims.protocol import Pass
 
 
@@ -32,32 +32,36 @@ class Keeper(Protocol):
 
 
 class ImageKeeper:
-    """Keeps a path's inputs: all, or those at the key steps clean, flip, peak and end.
+    """Keeps a path's inputs: all, or those at the key steps clean, flip, peak and end; and its gradients at these.
 
     The peak is that of κ of the first probed layer, kept as a running maximum, so that memory does not grow with
     the number of steps.
     """
 
     def __init__(self, mode: str) -> None:
-        self._all = mode == "all"
-        self._kept: list[_Shot] = []
+        self._all: list[_Shot] | None = [] if mode == "all" else None
+        self._key: list[_Shot] = []
         self._flipped: Tensor | None = None
         self._highest: Tensor | None = None
+        self._before: tuple[_Shot, Pass] | None = None
+        self._slopes: list[_Slopes] = []
 
     def look(self, step: Ints, here: Pass, flipped: Tensor, measure: Tensor | None) -> None:
         """See one pass; ``step``, ``flipped`` and ``measure`` are ``[n]``."""
+        self._look_back()
         who = torch.arange(len(here.x)) if here.rows is None else here.rows
         now = _Shot(here.x.detach(), here.logits.detach(), who, torch.from_numpy(step))
+        self._before = now, here
         flipped = flipped.cpu()
-        if self._all:
-            self._kept.append(now)
-            return
+        if self._all is not None:
+            self._all.append(now)
         if self._flipped is None:  # clean; flip, peak and end hold the clean input until there is something to hold
-            self._kept = [now] * 4
+            self._key = [now] * 4
+            self._slopes = [_Slopes.none(now.x)] * 3
             self._flipped = flipped.clone()
             self._highest = None if measure is None else measure.cpu().clone()
             return
-        clean, flip, peak, end = self._kept
+        clean, flip, peak, end = self._key
         flip = flip.where(flipped & ~self._flipped[who], now)
         self._flipped[who] |= flipped
         if measure is not None and self._highest is not None:
@@ -65,17 +69,104 @@ class ImageKeeper:
             peak = peak.where(higher, now)
             self._highest[who] = torch.where(higher, measure.cpu(), self._highest[who])
         end = now if here.rows is None else end.where(torch.ones_like(flipped), now)
-        self._kept = [clean, flip, peak, end]
+        self._key = [clean, flip, peak, end]
+
+    def _look_back(self) -> None:
+        """The gradient that the attack has taken on the pass before, now that it is done with it."""
+        if self._before is None:
+            return
+        now, here = self._before
+        if here.gradient is not None:
+            # At the end no gradient is taken, and no step before it is known to be the last.
+            for i, shot in enumerate(self._key[:3]):
+                self._slopes[i] = self._slopes[i].where(shot.step[now.who] == now.step, now, here.gradient.detach())
+        self._before = None
 
     def kept(self, ids: Tensor) -> Images:
         """What was kept, ordered by sample, then step, each step once."""
-        x, logits, who, at = (torch.cat([part.cpu() for part in parts]) for parts in zip(*self._kept, strict=True))
-        order = torch.from_numpy(np.lexsort((at.numpy(), who.numpy())))
-        # A step that plays two roles (the flip at the peak) is kept once.
-        fresh = torch.ones_like(order, dtype=torch.bool)
-        fresh[1:] = (who[order].diff() != 0) | (at[order].diff() != 0)
-        chosen = order[fresh]
+        shots = self._key if self._all is None else self._all
+        x, logits, who, at = (torch.cat([part.cpu() for part in parts]) for parts in zip(*shots, strict=True))
+        chosen = _once(who, at)
         return _images(x[chosen], ids[who[chosen]], at[chosen], logits[chosen])
+
+    def gradients(self, ids: Tensor, slope: Callable[[Tensor], Tensor | None]) -> Gradients | None:
+        """The path's gradients at the key steps, ordered by sample, then step, each step once.
+
+        Args:
+            ids: of the samples.
+            slope: the loss's gradient at points ``[n, …]``, where the attack has taken none; None where there is none.
+
+        Returns:
+            the gradients; None where there are none at all.
+        """
+        self._look_back()
+        found = [*self._slopes, _Slopes.none(self._key[3].x)]
+        owned = [shot.step == slopes.step for shot, slopes in zip(self._key, found, strict=True)]
+        losses: dict[int, Tensor | None] = {}
+        # The end first: flip or peak may be at the same step.
+        for i in (3, 0, 1, 2):
+            shot, missing = self._key[i], ~owned[i]
+            for j in losses:
+                missing &= shot.step != self._key[j].step
+            if missing.any():
+                losses[i] = slope(shot.x)
+        parts = []
+        for shot, slopes, mine in zip(self._key, found, owned, strict=True):
+            filled, there = slopes.values, mine.clone()
+            for j, loss in losses.items():
+                if loss is not None:
+                    same = ~mine & (shot.step == self._key[j].step)
+                    filled = _put(filled, same, loss[same.to(loss.device)])
+                    there |= same
+            parts.append((filled.cpu(), there, mine, shot.who, shot.step))
+        values, there, taken, everyone, steps = (torch.cat(column) for column in zip(*parts, strict=True))
+        # Of one step kept twice, that with the attack's own gradient.
+        order = torch.argsort((~taken).to(torch.int8), stable=True)
+        order = order[there[order]]
+        if not len(order):
+            return None
+        chosen = order[_once(everyone[order], steps[order])]
+        return Gradients(
+            values=values[chosen].float().contiguous().numpy(),
+            sample=ids[everyone[chosen]].numpy(),
+            step=steps[chosen].to(torch.int32).numpy(),
+            own=taken[chosen].to(torch.uint8).numpy(),
+        )
+
+
+def _once(who: Tensor, at: Tensor) -> Tensor:
+    """The first of each sample and step, by sample, then step."""
+    order = torch.from_numpy(np.lexsort((at.numpy(), who.numpy())))
+    # A step that plays two roles (the flip at the peak) is kept once.
+    fresh = torch.ones_like(order, dtype=torch.bool)
+    fresh[1:] = (who[order].diff() != 0) | (at[order].diff() != 0)
+    return order[fresh]
+
+
+def _put(values: Tensor, where: Tensor, new: Tensor) -> Tensor:
+    """``values`` with ``new`` at some rows. Out of place: what is held may be another's."""
+    return values.index_copy(0, where.nonzero().squeeze(1).to(values.device), new.to(values.device, values.dtype))
+
+
+class _Slopes(NamedTuple):
+    """Gradients ``[n, …]`` of all samples of a batch, and at which step of the path each was taken; −1 = none was."""
+
+    values: Tensor
+    step: Tensor
+
+    @classmethod
+    def none(cls, x: Tensor) -> _Slopes:
+        """Of samples of whom no gradient is known yet."""
+        return cls(torch.zeros_like(x), torch.full((len(x),), -1))
+
+    def where(self, taken: Tensor, now: _Shot, new: Tensor) -> _Slopes:
+        """These, but ``new`` for those samples of a pass that are taken."""
+        if not taken.any():
+            return self
+        mine = torch.zeros(len(self.step), dtype=torch.bool)
+        mine[now.who[taken]] = True
+        step = self.step.index_copy(0, now.who[taken], now.step[taken].to(self.step.dtype))
+        return _Slopes(_put(self.values, mine, new[taken.to(new.device)]), step)
 
 
 class _Shot(NamedTuple):

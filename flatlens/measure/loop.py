@@ -27,8 +27,8 @@ KAPPA = "relative_flatness"
 class Piece(NamedTuple):
     """The rows of one batch: all its paths, complete.
 
-    ``images`` is what was kept of the inputs. ``notes`` counts samples of which a reader must know something, by code
-    (`flatlens.records.cautions.recorded`).
+    ``images`` is what was kept of the inputs, ``gradients`` of the attack's gradients. ``notes`` counts samples of
+    which a reader must know something, by code (`flatlens.records.cautions.recorded`).
     """
 
     steps: pa.Table
@@ -36,6 +36,7 @@ class Piece(NamedTuple):
     images: Any = None
     found: Found | None = None
     notes: Mapping[str, int] = MappingProxyType({})
+    gradients: Any = None
 
 
 class Found(NamedTuple):

@@ -12,6 +12,7 @@ import torch
 
 from flatlens.errors import LayerError
 from flatlens.hessian.any_layer import AnyLayer
+from flatlens.measure import surface
 from flatlens.measure.job import Job
 from flatlens.measure.load import DIGITS, load
 from flatlens.specs.run import RunSpec
@@ -83,6 +84,7 @@ def plan(spec: RunSpec) -> Plan:
     backward = job.batches * (job.length if spec.foreign else spec.steps) * job.runs
     # The user's own model confirms what each run has found.
     forwards = points * (job.runs + len(job.controls)) + job.batches * job.runs
+    planes = surface.cost(job) if job.surface else surface.Cost(0, 0)
     weights = sum(p.numel() * p.element_size() for p in job.model.parameters())
     trust = {key: getattr(spec, key) for key in TRUST}
     training = trained.NOTHING if recipe is None else trained.cost(spec.model, recipe, **trust)
@@ -92,10 +94,10 @@ def plan(spec: RunSpec) -> Plan:
         samples=len(job.x),
         batch_size=job.batch_size,
         batches=job.batches,
-        forward_passes=forwards,
-        backward_passes=backward,
+        forward_passes=forwards + planes.forward,
+        backward_passes=backward + planes.backward,
         memory_bytes=2 * job.batch_size * bytes_per_sample(job.victim, job.x, job.y) + 2 * weights,
-        seconds=forwards * measured + backward * backward_seconds,
+        seconds=(forwards + planes.forward) * measured + backward * backward_seconds,
         training_passes=training.passes,
         training_seconds=training.seconds,
         steps=job.length,

@@ -102,6 +102,7 @@ def prepare(
             *few,
             *cautions.not_probed(skipped),
         ),
+        surface=settings.surface,
     )
 
 

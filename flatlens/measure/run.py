@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from flatlens.measure.job import Job, provenance
 from flatlens.measure.load import load
+from flatlens.measure.surface import surfaces
 from flatlens.progress import Report
 from flatlens.records import cautions, claims, runs
 from flatlens.records.schema import Caution
@@ -99,7 +100,8 @@ def measure(begun: Begun, batches: Sequence[int], *, until: float = math.inf, pr
     for index, piece in begun.job.pieces(batches, progress):
         now = time.perf_counter()
         tables = {"steps": piece.steps, "layers": piece.layers}
-        begun.run.save_part(index, tables, piece.images, piece.notes, now - began)
+        arrays = {"images": piece.images, "gradients": piece.gradients}
+        begun.run.save_part(index, tables, arrays, piece.notes, now - began)
         began = now
         if time.monotonic() >= until:
             return
@@ -112,5 +114,7 @@ def finish(begun: Begun) -> Trace:
     # What is on the disk is judged as any reader would read it, a column at a time.
     made = runs.Run(result.path, result.manifest | {"state": runs.FINISHED}).trace(whole=False)
     made = made.with_cautions(begun.job.cautions(notes, cautions.wrong(made)) + cautions.find(made))
+    if begun.job.surface and (found := surfaces(begun.job, made)) is not None:
+        result.save_surfaces(found)
     result.finish(made.cautions, seconds=round(seconds, 3))
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from torch import nn
 from flatlens.measure import given
 from flatlens.measure.job import Job, provenance
 from flatlens.measure.prepare import prepare
+from flatlens.measure.surface import surfaces
 from flatlens.models import OBJECT, normalized
 from flatlens.progress import Report
 from flatlens.records import cautions, saving
-from flatlens.records.schema import Images
+from flatlens.records.schema import Gradients, Images
 from flatlens.records.trajectory import Trace
 from flatlens.specs.settings import Settings
 from flatlens.victims.layers import HEAD
@@ -43,6 +45,7 @@ def trace(
     bounds: Any = (0.0, 1.0),
     labels: Sequence[str] | None = None,
     dead_units: bool = False,
+    surface: bool = False,
     out: str | Path | None = None,
     force: bool = False,
     progress: Report | None = None,
@@ -74,6 +77,7 @@ def trace(
         bounds: the range of valid inputs.
         labels: names of the classes.
         dead_units: also count, at every step, the ReLU units that pass no gradient (column ``dead_share``).
+        surface: also κ and the loss of 12 samples on planes of inputs and of the head's weight (`Trace.surfaces`).
         out: a new folder to save the trace and its report in, as ``flatlens trace`` would; see `Trace.save`.
         force: replace the run that is in that folder.
         progress: called after every step of a batch.
@@ -98,21 +102,26 @@ def trace(
         settings = Settings(
             given.names("layer", layers, layer, (HEAD,)), given.names("control", controls, control, ()), probes,
             batch_size, seed, given.device(device), given.dtype(dtype), images, bounds, dead_units=dead_units,
+            surface=surface,
         )  # fmt: skip
         job = prepare(net, data.x, data.y, attack=made, settings=settings)
         known = given.labels(labels, job.victim.classes) or data.labels
         pieces = [piece for _, piece in job.pieces(range(job.batches), progress)]
     kept = [piece.images for piece in pieces if piece.images is not None]
+    slopes = [piece.gradients for piece in pieces if piece.gradients is not None]
     result = Trace(
         pa.concat_tables([piece.steps for piece in pieces]),
         pa.concat_tables([piece.layers for piece in pieces]),
         _describe(job, name, data.name, attack if isinstance(attack, str) else None, settings.layer),
         images=Images(*(np.concatenate(column) for column in zip(*kept, strict=True))) if kept else None,
+        gradients=Gradients(*(np.concatenate(column) for column in zip(*slopes, strict=True))) if slopes else None,
         labels=known,
         manifest=provenance(job) | ({} if normalize is None else {"normalize": normalized.plain(normalize)}),
     )
     notes = sum((Counter(piece.notes) for piece in pieces), Counter[str]())
     result = result.with_cautions(job.cautions(notes, cautions.wrong(result)) + cautions.find(result))
+    if job.surface:
+        result = replace(result, surfaces=surfaces(job, result))
     if out is not None:
         result.save(out, force=force)
     warn(result.cautions)
@@ -138,4 +147,5 @@ def _describe(job: Job, model: str, data: str, named: str | None, layers: Sequen
         "dtype": str(job.victim.dtype).removeprefix("torch."),
         "images": job.images,
         "bounds": list(job.victim.bounds),
+        **({"surface": True} if job.surface else {}),
     }

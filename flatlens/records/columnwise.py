@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from flatlens.errors import RunError, one_line
 from flatlens.records import stored
-from flatlens.records.schema import Images
+from flatlens.records.schema import Gradients, Images
 
 
 class StoredTable:
@@ -93,7 +93,7 @@ def tensors(file: Path) -> dict[str, NDArray[Any]]:
     Raises:
         RunError: the file is damaged.
     """
-    kinds = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4"}
+    kinds = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
@@ -125,7 +125,15 @@ def _damaged(file: Path, error: Exception) -> RunError:
 def unread(path: Path) -> Images:
     """A file's inputs, on the disk until they are looked at."""
     held = tensors(path)
+    return Images(**{name: held[name] for name in Images._fields}) if _in_order(held) else stored.images(path)
+
+
+def unread_gradients(path: Path) -> Gradients:
+    """A file's gradients, on the disk until they are looked at."""
+    held = tensors(path)
+    return Gradients(**{name: held[name] for name in Gradients._fields}) if _in_order(held) else stored.gradients(path)
+
+
+def _in_order(held: dict[str, NDArray[Any]]) -> bool:
     sample, step = held["sample"], held["step"]
-    if ((np.diff(sample) > 0) | ((np.diff(sample) == 0) & (np.diff(step) >= 0))).all():
-        return Images(**{name: held[name] for name in Images._fields})
-    return stored.images(path)
+    return bool(((np.diff(sample) > 0) | ((np.diff(sample) == 0) & (np.diff(step) >= 0))).all())

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save
@@ -22,18 +23,22 @@ from flatlens.files.atomic import clear_leftovers, disk, replacing, write_file, 
 from flatlens.files.borders import DamageError, inside
 from flatlens.files.sealing import file_sha256
 from flatlens.files.tensors import concatenate
-from flatlens.records import columnwise, stored
+from flatlens.records import reading, stored
 from flatlens.records.claims import LOCK
-from flatlens.records.columnwise import StoredTable
-from flatlens.records.schema import LAYERS, MEASUREMENT_VERSION, SCHEMA_VERSION, STEPS, Caution, Images
+from flatlens.records.schema import LAYERS, MEASUREMENT_VERSION, SCHEMA_VERSION, STEPS, Caution, Gradients, Images
+from flatlens.records.surfaces import Surfaces
 from flatlens.records.trajectory import Trace
 from flatlens.specs.run import KEYS, RunSpec, difference, from_dict
 from flatlens.specs.toml import parse_toml
 
 RUNNING, FINISHED = "running", "finished"
 _TABLES = {"steps": STEPS, "layers": LAYERS}
-SMALL = 8_000_000  # bytes of tables that are read whole in any case
-FILES = ("spec.toml", "steps.parquet", "layers.parquet", "images.safetensors", "spectrum.parquet")
+_ARRAYS = ("images", "gradients")
+"""What is kept of each batch beside its tables, where there is any."""
+FILES = (
+    "spec.toml", "steps.parquet", "layers.parquet", "images.safetensors", "gradients.safetensors",
+    "surfaces.safetensors", "spectrum.parquet", "peers.parquet",
+)  # fmt: skip
 """Of these a finished run's manifest tells the SHA-256."""
 _NOTES, _SECONDS = b"flatlens.notes", b"flatlens.seconds"
 _SPEC_BYTES = 1 << 20
@@ -138,23 +143,24 @@ class Run:
         self,
         index: int,
         tables: Mapping[str, pa.Table],
-        images: Images | None,
+        arrays: Mapping[str, Images | Gradients | None],
         notes: Mapping[str, int],
         seconds: float = 0.0,
     ) -> None:
         """Keep one finished batch, which took ``seconds``.
 
-        The table of steps is written last, with the notes: where it is, all is there, and the hashes of all three, too.
-        Batches may be saved in any order and by several processes.
+        ``arrays`` are its ``images`` and ``gradients``. The table of steps is written last, with the notes: where it
+        is, all is there, and the hashes of all, too. Batches may be saved in any order and by several processes.
         """
         with disk(self.path):
             self._part(index, "").parent.mkdir(exist_ok=True)
             files: dict[str, str] = {}
-            self._part(index, "images.safetensors").unlink(missing_ok=True)
-            if images is not None:
-                name = "images.safetensors"
-                write_file(self._part(index, name), save(stored.as_tensors(images)))
-                files[name] = file_sha256(self._part(index, name))
+            for kind in _ARRAYS:
+                name, kept = f"{kind}.safetensors", arrays.get(kind)
+                self._part(index, name).unlink(missing_ok=True)
+                if kept is not None:
+                    write_file(self._part(index, name), save(stored.as_tensors(kept)))
+                    files[name] = file_sha256(self._part(index, name))
             for name in ("layers.parquet", "steps.parquet"):
                 with replacing(self._part(index, name)) as file:
                     known = {_NOTES: json.dumps(dict(notes)), _SECONDS: repr(seconds)}
@@ -181,10 +187,10 @@ class Run:
                 ):
                     for i in range(count):
                         writer.write_table(pq.read_table(self._part(i, f"{name}.parquet")))
-            parts = [part for i in range(count) if (part := self._part(i, "images.safetensors")).exists()]
-            if parts:
-                with replacing(self.path / "images.safetensors") as file:
-                    concatenate(parts, file)
+            for name in (f"{kind}.safetensors" for kind in _ARRAYS):
+                if parts := [part for i in range(count) if (part := self._part(i, name)).exists()]:
+                    with replacing(self.path / name) as file:
+                        concatenate(parts, file)
             for i in range(count):
                 known = pq.read_schema(self._part(i, "steps.parquet")).metadata or {}
                 notes.update(json.loads(known.get(_NOTES, b"{}")))
@@ -210,11 +216,19 @@ class Run:
                 self.files[name] = file_sha256(self.path / name)
                 self.write_manifest()
 
-    def save_spectrum(self, table: pa.Table) -> None:
-        """Keep the spectral densities beside the tables."""
+    def save_table(self, name: str, table: pa.Table) -> None:
+        """Keep one more table, ``spectrum`` or ``peers``, beside those of a finished run."""
         out = io.BytesIO()
         pq.write_table(table, out, write_page_checksum=True)
-        self.keep("spectrum.parquet", out.getvalue())
+        self.keep(f"{name}.parquet", out.getvalue())
+
+    def save_surfaces(self, surfaces: Surfaces) -> None:
+        """Keep the surfaces of a run that is about to be finished."""
+        with disk(self.path):
+            write_file(
+                self.path / "surfaces.safetensors",
+                save({name: np.ascontiguousarray(held) for name, held in surfaces.tensors.items()}),
+            )
 
     def write_manifest(self) -> None:
         """Put the manifest on disk."""
@@ -232,33 +246,7 @@ class Run:
         """
         self.demand_finished()
         with self._whole():
-            tables: dict[str, Any]
-            if whole or self._is_small():
-                tables = {name: stored.table(self.path, name, self.files) for name in _TABLES}
-            else:
-                files = {name: stored.table_file(self.path, name, self.files) for name in _TABLES}
-                tables = {name: StoredTable(file, _TABLES[name]) for name, file in files.items()}
-            stored.check_points(tables["steps"], tables["layers"])
-            images = None
-            if (kept := self.kept("images.safetensors")) is not None:
-                file = stored.image_file(kept, self.files)
-                images = stored.images(file) if whole else columnwise.unread(file)
-            spectrum = stored.table(self.path, "spectrum", self.files) if self.kept("spectrum.parquet") else None
-        labels = self.manifest.get("labels")
-        return Trace(
-            tables["steps"],
-            tables["layers"],
-            self.settings(),
-            cautions=tuple(Caution(c["code"], c["message"]) for c in self.manifest.get("warnings") or ()),
-            images=images,
-            labels=tuple(labels) if labels else None,
-            manifest=self.manifest,
-            spectrum=spectrum,
-        )
-
-    def _is_small(self) -> bool:
-        """Whether opening the tables once for each column would take longer than the work that they are read for."""
-        return sum((self.path / f"{name}.parquet").stat().st_size for name in _TABLES) < SMALL
+            return reading.trace(self, whole=whole)
 
     def kept(self, name: str) -> Path | None:
         """A file that not every run has; one that the manifest does not tell of is left over from something else."""

@@ -14,7 +14,7 @@ from flatlens.specs.run import KEYS, RunSpec, from_dict
 from flatlens.specs.settings import DTYPES
 from flatlens.specs.uris import parse
 
-_ALWAYS = ("batch_size", "seed", "images", "layer", "control")
+_ALWAYS = ("batch_size", "seed", "images", "layer", "control", "surface")
 _ATTACKS_OWN = ("eps", "norm", "steps", "step_size", "random_start", "targeted", "objective", "momentum", "restarts")
 
 
@@ -45,10 +45,14 @@ def save(trace: Trace, folder: str | Path, *, force: bool = False) -> Path:
     if force and path.exists():  # all is prepared: only now what is there goes
         runs.remove(path)
     run = runs.create(path, spec, made_by | known)
-    run.save_part(0, {"steps": trace.steps, "layers": trace.layers}, trace.images, {})
+    arrays = {"images": trace.images, "gradients": trace.gradients}
+    run.save_part(0, {"steps": trace.steps, "layers": trace.layers}, arrays, {})
     run.merge()
-    if trace.spectrum is not None:
-        run.save_spectrum(trace.spectrum)
+    for name, table in (("spectrum", trace.spectrum), ("peers", trace.peers)):
+        if table is not None:
+            run.save_table(name, table)
+    if trace.surfaces is not None:
+        run.save_surfaces(trace.surfaces)
     run.finish(trace.cautions, **({"seconds": made_by["seconds"]} if "seconds" in made_by else {}))
     trace.report(path / "report.html")
     return path

@@ -104,6 +104,26 @@ SPECTRUM = pa.schema(
 )
 """Spectral density of the whole network: weights at eigenvalues, at ``clean``, ``flip`` and ``end``."""
 
+PEERS = pa.schema(
+    [
+        ("sample", pa.int64()),
+        ("at", pa.string()),
+        ("step", pa.int32()),
+        ("layer", pa.string()),
+        ("method", pa.string()),
+        ("exact", pa.bool_()),
+        ("trace", pa.float64()),
+        ("trace_se", pa.float64()),
+        ("top_eigenvalue", pa.float64()),
+        ("peer_trace", pa.float64()),
+        ("peer_trace_se", pa.float64()),
+        ("peer_probes", pa.int32()),
+        # Of largest modulus, which may be a negative one.
+        ("peer_top_eigenvalue", pa.float64()),
+    ]
+)
+"""What PyHessian says of one layer and single samples, at ``clean``, ``flip`` and ``end``, beside flatlens' numbers."""
+
 MEASURES = {
     "relative_flatness": "κ, relative flatness (Petzka et al. 2021)",
     "trace": "Tr H, trace of the Hessian",
@@ -134,3 +154,16 @@ class Images(NamedTuple):
     sample: NDArray[np.int64]
     step: NDArray[np.int32]
     probabilities: NDArray[np.float32]
+
+
+class Gradients(NamedTuple):
+    """What the attack looks at: its gradient by the input at clean, flip, peak and end, by sample, then step.
+
+    ``values`` ``[m, …]`` float32, ``sample`` ``[m]``, ``step`` ``[m]``, ``own`` ``[m]``: 1 where it is of the attack's
+    own objective, as the attack took it; 0 where it took none, and the gradient is the loss's.
+    """
+
+    values: NDArray[np.float32]
+    sample: NDArray[np.int64]
+    step: NDArray[np.int32]
+    own: NDArray[np.uint8]

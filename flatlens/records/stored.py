@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +19,19 @@ from safetensors import SafetensorError, safe_open
 from flatlens.errors import one_line
 from flatlens.files.borders import DamageError, plain_file
 from flatlens.files.sealing import file_sha256
-from flatlens.records.schema import ATTACK, LAYERS, SPECTRUM, STEPS, Images
+from flatlens.records import surfaces as planes
+from flatlens.records.schema import ATTACK, LAYERS, PEERS, SPECTRUM, STEPS, Gradients, Images
+from flatlens.records.surfaces import Surfaces
 
-SCHEMAS = {"steps": STEPS, "layers": LAYERS, "spectrum": SPECTRUM}
+SCHEMAS = {"steps": STEPS, "layers": LAYERS, "spectrum": SPECTRUM, "peers": PEERS}
 KEY = ("path", "restart", "sample", "step", "kind")
 """What a row of ``steps`` is of; a row of ``layers`` is of a layer, too."""
-NEVER_NULL = {"steps": (*KEY, "label", "prediction", "flipped"), "layers": (*KEY, "layer"), "spectrum": ("at",)}
+NEVER_NULL = {
+    "steps": (*KEY, "label", "prediction", "flipped"),
+    "layers": (*KEY, "layer"),
+    "spectrum": ("at",),
+    "peers": ("sample", "at", "step", "layer"),
+}
 _SPARE, _A_BYTE = 200_000, 50
 """Rows that a table may always have, and how many more for each of its bytes: real ones take several bytes each."""
 MOST_PLACES = 20_000_000
@@ -47,7 +54,7 @@ def verify(path: Path, files: Mapping[str, str] | None) -> Path:
 
 
 def table(folder: Path, name: str, files: Mapping[str, str] | None = None) -> pa.Table:
-    """The table ``steps``, ``layers`` or ``spectrum`` of a run's folder. See `pieces`."""
+    """The table ``steps``, ``layers``, ``spectrum`` or ``peers`` of a run's folder. See `pieces`."""
     schema = SCHEMAS[name]
     found = list(pieces(folder, name, files))
     return pa.concat_tables(found) if found else schema.empty_table()
@@ -183,23 +190,57 @@ def images(path: Path, files: Mapping[str, str] | None = None) -> Images:
         DamageError: the file is damaged.
         FileNotFoundError: it is not there.
     """
-    with _images(path, files) as stored:
-        found = {name: stored.get_tensor(name) for name in Images._fields}
-    order = np.lexsort((found["step"], found["sample"]))
-    return Images(**{name: found[name][order] for name in Images._fields})
+    return _by_sample(Images, path, files)
 
 
 def image_file(path: Path, files: Mapping[str, str] | None = None) -> Path:
     """A file of inputs, which holds what flatlens writes; nothing of it is read. See `images`."""
-    with _images(path, files):
+    with _tensors(path, files, _INPUTS):
         return path
 
 
+def gradients(path: Path, files: Mapping[str, str] | None = None) -> Gradients:
+    """The gradients that a run kept, by sample, then step. See `images`."""
+    return _by_sample(Gradients, path, files)
+
+
+def gradient_file(path: Path, files: Mapping[str, str] | None = None) -> Path:
+    """A file of gradients, which holds what flatlens writes; nothing of it is read. See `images`."""
+    with _tensors(path, files, _GRADIENTS):
+        return path
+
+
+def surfaces(path: Path, files: Mapping[str, str] | None = None) -> Surfaces:
+    """The surfaces of a run. See `images`."""
+    with _reading(path, files) as stored:
+        found = {name: stored.get_slice(name) for name in stored.keys() if name in planes.LAYOUT | planes.WEIGHT_LAYOUT}  # noqa: SIM118
+        planes.check_shapes(found)
+        tensors = {name: stored.get_tensor(name) for name in found}
+    planes.check_values(tensors)
+    return Surfaces(tensors)
+
+
+_Kept = TypeVar("_Kept", Images, Gradients)
+
+
+def _by_sample(made: type[_Kept], path: Path, files: Mapping[str, str] | None) -> _Kept:
+    with _tensors(path, files, _INPUTS if made is Images else _GRADIENTS) as stored:
+        found = {name: stored.get_tensor(name) for name in made._fields}
+    order = np.lexsort((found["step"], found["sample"]))
+    return made(**{name: found[name][order] for name in made._fields})
+
+
 @contextlib.contextmanager
-def _images(path: Path, files: Mapping[str, str] | None) -> Iterator[Any]:
+def _tensors(path: Path, files: Mapping[str, str] | None, known: Mapping[str, _Kind]) -> Iterator[Any]:
+    with _reading(path, files) as stored:
+        check_tensors({name: stored.get_slice(name) for name in stored.keys() if name in known}, known, path.name)  # noqa: SIM118
+        yield stored
+
+
+@contextlib.contextmanager
+def _reading(path: Path, files: Mapping[str, str] | None) -> Iterator[Any]:
     try:
         with safe_open(verify(path, files), framework="numpy") as stored:
-            check_images({name: stored.get_slice(name) for name in stored.keys() if name in Images._fields})  # noqa: SIM118
             yield stored
     except (SafetensorError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, DamageError):
@@ -207,32 +248,45 @@ def _images(path: Path, files: Mapping[str, str] | None) -> Iterator[Any]:
         raise DamageError(f"{path.name}: {_what(error)}") from error
 
 
-def as_tensors(images: Images) -> dict[str, np.ndarray[Any, Any]]:
-    """Inputs as the arrays of a file."""
-    return {name: np.ascontiguousarray(values) for name, values in images._asdict().items()}
+def as_tensors(kept: Images | Gradients) -> dict[str, np.ndarray[Any, Any]]:
+    """Inputs or gradients as the arrays of a file."""
+    return {name: np.ascontiguousarray(values) for name, values in kept._asdict().items()}
 
 
-_KINDS = {"x": ("F16", "BF16", "F32", "F64"), "sample": ("I64", "I32"), "step": ("I64", "I32")}
-_KINDS["probabilities"] = _KINDS["x"]
+class _Kind(NamedTuple):
+    """What a tensor of a file may be: its types, and its dimensions; 0 = two or more."""
+
+    types: tuple[str, ...]
+    dimensions: int
+
+
+_NUMBERS, _WHOLE = ("F16", "BF16", "F32", "F64"), ("I64", "I32")
+_PLACES = {"sample": _Kind(_WHOLE, 1), "step": _Kind(_WHOLE, 1)}
+_INPUTS = {"x": _Kind(_NUMBERS, 0), **_PLACES, "probabilities": _Kind(_NUMBERS, 2)}
+_GRADIENTS = {"values": _Kind(("F32",), 0), **_PLACES, "own": _Kind(("U8",), 1)}
 
 
 def check_images(slices: Mapping[str, Any]) -> None:
-    """The tensors of a file of inputs, before they are read: which there are, their types and shapes.
+    """The tensors of a file of inputs, before they are read. See `check_tensors`."""
+    check_tensors(slices, _INPUTS, "images.safetensors")
+
+
+def check_tensors(slices: Mapping[str, Any], known: Mapping[str, _Kind], file: str) -> None:
+    """The tensors of a file of inputs or gradients, before they are read: which there are, their types and shapes.
 
     Raises:
         DamageError: they are not those that flatlens writes.
     """
-    for name, kinds in _KINDS.items():
+    for name, kind in known.items():
         if name not in slices:
-            raise DamageError(f"images.safetensors has no '{name}'")
-        if slices[name].get_dtype() not in kinds:
-            raise DamageError(f"'{name}' of images.safetensors is of type {slices[name].get_dtype()}")
-    shapes = {name: tuple(of.get_shape()) for name, of in slices.items()}
-    wanted = {"x": None, "sample": 1, "step": 1, "probabilities": 2}
-    if any(len(shapes[name]) != size for name, size in wanted.items() if size) or len(shapes["x"]) < 2:
-        raise DamageError(f"the tensors of images.safetensors have the shapes {shapes}")
+            raise DamageError(f"{file} has no '{name}'")
+        if slices[name].get_dtype() not in kind.types:
+            raise DamageError(f"'{name}' of {file} is of type {slices[name].get_dtype()}")
+    shapes = {name: tuple(slices[name].get_shape()) for name in known}
+    if any(len(shapes[name]) != size if size else len(shapes[name]) < 2 for name, (_, size) in known.items()):
+        raise DamageError(f"the tensors of {file} have the shapes {shapes}")
     if len({shape[0] for shape in shapes.values()}) > 1:
-        raise DamageError("the tensors of images.safetensors are of different lengths")
+        raise DamageError(f"the tensors of {file} are of different lengths")
 
 
 def _what(error: Exception) -> str:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from flatlens.errors import LayerError, RunError, SpecError, unknown
 from flatlens.records import valley as valleys
 from flatlens.records.matrices import Index
-from flatlens.records.schema import ATTACK, BEST, MEASURES, Caution, Images
+from flatlens.records.schema import ATTACK, BEST, MEASURES, Caution, Gradients, Images
+from flatlens.records.surfaces import Surfaces
 from flatlens.wording import told
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class Trace:
         labels: names of the classes, or None.
         manifest: what is known of how it was made (versions, hashes, timings).
         spectrum: the table of `SPECTRUM`, where it was asked for.
+        gradients: the attack's gradient at clean, flip, peak and end, where inputs are kept.
+        surfaces: κ and the loss of a few samples on planes of inputs and weights, where they were asked for.
+        peers: the table of `PEERS`, where it was asked for.
     """
 
     steps: pa.Table
@@ -58,6 +62,9 @@ class Trace:
     labels: tuple[str, ...] | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
     spectrum: pa.Table | None = None
+    gradients: Gradients | None = None
+    surfaces: Surfaces | None = None
+    peers: pa.Table | None = None
 
     @cached_property
     def paths(self) -> tuple[str, ...]:

@@ -32,6 +32,8 @@ TARGETS = ("next", "random", "least-likely")
 NO_EPS = ("ddn",)
 UNHASHED = ("device", "images", "name")
 """What does not determine the numbers."""
+LATER = (("surface", False),)
+"""Settings that came later, and their defaults, which stay unwritten: the specs of before keep their hash."""
 OWN_OBJECTIVE = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr"}
 
 
@@ -71,6 +73,7 @@ class RunSpec:
     images: str = "key"
     bounds: tuple[float, float] = (0.0, 1.0)
     dead_units: bool = False
+    surface: bool = False
     train: TrainSpec | None = None
     trust_pickle: bool = False
     trust_remote_code: bool = False
@@ -127,11 +130,11 @@ class RunSpec:
         return ":" in self.attack
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, without what is None."""
+        """Plain data, without what is None and without defaults of settings that came later (`LATER`)."""
         found = {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
-            if value is not None
+            if value is not None and (key, value) not in LATER
         }
         return found if self.train is None else found | {"train": self.train.to_dict()}
 

@@ -69,6 +69,7 @@ class Settings:
         bounds: the range of valid inputs.
         only_correct: leave out samples that are wrong before the attack.
         dead_units: count the ReLU units that pass no gradient.
+        surface: also κ and the loss of a few samples on planes of inputs and of weights.
 
     Raises:
         SpecError: a value cannot be; the message names it as the command line does (`flatlens.wording.python_words`).
@@ -85,6 +86,7 @@ class Settings:
     bounds: tuple[float, float] = (0.0, 1.0)
     only_correct: bool = False
     dead_units: bool = False
+    surface: bool = False
 
     def __post_init__(self) -> None:
         for key in ("probes", "batch_size", "seed"):
@@ -109,7 +111,7 @@ class Settings:
             value = getattr(self, key)
             if value not in known and not (value is None and key == "dtype"):
                 raise SpecError(unknown(key, str(value), known, where="there are"))
-        for key in ("only_correct", "dead_units"):
+        for key in ("only_correct", "dead_units", "surface"):
             typed(key, getattr(self, key), bool, bool)
 
     def _put(self, key: str, value: Any) -> None:

@@ -54,7 +54,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bits") / "run"
     run = execute.run(SPEC, folder)
     columns = {"at": ["clean", "end"], "eigenvalue": [0.5, 1.5], "weight": [0.1, 0.9], "samples": [2, 2]}
-    run.save_spectrum(pa.table(columns, schema=SPECTRUM))
+    run.save_table("spectrum", pa.table(columns, schema=SPECTRUM))
     fl.open(folder).report(folder / "report.html")
     return folder
 

@@ -16,7 +16,7 @@ import pytest
 import flatlens as fl
 from flatlens.errors import RunError
 from flatlens.measure import run as execute
-from flatlens.records import cautions, runs
+from flatlens.records import cautions, reading, runs
 from flatlens.records.digest import digest
 from flatlens.records.runs import StoredTable
 from flatlens.records.schema import STEPS
@@ -35,7 +35,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def every_run_is_large(monkeypatch):
-    monkeypatch.setattr(runs, "SMALL", 0)
+    monkeypatch.setattr(reading, "SMALL", 0)
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -43,13 +43,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
 def same(one: Path, other: Path) -> None:
     for name in ("steps", "layers"):
         assert pq.read_table(one / f"{name}.parquet").equals(pq.read_table(other / f"{name}.parquet")), name
-    a, b = load_file(one / "images.safetensors"), load_file(other / "images.safetensors")
-    assert a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+    for name in ("images", "gradients"):
+        a, b = load_file(one / f"{name}.safetensors"), load_file(other / f"{name}.safetensors")
+        assert a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a), name
 
 
 def test_the_folder_is_what_it_says(whole: runs.Run) -> None:
     files = {p.name for p in whole.path.iterdir()}
-    assert files == {"manifest.json", "spec.toml", "steps.parquet", "layers.parquet", "images.safetensors"}
+    assert files == {
+        "manifest.json",
+        "spec.toml",
+        "steps.parquet",
+        "layers.parquet",
+        "images.safetensors",
+        "gradients.safetensors",
+    }
     manifest = json.loads((whole.path / "manifest.json").read_text())
     assert manifest["state"] == "finished" and manifest["schema_version"] == 1
     assert manifest["batches"] == 4

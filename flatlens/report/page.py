@@ -65,7 +65,6 @@ def document(traces: Sequence[Trace], *, plotly: str | None = None) -> str:
         cautions="".join(_pill(code, message) for code, message in first["cautions"]),
         picture=picture(traces[0]),
         table=_table(first),
-        ridge="",
         footer=escape(f"flatlens {__version__}: this file needs no network."),
     )
 

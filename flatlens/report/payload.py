@@ -15,7 +15,7 @@ from flatlens.records.digest import record as record
 from flatlens.records.schema import ATTACK, MEASURES
 from flatlens.records.trajectory import Trace
 from flatlens.records.valley import Ints, Valley
-from flatlens.report import figures, packing, series
+from flatlens.report import figures, lands, packing, series
 from flatlens.report.density import density
 from flatlens.report.packing import encode, pack
 from flatlens.report.roles import colours, looks
@@ -103,6 +103,9 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
         "lead": [_lead(trace, measure, probe.name, told) for probe in probes for measure in measures],
         "figures": drawn.packed(),
         "images": images(trace, ids, share.images),
+        "surfaces": lands.surfaces(trace),
+        "gradients": lands.gradients(trace.gradients, ids),
+        "peers": lands.peers(trace),
         "eps": _number(trace.spec.get("eps")),
         "spectrum_samples": None if spread is None else spread.samples,
     }

@@ -12,6 +12,8 @@ import { drawPaths, drawStatistics } from "../parts/paths.js";
 import { PLOTS, drawFilm, drawPlot, moveDot } from "../parts/plots.js";
 import { drawGallery, drawRail, drawSelection, listenRail, markGallery } from "../parts/rail.js";
 import { listenExport } from "../parts/export.js";
+import { drawRidge, listenRidge } from "../parts/ridge.js";
+import { drawPeers } from "../parts/peers.js";
 
 /** @typedef {import("../core/types.js").Data} Data */
 /** @typedef {import("../core/types.js").Run} Run */
@@ -44,6 +46,7 @@ export function start(data) {
     if (name === "dots") WITH_SAMPLE.forEach((plot) => near(plot) && moveDot(view, plot));
     else if (name === "film") drawFilm(view);
     else if (name === "rail") drawRail(view);
+    else if (name === "ridge") drawRidge(view);
     else if (near(name)) drawPlot(view, name);
     else stale.add(name);
   }
@@ -69,14 +72,14 @@ export function start(data) {
     view.state = settle(runs, asked);
     view.run = runs[view.state.run];
     const moved = (/** @type {(keyof State)[]} */ ...keys) => keys.some((key) => JSON.stringify(before[key]) !== JSON.stringify(view.state[key]));
-    if (moved("run")) { drawMast(view); menus(); }
+    if (moved("run")) { drawMast(view); menus(); drawPeers(view); later("ridge"); }
     if (moved("run", "measure", "layer")) { drawLead(view); drawStatistics(view); }
     if (moved("run", "measure", "layer", "off")) drawPaths(view);
     if (moved("run", "measure", "layer", "align", "off", "path", "brush")) { later(...NAMES); controls(); }
     else if (moved("sample")) later(...WITH_SAMPLE);
     if (moved("run", "measure", "layer", "path", "brush", "filter", "order")) { drawGallery(view); drawSelection(view); }
     else if (moved("sample")) markGallery(view);
-    if (moved("sample", "step")) { later("dots", "film"); announce(); }
+    if (moved("sample", "step")) { later("dots", "film", "ridge"); announce(); }
     later("rail");
     if (!quiet) history[moved("step") && !moved("sample") ? "replaceState" : "pushState"](null, "", write(runs, view.state));
   }
@@ -124,7 +127,8 @@ export function start(data) {
   function all() {
     view.colours = palette(data);
     drawMast(view); menus(); controls(); drawLead(view); drawPaths(view); drawStatistics(view); drawGallery(view); drawSelection(view);
-    later(...NAMES, "rail");
+    drawPeers(view);
+    later(...NAMES, "rail", "ridge");
   }
 
   const step = listenRail(view);
@@ -132,6 +136,7 @@ export function start(data) {
   $("measure").addEventListener("change", () => change({ measure: $("measure").value }));
   $("theme").addEventListener("click", () => { dress(theme() === "dark" ? "light" : "dark"); keep(theme()); all(); });
   listenExport(view);
+  listenRidge(view);
   window.addEventListener("hashchange", () => { quiet = true; change(read(runs, location.hash)); quiet = false; });
   window.addEventListener("popstate", () => { quiet = true; change(read(runs, location.hash)); quiet = false; });
   document.addEventListener("keydown", (event) => keys(event, view, step));
@@ -143,7 +148,7 @@ export function start(data) {
   new ResizeObserver(() => {
     if (document.documentElement.clientWidth === width) return;
     width = document.documentElement.clientWidth;
-    later(...NAMES);
+    later(...NAMES, "ridge");
   }).observe(document.documentElement);
   document.querySelectorAll("figure.watched").forEach((node) => watch.observe(node));
   all();

@@ -59,6 +59,7 @@ def document(traces: Sequence[Trace], *, plotly: str | None = None) -> str:
         data=packing.compressed(packing.to_json(data)),
         script='"use strict";\n(() => {\n' + joined(PROGRAM) + "\nopen();\n})();",
         plotly=plotly,
+        packed=True,
         sentence="".join(_spoken(text, role) for text, role in said["sentence"]),
         below=escape(said["below"]),
         numbers="".join(f"<li><b>{escape(a)}</b>{_span(b)}{_span(c)}</li>" for a, b, c in said["numbers"]),

@@ -12,6 +12,7 @@ from string import Template
 from flatlens.errors import ResourceError
 from flatlens.files.atomic import clear_leftovers, write_file
 from flatlens.files.borders import DamageError, plain_file
+from flatlens.report.packing import compressed
 
 PLOTLY = "plotly.min.js"
 POLICY = "default-src 'none'; script-src {}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
@@ -20,7 +21,15 @@ BUNDLE = "plotly-cartesian.min.js"
 
 
 def document(
-    template: str, *, title: str, css: str, data: str, script: str, plotly: str | None = None, **texts: str
+    template: str,
+    *,
+    title: str,
+    css: str,
+    data: str,
+    script: str,
+    plotly: str | None = None,
+    packed: bool = False,
+    **texts: str,
 ) -> str:
     """A page as text.
 
@@ -31,12 +40,15 @@ def document(
         data: text that cannot end its element (`packing.to_json`, `packing.compressed`).
         script: the page's program.
         plotly: the relative URL of a plotly.min.js to link; None puts plotly into the page.
+        packed: the program unpacks plotly itself, where it is in the page.
         texts: HTML for the template's other places.
     """
     program = "\n" + inline(script) + "\n"
     if plotly is None:
         own = inline(asset(BUNDLE))
-        allowed, nonce, library = f"{_hash(own)} {_hash(program)}", "", f"<script>{own}</script>"
+        allowed, nonce = f"{_hash(own)} {_hash(program)}", ""
+        held = f'<script type="application/octet-stream" id="plotly">{compressed(own)}</script>'
+        library = held if packed else f"<script>{own}</script>"
     else:
         # A file has no origin that a policy could name: only scripts that bear the page's own mark run. The mark
         # depends on all that comes from outside, so that nothing from outside can bear it.

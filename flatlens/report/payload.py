@@ -65,6 +65,8 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
     lines = len(trace.paths) * (len(series.FLOW) + len(probes) * len(measures))
     affordable = share.curves // max(lines * length * 4, 1)
     chosen = series.pick(flips[ATTACK], int(np.clip(affordable, 12, MOST_SAMPLES)))
+    if trace.surfaces is not None:  # whose landscape is there, they are there too
+        chosen = np.union1d(chosen, np.flatnonzero(np.isin(label.sample, trace.surfaces.sample)))
     ids = label.sample[chosen]
     told = series.accuracy(trace)
     seen = looks(trace.paths)

@@ -73,7 +73,7 @@ def lead(trace: Trace, found: Mapping[str, Valley], accuracy: Accuracy) -> Lead:
     ]
     theirs = Part(_percent(other), "cross")
     low, middle, high = difference(found[ATTACK], found[control])
-    span = f"95 %: {_span(share)} and {_span(other)}."
+    span = f"95 %: {_span(share)}, {_span(other)}."
     if abs(middle) < ALIKE or low <= 0 <= high:
         sentence = (mine, Part(f" of the {_flipped(share)} end in a flat valley under attack, and "), theirs,
                     Part(f" on {name}."))  # fmt: skip

@@ -8,8 +8,8 @@ export const ORDERS = ["id", "flip", "rise"];
 
 /** The first sample that flips inside its path is the most telling one to open with. @param {Run} run */
 export function firstSample(run) {
-  const held = run.images ? new Set(run.images.sample) : null;
-  const flip = run.paths[0].flip.values;
+  const kept = run.surfaces?.length ? run.surfaces.map((s) => s.sample) : run.images?.sample;
+  const held = kept ? new Set(kept) : null, flip = run.paths[0].flip.values;
   const at = run.sample.findIndex((id, i) => flip[i] > 1 && (!held || held.has(id)));
   return Math.max(0, at);
 }

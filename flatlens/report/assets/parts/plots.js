@@ -10,8 +10,8 @@ import { fade } from "../core/colours.js";
 
 /** @typedef {import("../pages/run.js").View} View */
 
-/** @type {any} */
-const Plotly = /** @type {any} */ (globalThis).Plotly;
+/** @returns {any} */
+const plotly = () => /** @type {any} */ (globalThis).Plotly;
 
 const LINES = 120;
 
@@ -68,7 +68,7 @@ export function drawPlot(view, name) {
   const layout = { ...drawn.layout, uirevision: `${view.state.run}|${plot.variant(view)}`, dragmode: y ? "select" : "zoom", height: heightOf(name, node), selectdirection: "any", hoverdistance: 14, newselection: { line: { color: view.colours.ink, width: 1, dash: "dot" } } };
   if (window.innerWidth < 640) narrow(layout, name);
   const first = !node.data;
-  Plotly.react(node, [...under, ...drawn.data, ...over], layout, CONFIG);
+  plotly().react(node, [...under, ...drawn.data, ...over], layout, CONFIG);
   node.setAttribute("aria-label", describe(view, name));
   node.dot = over.length && y ? under.length + drawn.data.length + over.length - 1 : -1;
   if (first) listen(view, name, node);
@@ -80,7 +80,7 @@ export function moveDot(view, name) {
   const node = $(name), y = /** @type {any} */ (PLOTS[name]).y;
   if (!node.data || !y || node.dot < 0) return;
   const i = view.state.sample, t = view.state.step;
-  Plotly.restyle(node, { x: [[xOf(view, name)(i, t)]], y: [[y(view, i, t)]] }, [node.dot]);
+  plotly().restyle(node, { x: [[xOf(view, name)(i, t)]], y: [[y(view, i, t)]] }, [node.dot]);
 }
 
 /** @param {View} view */
@@ -94,7 +94,7 @@ function ring(view) {
 function heightOf(name, node) {
   if (name === "valley") return window.innerWidth < 640 ? 300 : Math.round(Math.min(540, Math.max(360, window.innerHeight * 0.46)));
   if (name === "layers") return node.data ? node.clientHeight : undefined;
-  return 252;
+  return 214;
 }
 
 /** On a telephone names at the lines' ends have no room. @param {any} layout @param {Name} name */
@@ -145,7 +145,7 @@ function listen(view, name, node) {
       ? view.run.sample.map((_, i) => i).filter((i) => Array.from({ length: view.run.steps + 1 }, (_, t) => t).some((t) => between(xOf(view, name)(i, t), x) && between(height(i, t), heights)))
       : inBox(view.run, view.state, height, x, heights);
     view.change({ brush: box.length ? box : null, ...(box.length && !box.includes(view.state.sample) ? { sample: box[0], step: -1 } : {}) });
-    Plotly.relayout(node, { selections: [] });
+    plotly().relayout(node, { selections: [] });
     return log;
   });
   node.on("plotly_relayout", (/** @type {any} */ event) => {
@@ -157,7 +157,7 @@ function listen(view, name, node) {
       const twin = $(other);
       if (other === name || !PLOTS[other].steps || !twin.data) continue;
       twin.linked = true;
-      Plotly.relayout(twin, { "xaxis.range": range }).then(() => { twin.linked = false; });
+      plotly().relayout(twin, { "xaxis.range": range }).then(() => { twin.linked = false; });
     }
   });
 }

@@ -35,7 +35,9 @@ SYMBOLS = {
     "ggn_trace": "Tr GGN",
     "scale_free": "κ / (c · gap²)",
 }
-LEDGER = {"whole": "log₁₀ κ", "confidence": "log₁₀ c", "features": "log₁₀ ‖a‖²", "dispersion": "log₁₀ dispersion"}
+DENSITY_DECADES = 7
+"""Of a spectral density that are drawn: what lies below is no eigenvalue of so many."""
+LEDGER = {"whole": "κ", "confidence": "c, confidence", "features": "‖a‖²", "dispersion": "dispersion"}
 
 
 def valley(
@@ -150,9 +152,17 @@ def layers(trace: Trace, measure: str = "relative_flatness", *, path: str = ATTA
 
 
 def sharpness(
-    found: dict[str, series.Curve], seen: dict[str, Look], measure: str, *, aligned: bool, scale: str = "log"
+    found: dict[str, series.Curve],
+    seen: dict[str, Look],
+    measure: str,
+    *,
+    aligned: bool,
+    scale: str = "log",
+    small: bool = False,
 ) -> Plain:
-    """The picture: one measure along all paths."""
+    """The picture: one measure along all paths; a ``small`` one names nothing, and draws no noise."""
+    if small:
+        found = {path: curve for path, curve in found.items() if seen[path].role != "noise"}
     few = {path: FEWEST if seen[path].role == "noise" else 1 for path in found}
     bands = {path: _shown(curve, aligned, few[path]) for path, curve in found.items()}
     bands = {path: band for path, band in bands.items() if len(band.position)}
@@ -162,15 +172,18 @@ def sharpness(
     xs = _span(found[ATTACK].aligned if aligned else found[ATTACK].raw, aligned)
     ys = _heights([bands[path] for path in bands if seen[path].role != "noise"], xs, scale)
     shapes, notes = _sides(xs) if aligned else ([], [])
-    notes += _names(bands, seen, xs, ys, scale)
-    if aligned and scale == "log":
+    if small:
+        notes = []
+    else:
+        notes += _names(bands, seen, xs, ys, scale)
+    if aligned and not small and scale == "log":
         notes += _uncanny(bands.get(ATTACK), xs, ys)
     layout = _layout(
         xaxis=_steps(aligned, xs),
         yaxis={"type": scale, "range": ys, "title": {"text": f"{SYMBOLS[measure]}, sharp ↑"}, **_decades(ys, scale)},
         shapes=shapes,
         annotations=notes,
-        margin={"l": LEFT, "r": RIGHT, "t": TOP, "b": BOTTOM},
+        **({} if small else {"margin": {"l": LEFT, "r": RIGHT, "t": TOP, "b": BOTTOM}}),
     )
     return {"data": data, "layout": layout}
 
@@ -225,7 +238,7 @@ def decades(found: dict[str, series.Curve], *, aligned: bool) -> Plain:
     xs = _span(found["whole"].aligned if aligned else found["whole"].raw, aligned)
     layout = _layout(
         xaxis=_steps(aligned, xs),
-        yaxis={"title": {"text": "change since clean, decades"}, "zeroline": True},
+        yaxis={"title": {"text": "decades since clean"}, "zeroline": True},
         showlegend=True,
     )
     return {"data": data, "layout": layout}
@@ -308,9 +321,12 @@ def spectrum(position: Floats, curves_at: dict[str, Floats], tick: list[float], 
         | {"name": at, "showlegend": True}
         for (at, density), (role, dash) in zip(curves_at.items(), roles, strict=False)
     ]
+    highest = max((float(np.max(density)) for density in curves_at.values()), default=1.0) or 1.0
     layout = _layout(
         xaxis={"tickvals": tick, "ticktext": value, "title": {"text": "eigenvalue"}},
-        yaxis={"type": "log", "title": {"text": "density"}, "exponentformat": "power"}, showlegend=True,
+        yaxis={"type": "log", "title": {"text": "density"}, "exponentformat": "power", "nticks": 5,
+               "range": [np.log10(highest) - DENSITY_DECADES, np.log10(highest) + 0.3]},
+        showlegend=True,
     )  # fmt: skip
     return {"data": data, "layout": layout}
 

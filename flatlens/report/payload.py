@@ -82,7 +82,7 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
             drawn.add("layers", key(measure), figures.heat(by_layer))
     spread = density(trace)
     if spread is not None:
-        values = [f"{value:.0e}" if value else "0" for value in spread.value]
+        values = [f"{value:g}".replace("-", "−") for value in spread.value]
         drawn.add("spectrum", "", figures.spectrum(spread.position, spread.curves, spread.tick.tolist(), values))
     return {
         "name": name,
@@ -180,7 +180,7 @@ def _layer(
     for aligned in (True, False):
         variant = key(layer=index, aligned=aligned)
         if free[ATTACK].raw.n.any():
-            drawn.add("free", variant, figures.sharpness(free, seen, "scale_free", aligned=aligned))
+            drawn.add("free", variant, figures.sharpness(free, seen, "scale_free", aligned=aligned, small=True))
         if ledger is not None:
             drawn.add("ledger", variant, figures.decades(ledger, aligned=aligned))
         if loose is not None:

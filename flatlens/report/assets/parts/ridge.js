@@ -69,7 +69,7 @@ export function drawRidge(view) {
   $("ridge-note").textContent = choice.plane === "input"
     ? `Sharp only along the boundary: the attack and the straight line climb the same ridge, and it is flat on either side. The attack’s iterates are projected, at most ${num(attack ? attack.off : 0, 2)} off the plane (from clean to end it is ${num(length, 2)}). A plane is a choice. At the head a ridge is expected, for κ contains Σ p(1 − p).`
     : "Across: the eigenvector of the largest eigenvalue of this layer’s Hessian. Up: the change of the weights that acts on the logits as the attack’s change of the features does. Clean, flip and end are on one scale.";
-  $("lands").replaceChildren("with a surface: ", ...view.run.surfaces.map((s) => {
+  $("lands").replaceChildren("Samples with a surface: ", ...view.run.surfaces.map((s) => {
     const i = view.run.sample.indexOf(s.sample);
     return make("button", { type: "button", "aria-pressed": String(s === of), disabled: i < 0, onclick: () => view.change({ sample: i, step: -1 }) }, String(s.sample));
   }));

@@ -240,6 +240,7 @@ def decades(found: dict[str, series.Curve], *, aligned: bool) -> Plain:
         xaxis=_steps(aligned, xs),
         yaxis={"title": {"text": "decades since clean"}, "zeroline": True},
         showlegend=True,
+        legend=_inside(1.0, "top"),
     )
     return {"data": data, "layout": layout}
 
@@ -256,7 +257,7 @@ def tightness(found: dict[str, series.Curve], *, aligned: bool) -> Plain:
     layout = _layout(
         xaxis=_steps(aligned, xs),
         yaxis={"type": "log", "title": {"text": "bound ÷ true rise"}, "exponentformat": "power"},
-        shapes=[one], showlegend=True,
+        shapes=[one], showlegend=True, legend=_inside(0.0, "bottom"),
     )  # fmt: skip
     return {"data": data, "layout": layout}
 
@@ -499,6 +500,12 @@ def _layout(**parts: Any) -> Plain:
         "hoverlabel": {"bgcolor": colour("ink"), "bordercolor": colour("ink"),
                        "font": {"color": colour("card"), "size": 12}},
     } | parts  # fmt: skip
+
+
+def _inside(y: float, anchor: str) -> Plain:
+    """A legend in a small figure's empty corner: above it, it would take a third of the height."""
+    return {"orientation": "v", "x": 1, "xanchor": "right", "y": y, "yanchor": anchor, "bgcolor": "rgba(0,0,0,0)",
+            "font": {"size": 11}, "itemwidth": 30}  # fmt: skip
 
 
 def _stroke(role: str, width: float, dash: str = "solid") -> Plain:

@@ -19,7 +19,7 @@
  *   lead: Lead[], figures: Record<string, Figure>, images: Kept | null, surfaces: any[], gradients: any, peers: any[][], eps: number | null,
  *   spectrum_samples: number | null }} Run
  */
-/** @typedef {{ colours: Record<string, Record<string, string>>, measures: Record<string, string>, symbols: Record<string, string>, runs: Run[] }} Data */
+/** @typedef {{ colours: Record<string, Record<string, string>>, measures: Record<string, string>, symbols: Record<string, string>, runs: Run[], compared: Record<string, any[]> }} Data */
 /**
  * @typedef {{ run: number, sample: number, step: number, align: "flip" | "raw", measure: string, layer: number,
  *   path: number, off: string[], brush: number[] | null, filter: string, order: string }} State

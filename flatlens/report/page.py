@@ -57,7 +57,7 @@ def document(traces: Sequence[Trace], *, plotly: str | None = None) -> str:
         title=title(traces[0].spec),
         css=styles() + "\n" + parts.asset("run.css"),
         data=packing.compressed(packing.to_json(data)),
-        script='"use strict";\n(() => {\n' + joined(PROGRAM) + "\nopen();\n})();",
+        script=joined(PROGRAM) + "\nopen();",
         plotly=plotly,
         packed=True,
         sentence="".join(_spoken(text, role) for text, role in said["sentence"]),

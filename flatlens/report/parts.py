@@ -43,7 +43,7 @@ def document(
         packed: the program unpacks plotly itself, where it is in the page.
         texts: HTML for the template's other places.
     """
-    program = "\n" + inline(script) + "\n"
+    program = f'\n"use strict";\n(() => {{\n{inline(script)}\n}})();\n'
     if plotly is None:
         own = inline(asset(BUNDLE))
         allowed, nonce = f"{_hash(own)} {_hash(program)}", ""
@@ -62,7 +62,7 @@ def document(
         plotly=library,
         nonce=nonce,
         data=data,
-        script=program.strip("\n"),
+        script=program,
         **texts,
     )
 

@@ -108,7 +108,7 @@ function show(column, item) {
   if (column.kind === "state") return stateCell(item.cell, f);
   if (!f || !f.n) return make("td", { class: "empty" }, "–");
   const title = column.kind === "median" ? `median of ${count(f.n)} flipped samples` : `${count(f.count)} of ${count(f.n)}`;
-  if (column.kind === "median") return make("td", { title }, column.write(f.value), Number.isNaN(f.low) ? null : make("small", {}, `${column.write(f.low)} … ${column.write(f.high)}`));
+  if (column.kind === "median") return make("td", { title }, column.write(f.value), Number.isNaN(f.low) ? null : make("small", {}, ` ${column.write(f.low)} … ${column.write(f.high)}`));
   const numbers = [percent(f.value), make("small", { title: f.runs ? `median and range of ${f.runs} runs` : null }, ` ${(100 * f.low).toFixed(1)}–${(100 * f.high).toFixed(1)}${f.runs ? ` of ${f.runs}` : ""}`)];
   return make("td", { title }, ...numbers, column.plainly || column.path !== 0 ? null : make("small", { class: "drawn" }, both(item, f)));
 }
@@ -122,7 +122,7 @@ function stateCell(cell, name) {
 // The attack's share and its control's on one line, each with its interval.
 function both(item, f) {
   const c = CONTROL < 0 ? null : across(item, (one) => shareOf(rowOf(one, CONTROL), state.share));
-  return make("span", { class: "both" }, whisker(f, pathColour(0)), c && c.n ? whisker(c, pathColour(CONTROL), true) : null);
+  return make("span", { class: "both" }, c && c.n ? whisker(c, pathColour(CONTROL), true) : null, whisker(f, pathColour(0)));
 }
 
 function whisker(f, colour, hollow = false) {

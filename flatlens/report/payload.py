@@ -107,6 +107,7 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
             for path in trace.paths
         ],
         "results": layers,
+        "ledger": [series.told(trace, probe.name) for probe in probes],
         "lead": [_lead(trace, measure, probe.name, told) for probe in probes for measure in measures],
         "figures": drawn.packed(),
         "images": images(trace, ids, share.images),

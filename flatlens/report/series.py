@@ -130,20 +130,18 @@ def ledger(trace: Trace, layer: str, path: str = ATTACK) -> dict[str, Curve] | N
 
 
 def told(trace: Trace, layer: str) -> str:
-    """The attack's ledger in a sentence: what the median sample's κ is made of, from clean to peak and on to the end."""
-    of = ledgers.ledger(trace, layer=layer)
-    moves = of.moves(flip_step(trace) >= 0)
+    """The attack's ledger in a sentence: medians over the flipped, from clean to the peak and on to the end."""
+    moves = ledgers.ledger(trace, layer=layer).moves(flip_step(trace) >= 0)
     whole, confidence = moves[ledgers.WHOLE], moves[ledgers.CONFIDENCE]
     if not whole.rise.n or np.isnan(confidence.rise.value):
         return ""
-    said = [
-        f"of the {abs(a.value):.1f} decades {way} {abs(b.value):.1f} are softmax confidence"
-        for way, a, b in (
-            ("up to the peak", whole.rise, confidence.rise),
-            ("down to the end", whole.fall, confidence.fall),
-        )
-    ]
-    return f"In the median of {whole.rise.n:,} flipped samples {', '.join(said)}."
+    up, own_up, down, own_down = (
+        f"{abs(of.value):.1f}" for of in (whole.rise, confidence.rise, whole.fall, confidence.fall)
+    )
+    return (
+        f"κ rises by {up} decades to the peak, softmax confidence alone by {own_up}; it falls by {down} to the end, "
+        f"confidence alone by {own_down} (medians of {whole.rise.n:,} flipped samples)."
+    )
 
 
 def looseness(trace: Trace, layer: str, path: str = ATTACK) -> dict[str, Curve] | None:

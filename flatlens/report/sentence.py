@@ -78,7 +78,7 @@ def lead(trace: Trace, found: Mapping[str, Valley], accuracy: Accuracy) -> Lead:
         sentence = (mine, Part(f" of the {_flipped(share)} end in a flat valley under attack, and "), theirs,
                     Part(f" on {name}."))  # fmt: skip
         below = (
-            "Crossing a boundary confidently is enough for a valley: the straight line knows nothing of the attack. "
+            "Crossing a boundary confidently is enough: the line knows nothing of the attack. "
         )
         below += span
     elif middle > 0:

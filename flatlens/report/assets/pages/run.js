@@ -128,6 +128,7 @@ export function start(data) {
 
   function all() {
     view.colours = palette(data);
+    $("ridge-card").hidden = !view.run.surfaces.length;
     drawMast(view); menus(); controls(); drawLead(view); drawPaths(view); drawStatistics(view); drawGallery(view); drawSelection(view);
     drawPeers(view);
     later(...NAMES, "rail", "ridge", "compare");
@@ -146,12 +147,12 @@ export function start(data) {
   document.addEventListener("keydown", (event) => event.key === "Shift" && drag("zoom"));
   window.addEventListener("beforeprint", () => { printing = true; [...stale].forEach((name) => { stale.delete(name); drawPlot(view, name); }); });
   window.addEventListener("afterprint", () => { printing = false; });
-  let width = document.documentElement.clientWidth;
+  let width = $("valley").clientWidth;
   new ResizeObserver(() => {
-    if (document.documentElement.clientWidth === width) return;
-    width = document.documentElement.clientWidth;
+    if ($("valley").clientWidth === width) return;
+    width = $("valley").clientWidth;
     later(...NAMES, "ridge", "compare");
-  }).observe(document.documentElement);
+  }).observe($("valley"));
   document.querySelectorAll("figure.watched").forEach((node) => watch.observe(node));
   all();
   document.documentElement.dataset.ready = "yes";

@@ -100,8 +100,9 @@ function heightOf(name, node) {
 /** On a telephone names at the lines' ends have no room. @param {any} layout @param {Name} name */
 function narrow(layout, name) {
   if (name !== "valley") return;
-  layout.margin = { ...layout.margin, l: 46, r: 8 };
-  layout.annotations = (layout.annotations ?? []).filter((/** @type {any} */ note) => !note.name).map((/** @type {any} */ note) => ({ ...note, text: note.text.replace("prediction ", "") }));
+  layout.margin = { ...layout.margin, l: 40, r: 8 };
+  layout.yaxis = { ...layout.yaxis, title: { text: "" } };
+  layout.annotations = (layout.annotations ?? []).filter((/** @type {any} */ note) => !note.name && note.yref === "paper").map((/** @type {any} */ note) => ({ ...note, text: note.text.replace("prediction ", "") }));
 }
 
 /** @param {number} n @param {number} most */

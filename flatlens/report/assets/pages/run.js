@@ -21,7 +21,7 @@ import { drawCompare, drawSame } from "../parts/compare.js";
 /** @typedef {import("../core/types.js").State} State */
 /**
  * @typedef {{ data: Data, run: Run, state: State, colours: Record<string, string>,
- *   change: (parts: Partial<State>) => void, tell: (at: any, text: string) => void }} View
+ *   change: (parts: Partial<State>) => void, tell: (at: any, text: string) => void, paper: boolean }} View
  */
 
 const NAMES = /** @type {(keyof typeof PLOTS)[]} */ (Object.keys(PLOTS));
@@ -31,7 +31,7 @@ const WITH_SAMPLE = NAMES.filter((name) => "y" in PLOTS[name] || name === "peak"
 export function start(data) {
   const runs = data.runs, waiting = new Set();
   /** @type {View} */
-  const view = { data, run: runs[0], state: read(runs, location.hash), colours: palette(data), change, tell };
+  const view = { data, run: runs[0], state: read(runs, location.hash), colours: palette(data), change, tell, paper: false };
   view.run = runs[view.state.run];
   let quiet = false;
 
@@ -145,8 +145,21 @@ export function start(data) {
   document.addEventListener("keydown", (event) => keys(event, view, step));
   document.addEventListener("keyup", (event) => event.key === "Shift" && drag("select"));
   document.addEventListener("keydown", (event) => event.key === "Shift" && drag("zoom"));
-  window.addEventListener("beforeprint", () => { printing = true; [...stale].forEach((name) => { stale.delete(name); drawPlot(view, name); }); });
-  window.addEventListener("afterprint", () => { printing = false; });
+  // Paper is light and has a width of its own; its figures are drawn at once, since printing does not wait.
+  let screen = theme();
+  window.addEventListener("beforeprint", () => { screen = theme(); paper(true); });
+  window.addEventListener("afterprint", () => paper(false));
+  /** @param {boolean} begins */
+  function paper(begins) {
+    view.paper = begins;
+    printing = begins;
+    dress(begins ? "light" : screen);
+    view.colours = palette(data);
+    drawPaths(view);
+    NAMES.forEach((name) => (near(name) ? drawPlot(view, name) : stale.add(name)));
+    drawRidge(view);
+    drawRail(view);
+  }
   let width = $("valley").clientWidth;
   new ResizeObserver(() => {
     if ($("valley").clientWidth === width) return;

@@ -428,6 +428,8 @@ def _heights(bands: list[Band], xs: list[float], scale: str) -> list[float]:
 def _decades(ys: list[float], scale: str) -> Plain:
     if scale != "log":
         return {}
+    if ys[1] - ys[0] < 1.5:  # hardly a power of ten is in it
+        return {"nticks": 6, "exponentformat": "power"}
     return {"dtick": max(1, int(np.ceil((ys[1] - ys[0]) / 9))), "exponentformat": "power"}
 
 

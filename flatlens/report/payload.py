@@ -26,8 +26,10 @@ from flatlens.specs.wording import text
 MOST_SAMPLES = 140
 """Samples whose own curves (and images) are embedded."""
 CURVE_BYTES = 8_000_000
-IMAGE_BYTES = 20_000_000
+IMAGE_BYTES = 5_000_000
 """What all runs of one page together may spend on curves of single samples, and on images."""
+LARGE = 3 * 64 * 64
+"""Numbers of an input beyond which it is kept in 8 bits: at four moments, ImageNet's take 0.6 MB a sample."""
 MOST_CLASSES = 1000
 """Probabilities of more classes than this are not embedded."""
 
@@ -112,7 +114,7 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
         "figures": drawn.packed(),
         "images": images(trace, ids, share.images),
         "surfaces": lands.surfaces(trace),
-        "gradients": lands.gradients(trace.gradients, ids),
+        "gradients": lands.gradients(trace.gradients, ids, share.images // 2),
         "peers": lands.peers(trace),
         "eps": _number(trace.spec.get("eps")),
         "spectrum_samples": None if spread is None else spread.samples,
@@ -241,8 +243,10 @@ def images(trace: Trace, ids: Ints, budget: int) -> Plain | None:
     shape = kept.x.shape[1:]
     drawable = len(shape) == 3 and shape[0] in (1, 3)
     classes = kept.probabilities.shape[-1]
-    # 16 bits are steps of 1/65,535 of the range: finer than any perturbation that is shown enlarged.
-    size = 2 * int(np.prod(shape)) * drawable + 4 * classes * (classes <= MOST_CLASSES)
+    # 16 bits are steps of 1/65,535 of the range: finer than any change that is shown. Large inputs have 8.
+    numbers = int(np.prod(shape))
+    bits = 16 if numbers <= LARGE else 8
+    size = bits // 8 * numbers * drawable + 4 * classes * (classes <= MOST_CLASSES)
     per_sample = size * max(len(kept.x) / max(len(np.unique(kept.sample)), 1), 1)
     few = has[series.spread(len(has), max(int(budget / max(per_sample, 1)), 1))]
     rows = np.flatnonzero(np.isin(kept.sample, few))
@@ -258,7 +262,8 @@ def images(trace: Trace, ids: Ints, budget: int) -> Plain | None:
         x = np.nan_to_num(kept.x[rows].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         low, high = float(min(x.min(), 0.0)), float(max(x.max(), 1.0))
         out |= {"low": low, "high": high}
-        out["x"] = encode(np.round((x - low) / (high - low) * 65535).astype("<u2"), "u16")
+        levels = np.round((x - low) / (high - low) * (2**bits - 1))
+        out["x"] = encode(levels.astype(f"<u{bits // 8}"), f"u{bits}")
     if classes <= MOST_CLASSES:
         out["p"] = pack(kept.probabilities[rows])
     return out

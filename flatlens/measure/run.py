@@ -112,6 +112,6 @@ def finish(begun: Begun) -> Trace:
     notes, seconds = result.merge()
     # What is on the disk is judged as any reader would read it, a column at a time.
     made = runs.Run(result.path, result.manifest | {"state": runs.FINISHED}).trace(whole=False)
-    made = made.with_cautions(begun.job.cautions(notes, cautions.wrong(made)) + cautions.find(made))
+    made = made.with_cautions(begun.job.cautions(notes, cautions.wrong(made)) + cautions.of_trace(made))
     result.finish(made.cautions, seconds=round(seconds, 3))
     return made

@@ -120,7 +120,7 @@ def trace(
         manifest=provenance(job) | ({} if normalize is None else {"normalize": normalized.plain(normalize)}),
     )
     notes = sum((Counter(piece.notes) for piece in pieces), Counter[str]())
-    result = result.with_cautions(job.cautions(notes, cautions.wrong(result)) + cautions.find(result))
+    result = result.with_cautions(job.cautions(notes, cautions.wrong(result)) + cautions.of_trace(result))
     if out is not None:
         result.save(out, force=force)
     warn(result.cautions)

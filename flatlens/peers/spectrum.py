@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from flatlens.errors import DataError
-from flatlens.measure import load as loading
+from flatlens.measure import load
 from flatlens.peers.pyhessian import pyhessian_density
 from flatlens.records import runs
 from flatlens.records.schema import SPECTRUM
@@ -19,7 +19,7 @@ SAMPLES = 16
 STEPS = 40
 
 
-def add(run: runs.Run) -> runs.Run:
+def add_spectrum(run: runs.Run) -> runs.Run:
     """Measure the densities of a finished run and keep them in its folder; nothing to do where they are there.
 
     Raises:
@@ -35,9 +35,7 @@ def add(run: runs.Run) -> runs.Run:
     if len(chosen) == 0:
         raise DataError("--spectrum compares the clean input, the flip and the end, and no sample flips")
     labels = torch.from_numpy(trace.matrix("label").values[chosen, 0])
-    model = loading.load(
-        dataclasses.replace(run.spec, control=(), limit=None, samples=(0,), only_correct=False)
-    ).job.model
+    model = load.load(dataclasses.replace(run.spec, control=(), limit=None, samples=(0,), only_correct=False)).job.model
     kept = enumerate(zip(trace.images.sample, trace.images.step, strict=True))
     # At its last step a path's own point comes first, a best one after it.
     where = {(int(s), int(t)): i for i, (s, t) in reversed(list(kept))}

@@ -153,7 +153,7 @@ def flip_and_peak(
 ) -> go.Figure:
     """Flip step against peak step of all flipped samples; a mark's area is the number of samples."""
     measure, layer = _known(trace, measure, layer)
-    cells = series.cells(trace.valley(measure, layer=layer, path=path))
+    cells = series.flip_peak_counts(trace.valley(measure, layer=layer, path=path))
     end = trace.matrix("margin", path=path).values.shape[1] - 1
     figure = go.Figure()
     figure.add_scatter(x=[0, end], y=[0, end], mode="lines", line={"color": "#9AA6B5", "dash": "dot"}, hoverinfo="skip")

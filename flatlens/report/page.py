@@ -8,8 +8,8 @@ from typing import Any
 
 from flatlens.errors import RunError
 from flatlens.records.trajectory import Trace
-from flatlens.report import parts, payload
-from flatlens.report.parts import save_plotly as save_plotly
+from flatlens.report import html_file, page_data
+from flatlens.report.html_file import save_plotly as save_plotly
 from flatlens.specs.values import shown
 
 SCRIPTS = ("data.js", "look.js", "path.js", "compare.js", "inspector.js", "header.js", "page.js")
@@ -31,7 +31,7 @@ def write(traces: Sequence[Trace], file: Path, *, plotly: str | None = None) -> 
         RunError: there is no trace, or one without rows.
         ResourceError: the file cannot be written.
     """
-    return parts.save(document(traces, plotly=plotly), Path(file))
+    return html_file.save(document(traces, plotly=plotly), Path(file))
 
 
 def document(traces: Sequence[Trace], *, plotly: str | None = None) -> str:
@@ -44,12 +44,12 @@ def document(traces: Sequence[Trace], *, plotly: str | None = None) -> str:
         raise RunError("a report needs at least one run")
     if not all(trace.steps.num_rows and trace.layers.num_rows for trace in traces):
         raise RunError("a run without measured samples cannot be drawn")
-    return parts.document(
+    return html_file.document(
         "page.html",
         title=title(traces[0].spec),
-        css=parts.asset("page.css"),
-        data=payload.to_json(payload.pages(traces)),
-        script=parts.asset(*SCRIPTS),
+        css=html_file.asset("page.css"),
+        data=page_data.to_json(page_data.pages(traces)),
+        script=html_file.asset(*SCRIPTS),
         plotly=plotly,
     )
 

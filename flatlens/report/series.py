@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from flatlens.records import valley as valleys
+from flatlens.records import valley
 from flatlens.records.digest import Accuracy as Accuracy
 from flatlens.records.digest import accuracy as accuracy
 from flatlens.records.schema import ATTACK, MEASURES
@@ -45,7 +45,7 @@ class Curve(NamedTuple):
     aligned: Band
 
 
-class Cells(NamedTuple):
+class FlipPeakCounts(NamedTuple):
     """How many flipped samples share a flip step and a peak step; all ``[m]``."""
 
     flip: Ints
@@ -85,20 +85,20 @@ def flip_step(trace: Trace, path: str = ATTACK) -> Ints:
     """First flipped step of each sample that started right and unflipped; -1 where there is none."""
     flipped = trace.matrix("flipped", path=path).values
     right = trace.matrix("prediction", path=path).values == trace.matrix("label", path=path).values
-    return valleys.find(np.zeros(flipped.shape), flipped, correct=right[:, 0]).flip_step
+    return valley.judge(np.zeros(flipped.shape), flipped, correct=right[:, 0]).flip_step
 
 
 def curve(values: Floats, flip: Ints) -> Curve:
     """Median, quartiles, mean and n by step, and by offset from the flip (flipped samples only)."""
-    offsets, shifted = valleys.align(values, flip)
-    return Curve(valleys.band(values), valleys.band(shifted, offsets))
+    offsets, shifted = valley.align(values, flip)
+    return Curve(valley.band(values), valley.band(shifted, offsets))
 
 
-def cells(valley: Valley) -> Cells:
+def flip_peak_counts(valley: Valley) -> FlipPeakCounts:
     """Counts of flip step × peak step, over flipped samples whose measure is finite."""
     at = valley.flipped & valley.finite
     pairs, count = np.unique(np.stack([valley.flip_step[at], valley.peak_step[at]], axis=1), axis=0, return_counts=True)
-    return Cells(pairs[:, 0], pairs[:, 1], count)
+    return FlipPeakCounts(pairs[:, 0], pairs[:, 1], count)
 
 
 def factors(trace: Trace, layer: str, flip: Ints, *, path: str = ATTACK) -> dict[str, Curve] | None:

@@ -113,7 +113,7 @@ def _layer(trace: Trace, path: str, layer: str, flip: Ints, ids: Ints, measures:
             continue
         rows = series.rows_of(matrix.sample, ids)
         found = trace.valley(measure, layer=layer, path=path)
-        grid = series.cells(found)
+        grid = series.flip_peak_counts(found)
         looks[measure] = curve(series.curve(matrix.values, found.flip_step)) | {
             "lines": pack(series.take(matrix.values, rows)),
             "peak": pack(np.where(rows >= 0, found.peak_step[rows], -1)),

@@ -31,7 +31,7 @@ RECORD_SIDE = (
     "flatlens.sweeps.folder",
     "flatlens.sweeps.owners",
     "flatlens.sweeps.opening",
-    "flatlens.sweeps.cells",
+    "flatlens.sweeps.finished",
     "flatlens.sweeps.tables",
     "flatlens.export.table",
     "flatlens.sweeps.supervisor",

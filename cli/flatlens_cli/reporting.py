@@ -26,15 +26,15 @@ def report(
     quiet: options.Quiet = False,
 ) -> None:
     """Draw a run's report again, several runs on one page, or a sweep, finished or not."""
-    from flatlens.sweeps import folder as sweep
-    from flatlens.sweeps import opening as folders
+    from flatlens.sweeps.folder import is_sweep, load_sweep
+    from flatlens.sweeps.opening import demand
 
     for path in run:
-        folders.demand(path)
-    sweeps = [path for path in run if sweep.is_sweep(path)]
+        demand(path)
+    sweeps = [path for path in run if is_sweep(path)]
     if sweeps and len(run) > 1:
         raise UsageError(f"'{sweeps[0]}' is a sweep, which is drawn on a page of its own; name it alone")
-    file = sweep.load(sweeps[0]).report(out) if sweeps else _runs(run, out)
+    file = load_sweep(sweeps[0]).report(out) if sweeps else _runs(run, out)
     if json:
         terminal.emit({"report": file, "runs": run})
     elif not quiet:
@@ -47,6 +47,3 @@ def _runs(run: list[Path], out: Path | None) -> Path:
 
     traces = [runs.load(path).trace(whole=False) for path in run]
     return page.write(traces, out or (run[0] / "report.html" if len(run) == 1 else Path("report.html")))
-
-
-COMMANDS = (report,)

@@ -50,7 +50,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def clear_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove what `replacing` has left of writers that were killed; whoever still writes holds a lock on his file."""
+    """Remove the temporary files of writers that were killed; one that is still alive holds a lock on its file."""
     for left in folder.glob(f".{glob.escape(name) if name != '*' else name}.*.tmp"):
         with contextlib.suppress(OSError):
             if left.is_file() and not left.is_symlink() and is_written(left):

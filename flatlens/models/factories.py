@@ -21,7 +21,7 @@ from flatlens.specs.uris import Uri
 
 
 def make(uri: Uri, shape: tuple[int, ...], classes: int) -> nn.Module:
-    """What ``file.py:factory`` or ``pkg.module:factory`` returns, or is if it is a model already.
+    """The model of ``file.py:NAME`` or ``pkg.module:NAME``: what that function returns, or itself if it is a model.
 
     Args:
         uri: its scheme is the file or the module, its path the name in there.

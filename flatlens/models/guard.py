@@ -1,6 +1,6 @@
-"""The one wrapper around the user's model: whatever it does at whatever pass becomes one line that names the pass.
+"""The one wrapper around the user's model: whatever goes wrong in it becomes one line that names the pass.
 
-Also what is refused by name before any pass is made: models that have no weights yet, or none that can be probed.
+Models that cannot be measured, such as those without weights, are refused here before any pass is made.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Where:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Whatever comes out of the model in here is told of this pass; out of memory and Ctrl-C go through."""
+        """Errors of the model in this block become a line that names the pass; out of memory and Ctrl-C go through."""
         try:
             yield
         except (KeyboardInterrupt, PassError):
@@ -92,7 +92,7 @@ class Where:
 
 @contextmanager
 def net(what: str, *, memory: bool = True) -> Iterator[None]:
-    """What a model's code throws outside of a pass that is told of: a copy, a hook, a check. Bugs of ours go through.
+    """Errors of the model's code outside of a pass, in a copy, a hook or a check, become one line; our own go through.
 
     Args:
         what: for messages: ``"while it is checked"``.

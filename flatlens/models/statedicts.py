@@ -1,4 +1,4 @@
-"""Whose weights a checkpoint holds: found in what people nest them in, and fitted to a model's names."""
+"""The weights in a checkpoint: found in the tables that people nest them in, and matched to a model's names."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ BOUND_ROUNDING = 1e-9
 """By how much, relatively, a float64 loss may exceed its certificate's bound by rounding."""
 
 
-def find(trace: Trace) -> tuple[Caution, ...]:
-    """All that the tables give cause to warn of, each with its figure."""
+def of_trace(trace: Trace) -> tuple[Caution, ...]:
+    """All cautions that the tables call for, each with its figure."""
     checks = (
         _accuracy,
         _not_finite,
@@ -256,7 +256,7 @@ def not_normalised(right: int, gained: int, lost: int, n: int, mean: str, std: s
         gained: those that are only when standardised.
         lost: those that are no longer when standardised.
         n: of how many.
-        mean: of the inputs, by channel, as one would type it.
+        mean: of the inputs, by channel, as people type it.
         std: their standard deviation, likewise.
     """
     changed = gained + lost

@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from flatlens.errors import LayerError, RunError, SpecError, unknown
-from flatlens.records import valley as valleys
 from flatlens.records.matrices import Index
 from flatlens.records.schema import ATTACK, BEST, MEASURES, Caution, Gradients, Images
 from flatlens.records.surfaces import Surfaces
+from flatlens.records.valley import TAU, Valley, judge
 from flatlens.wording import told
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Trace:
         return np.asarray(values.reshape(len(np.unique(sample)), -1))
 
     def _ends(self, path: str) -> tuple[pa.Table, NDArray[np.intp], NDArray[np.int64]]:
-        """The rows of a path, where in them each run ends with its best point or else its last, and whose it is."""
+        """The rows of a path; where among them each run's result is (its best point, or its last); and its sample."""
         rows = self.steps.filter(pc.equal(self.steps["path"], path))
         sample, step, restart = (rows[name].to_numpy() for name in ("sample", "step", "restart"))
         best = pc.equal(rows["kind"], BEST).to_numpy()
@@ -191,9 +191,9 @@ class Trace:
         *,
         layer: str | None = None,
         path: str = ATTACK,
-        tau: float = valleys.TAU,
+        tau: float = TAU,
         restart: int = 0,
-    ) -> valleys.Valley:
+    ) -> Valley:
         """Who flipped, who ran into a valley; ``.summary()`` gives fractions and medians with intervals.
 
         It is of the path, step by step, of one run of the attack; what all its runs found is in `result`.
@@ -211,7 +211,7 @@ class Trace:
         flipped, prediction, label = (
             self.matrix(name, path=path, restart=restart).values for name in ("flipped", "prediction", "label")
         )
-        return valleys.find(
+        return judge(
             sharpness.values,
             flipped,
             sharpness.sample,

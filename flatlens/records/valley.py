@@ -194,7 +194,7 @@ class Summary(_Statistics):
         return "\n".join([*(f"Caution: {text}" for text in self.cautions), "Summary", *lines])
 
 
-def find(
+def judge(
     measure: Floats,
     flipped: Bools,
     sample: Ints | None = None,

@@ -10,9 +10,9 @@ from typing import Any
 from flatlens.errors import RunError
 from flatlens.records.schema import ATTACK
 from flatlens.records.trajectory import Trace
-from flatlens.report import figures, packing, parts, payload, series, static_svg
+from flatlens.report import figures, html_file, packing, page_data, series, static_svg
+from flatlens.report.html_file import save_plotly as save_plotly
 from flatlens.report.modules import joined
-from flatlens.report.parts import save_plotly as save_plotly
 from flatlens.report.roles import looks, styles
 from flatlens.specs.values import shown
 from flatlens.version import __version__
@@ -36,7 +36,7 @@ def write(traces: Sequence[Trace], file: Path, *, plotly: str | None = None) -> 
         RunError: there is no trace, or one without rows.
         ResourceError: the file cannot be written.
     """
-    return parts.save(document(traces, plotly=plotly), Path(file))
+    return html_file.save(document(traces, plotly=plotly), Path(file))
 
 
 def document(traces: Sequence[Trace], *, plotly: str | None = None) -> str:
@@ -49,13 +49,13 @@ def document(traces: Sequence[Trace], *, plotly: str | None = None) -> str:
         raise RunError("a report needs at least one run")
     if not all(trace.steps.num_rows and trace.layers.num_rows for trace in traces):
         raise RunError("a run without measured samples cannot be drawn")
-    data = payload.pages(traces)
+    data = page_data.pages(traces)
     first = data["runs"][0]
     said = first["lead"][0]
-    return parts.document(
+    return html_file.document(
         "page.html",
         title=title(traces[0].spec),
-        css=styles() + "\n" + parts.asset("run.css"),
+        css=styles() + "\n" + html_file.asset("run.css"),
         data=packing.compressed(packing.to_json(data)),
         script=joined(PROGRAM) + "\nopen();",
         plotly=plotly,

@@ -274,7 +274,7 @@ def test_rounding_is_no_caution(kind: str) -> None:
 
 
 def test_every_command_has_examples_that_it_would_take(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in app.app.registered_commands:
+    for command in app.application().registered_commands:
         name = str(command.name)
         lines = examples.EXAMPLES[name]
         assert app.run([name, "--help"]) == 0

@@ -70,7 +70,7 @@ ODD = (
 )  # fmt: skip
 
 
-COMMAND = typer.main.get_command(app.app)
+COMMAND = typer.main.get_command(app.application())
 
 
 @pytest.fixture

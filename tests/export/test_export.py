@@ -26,7 +26,7 @@ from flatlens.export import formats
 from flatlens.export import images as arrays
 from flatlens.export import table as exporting
 from flatlens.records.schema import LAYERS, STEPS
-from flatlens.sweeps import cells as results
+from flatlens.sweeps import finished
 from tests.edited import unsealed
 from tests.small_sweep import CNN, copied
 
@@ -175,7 +175,7 @@ def test_a_run_has_neither_key_nor_settings_in_front(cell, tmp_path):
 
 
 def test_images_of_all_runs_are_one_archive(own):
-    bare = results.done(own)[1]
+    bare = finished.keys(own)[1]
     (own.cell(bare) / "images.safetensors").unlink()
     done = exporting.export(own.path, images=True)
     assert done.images == own.path / "export.npz"
@@ -232,7 +232,7 @@ def test_no_name_in_the_archive_leads_out_of_it(own):
 
 
 def test_an_unfinished_sweep_gives_what_is_finished(own, capsys):
-    keys = results.done(own)
+    keys = finished.keys(own)
     for key in keys[2:]:
         shutil.rmtree(own.cell(key))
     assert app.run(["export", str(own.path)]) == 0
@@ -253,7 +253,7 @@ def test_an_unfinished_sweep_gives_what_is_finished(own, capsys):
 @pytest.mark.parametrize("name", ["steps.parquet", "layers.parquet"])
 @pytest.mark.parametrize("how", ["gone", "cut", "other"])
 def test_a_damaged_run_is_named_and_nothing_is_left_behind(own, name, how):
-    keys = results.done(own)
+    keys = finished.keys(own)
     file = own.cell(keys[3]) / name
     if how == "gone":
         file.unlink()
@@ -279,7 +279,7 @@ def test_a_file_begun_before_the_damage_is_found_is_let_go_of_in_silence(own, na
     said = []
     monkeypatch.setattr(sys, "unraisablehook", said.append)
     monkeypatch.setattr(formats, "_GATHERED", 1)
-    (own.cell(results.done(own)[3]) / "steps.parquet").write_bytes(b"PAR1")
+    (own.cell(finished.keys(own)[3]) / "steps.parquet").write_bytes(b"PAR1")
     with pytest.raises(RunError, match="is damaged"):
         exporting.export(own.path, format=name)
     gc.collect()
@@ -295,7 +295,7 @@ def test_a_damaged_run_by_itself_is_to_be_run_again(cell, tmp_path):
 
 
 def test_damaged_images_are_named(own):
-    key = results.done(own)[0]
+    key = finished.keys(own)[0]
     (own.cell(key) / "images.safetensors").write_bytes(b"12345678{}")
     with pytest.raises(RunError, match=f"cell {key} of the sweep in '.*' is damaged"):
         exporting.export(own.path, images=True)
@@ -369,13 +369,13 @@ def test_the_format_is_the_files_own(own, tmp_path, capsys):
 
 
 def test_json_says_what_was_written(own, capsys):
-    (own.cell(results.done(own)[0]) / "images.safetensors").unlink()
+    (own.cell(finished.keys(own)[0]) / "images.safetensors").unlink()
     assert app.run(["export", str(own.path), "--images", "--json"]) == 0
     printed = capsys.readouterr()
     said = json.loads(printed.out)
     assert said["file"] == str(own.path / "export.csv")
-    assert said["without_images"] == results.done(own)[:1]
-    assert f'1 of 5 runs keep no inputs (images = "none"): {results.done(own)[0]}' in printed.err
+    assert said["without_images"] == finished.keys(own)[:1]
+    assert f'1 of 5 runs keep no inputs (images = "none"): {finished.keys(own)[0]}' in printed.err
 
 
 def test_stdout_holds_the_table_alone_also_when_its_reader_leaves(own):

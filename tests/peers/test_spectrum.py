@@ -70,6 +70,6 @@ def test_it_is_kept_in_the_run_and_drawn(tmp_path: Path) -> None:
 
 def test_it_says_what_it_needs(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="needs the inputs of the run"):
-        spectrum.add(run(RunSpec(**(SPEC.__dict__ | {"images": "none"})), tmp_path / "a"))
+        spectrum.add_spectrum(run(RunSpec(**(SPEC.__dict__ | {"images": "none"})), tmp_path / "a"))
     with pytest.raises(DataError, match="no sample flips"):
-        spectrum.add(run(RunSpec(**(SPEC.__dict__ | {"eps": 1e-6})), tmp_path / "b"))
+        spectrum.add_spectrum(run(RunSpec(**(SPEC.__dict__ | {"eps": 1e-6})), tmp_path / "b"))

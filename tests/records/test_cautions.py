@@ -45,7 +45,7 @@ def trace(spec: dict[str, Any] | None = None, **columns: Any) -> Trace:
 
 
 def codes(found: Trace) -> dict[str, str]:
-    return {c.code: c.message for c in cautions.find(found)}
+    return {c.code: c.message for c in cautions.of_trace(found)}
 
 
 def row(values: list[float], default: list[float] | float) -> np.ndarray:

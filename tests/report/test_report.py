@@ -17,7 +17,7 @@ import pytest
 
 from flatlens.errors import LayerError, ResourceError, RunError, SpecError
 from flatlens.records.schema import Caution
-from flatlens.report import figures, page, parts, payload, series
+from flatlens.report import figures, html_file, page, page_data, series
 from tests.browser import chromium, opened
 from tests.synthetic import make_trace
 
@@ -49,22 +49,22 @@ def with_column(table, name, values):
 
 
 def test_statistics_are_those_of_valley(trace):
-    run = payload.pages([trace])["runs"][0]
+    run = page_data.pages([trace])["runs"][0]
     for path in run["paths"]:
         for layer, found in zip(run["layers"], path["layers"], strict=True):
             for measure, look in found["measures"].items():
                 expected = trace.valley(measure, layer=layer["name"], path=path["name"]).summary()
-                assert look["summary"] == payload.record(expected)
+                assert look["summary"] == page_data.record(expected)
 
 
 def test_aggregates_are_over_all_samples_and_lines_over_a_few():
     trace = make_trace(900, 10)
-    run = payload.pages([trace])["runs"][0]
+    run = page_data.pages([trace])["runs"][0]
     values = trace.matrix("relative_flatness", layer="head").values
     look = run["paths"][0]["layers"][0]["measures"]["relative_flatness"]
     np.testing.assert_allclose(unpack(look["raw"]["median"]), np.median(values, axis=0), rtol=1e-6)
     assert (unpack(look["raw"]["n"]) == 900).all()
-    assert len(run["sample"]) == payload.MOST_SAMPLES and len(run["lines"]) == payload.MOST_LINES
+    assert len(run["sample"]) == page_data.MOST_SAMPLES and len(run["lines"]) == page_data.MOST_LINES
     np.testing.assert_allclose(unpack(look["lines"]), values[run["sample"]], rtol=1e-6)
     cells = look["cells"]
     assert unpack(cells["count"]).sum() == trace.valley().summary().flipped.count
@@ -114,7 +114,7 @@ def test_100_000_samples_make_a_bounded_file(tmp_path):
 def test_images_are_bounded_and_precise(trace):
     budget = 40_000
     ids = trace.matrix("label").sample
-    kept = payload.images(trace, ids, budget)
+    kept = page_data.images(trace, ids, budget)
     assert 0 < kept["samples"] < len(ids)
     assert len(kept["x"]["u16"]) < 1.5 * budget
     drawn = kept["low"] + unpack(kept["x"]).astype(float) * (kept["high"] - kept["low"]) / 65535
@@ -126,7 +126,7 @@ def test_images_are_bounded_and_precise(trace):
     ("value", "kind"), [(1.0, "f32"), (1e-200, "f64"), (1e90, "f64"), (np.nan, "f32"), (np.inf, "f32")]
 )
 def test_small_and_large_numbers_survive(value, kind):
-    packed = payload.pack(np.array([0.0, value]))
+    packed = page_data.pack(np.array([0.0, value]))
     assert list(packed) == [kind, "shape"]
     assert unpack(packed)[1] == value or not np.isfinite(value)
 
@@ -148,7 +148,7 @@ def test_what_comes_from_outside_cannot_become_markup(trace):
     names = {"labels": (HOSTILE,) * 10, "cautions": (Caution(HOSTILE, HOSTILE),), "model": HOSTILE}
     hostile = make_trace(12, 5, (HOSTILE,), controls=(HOSTILE,), **names)
     text = page.document([hostile, trace])
-    outside = text.replace(parts.inline(parts.get_plotlyjs()), "")
+    outside = text.replace(html_file.inline(html_file.get_plotlyjs()), "")
     assert HOSTILE not in outside and "<img" not in outside and "onerror=window.owned=1>" not in outside
     assert outside.count("<script") == outside.count("</script") == 3
     assert embedded(text)["runs"][0]["cautions"] == [[HOSTILE, HOSTILE]]
@@ -156,7 +156,7 @@ def test_what_comes_from_outside_cannot_become_markup(trace):
 
 def test_the_file_refers_to_nothing_outside(trace):
     text = page.document([trace])
-    own = text.replace(parts.inline(parts.get_plotlyjs()), "")
+    own = text.replace(html_file.inline(html_file.get_plotlyjs()), "")
     assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", own)
     assert not re.search(r"https?://", own)
     assert "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:" in own
@@ -180,19 +180,19 @@ def test_two_machines_may_write_a_page_at_the_same_time(tmp_path, monkeypatch):
 
     def later(number):
         if waiting:
-            parts.save(waiting.pop(), file)
+            html_file.save(waiting.pop(), file)
         sync(number)
 
     monkeypatch.setattr(os, "fsync", later)
-    parts.save("ours", file)
+    html_file.save("ours", file)
     assert file.read_text() == "ours" and [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_plotly_can_be_shared_by_many_pages(trace, tmp_path):
     shared = page.save_plotly(tmp_path)
-    assert shared.name == "plotly.min.js" and shared.read_text() == parts.get_plotlyjs()
+    assert shared.name == "plotly.min.js" and shared.read_text() == html_file.get_plotlyjs()
     shared.write_text("kept")
-    assert page.save_plotly(tmp_path).read_text() == parts.get_plotlyjs()
+    assert page.save_plotly(tmp_path).read_text() == html_file.get_plotlyjs()
     text = page.document([trace], plotly='../"><script>/plotly.min.js')
     assert len(text) < 2_000_000 and text.count("<script") == text.count("</script") == 3
     policy = re.search(r"Content-Security-Policy\" content=\"(.*?)\"", text)[1]
@@ -202,8 +202,8 @@ def test_plotly_can_be_shared_by_many_pages(trace, tmp_path):
 
 
 def test_runs_are_named_by_what_differs():
-    assert payload.run_names([{"eps": 0.1, "model": "m"}, {"eps": 0.3, "model": "m"}]) == ["eps 0.1", "eps 0.3"]
-    assert payload.run_names([{"eps": 0.1}, {"eps": 0.1}]) == ["run 1", "run 2"]
+    assert page_data.run_names([{"eps": 0.1, "model": "m"}, {"eps": 0.3, "model": "m"}]) == ["eps 0.1", "eps 0.3"]
+    assert page_data.run_names([{"eps": 0.1}, {"eps": 0.1}]) == ["run 1", "run 2"]
 
 
 def test_drawing_needs_no_torch():
@@ -487,7 +487,7 @@ def test_several_runs_share_a_page(browser, tmp_path):
 
 
 def test_the_page_has_what_hangs_on_no_choice(trace):
-    run = payload.pages([trace])["runs"][0]
+    run = page_data.pages([trace])["runs"][0]
     assert run["attacked_at"] == "last iterate"
     for path in run["paths"]:
         for layer, found in zip(run["layers"], path["layers"], strict=True):

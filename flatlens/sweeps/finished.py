@@ -17,10 +17,10 @@ from flatlens.sweeps.folder import DONE, STATES, Sweep
 from flatlens.sweeps.opening import damaged
 
 if TYPE_CHECKING:
-    from flatlens.report.sweep_payload import Cell
+    from flatlens.report.sweep_data import DrawnCell
 
 
-def done(sweep: Sweep) -> list[str]:
+def keys(sweep: Sweep) -> list[str]:
     """The keys of the finished cells, in the order of the plan."""
     there = sweep.keys("cells")
     return [key for key in sweep.plan if key in there]
@@ -61,7 +61,7 @@ def figures(sweep: Sweep, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def trace(sweep: Sweep, key: str) -> Trace:
     """The trace of a finished cell, by its key or the first digits of it."""
-    key = find(sweep, key)
+    key = full_key(sweep, key)
     if not sweep.is_done(key):
         failure = sweep.failure(key)
         why = "" if failure is None else f": {failure.error}"
@@ -72,7 +72,7 @@ def trace(sweep: Sweep, key: str) -> Trace:
         raise damaged(sweep.cell(key), error.__cause__ or error) from error
 
 
-def find(sweep: Sweep, text: str) -> str:
+def full_key(sweep: Sweep, text: str) -> str:
     """The key that is meant by its first digits."""
     if text in sweep.plan:
         return text
@@ -93,8 +93,8 @@ def draw(sweep: Sweep, file: Path) -> Path:
     return sweep_page.write(_cells(sweep, file.parent), file, name=sweep.path.resolve().name)
 
 
-def _cells(sweep: Sweep, folder: Path) -> list[Cell]:
-    from flatlens.report.sweep_payload import Cell
+def _cells(sweep: Sweep, folder: Path) -> list[DrawnCell]:
+    from flatlens.report.sweep_data import DrawnCell
 
     state = sweep.state()
     states = {key: name for name in STATES for key in getattr(state, name)}
@@ -107,11 +107,13 @@ def _cells(sweep: Sweep, folder: Path) -> list[Cell]:
             except RunError as damage:
                 about, found, error = {}, None, str(damage)
             seconds = about.get("seconds")
-            cells.append(Cell(key, spec, found, _link(sweep.cell(key) / "report.html", folder), DONE, error, seconds))
+            cells.append(
+                DrawnCell(key, spec, found, _link(sweep.cell(key) / "report.html", folder), DONE, error, seconds)
+            )
         else:
             failure = sweep.failure(key)
             error = None if failure is None else failure.error
-            cells.append(Cell(key, spec, None, None, states[key], error))
+            cells.append(DrawnCell(key, spec, None, None, states[key], error))
     return cells
 
 

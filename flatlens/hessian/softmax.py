@@ -88,6 +88,13 @@ def gradient_norm(soft: Softmax, y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     return soft.p.scatter(1, label, soft.q.gather(1, label)).norm(dim=1)
 
 
+def cross_entropy(logits: Float[Tensor, "n k"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """−log p_y in nats, to full relative accuracy also where it is far below 1: log(1 + Σ_{j≠y} exp(z_j − z_y))."""
+    label = y.to(logits.device).unsqueeze(1)
+    others = torch.logsumexp(logits.scatter(1, label, -torch.inf), 1)
+    return torch.nn.functional.softplus(others - logits.gather(1, label).squeeze(1), threshold=40.0)
+
+
 def participation(soft: Softmax) -> Float[Tensor, " n"]:
     """(Tr A)² / ‖A‖_F², between 1 and K − 1: how many eigenvalues carry the confidence term.
 

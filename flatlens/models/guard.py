@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from flatlens.errors import FlatlensError, LayerError, LayerPassError, ModelError, PassError, ResourceError, one_line
+from flatlens.specs.catalogue import CONTROLS
 
-ATTACK = "attack"
 _QUANTIZED = (
     "torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized", "torch.nn.quantized",
     "torchao.", "bitsandbytes.",
@@ -46,7 +46,7 @@ class Where:
     def __str__(self) -> str:
         if self.path is None:
             return "while it is tried, before the attack"
-        which = "the attack" if self.path == ATTACK else f"the control {self.path}"
+        which = f"the {'control ' if self.path in CONTROLS else ''}{self.path}"
         run = f"run {self.restart + 1} of " if self.restart else ""
         return f"at pass {self.passes}: step {max(0, self.passes - 1)} of batch {self.batch} of {run}{which}"
 

@@ -10,7 +10,7 @@ from typing import Any
 from flatlens.errors import RunError
 from flatlens.records.schema import ATTACK
 from flatlens.records.trajectory import Trace
-from flatlens.report import figures, html_file, packing, page_data, series, static_svg
+from flatlens.report import drawn, html_file, packing, page_data, series, static_svg
 from flatlens.report.html_file import save_plotly as save_plotly
 from flatlens.report.modules import joined
 from flatlens.report.roles import looks, styles
@@ -76,9 +76,9 @@ def picture(trace: Trace, *, variables: bool = True) -> str:
     measure = measures[0] if measures else "relative_flatness"
     curves = {path: series.curves(trace, measure, layer, path) for path in trace.paths}
     aligned = bool(curves[ATTACK].aligned.n.any())
-    drawn = figures.sharpness(curves, looks(trace.paths), measure, aligned=aligned)
+    made = drawn.sharpness(curves, looks(trace.paths), measure, aligned=aligned)
     said = "Sharpness along the path: medians and quartiles of the attack and its controls."
-    return static_svg.svg(drawn, variables=variables, label=said)
+    return static_svg.svg(made, variables=variables, label=said)
 
 
 def _spoken(text: str, role: str) -> str:

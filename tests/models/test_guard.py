@@ -144,8 +144,8 @@ class Armed(fl.attacks.PGD):  # type: ignore[misc]
         yield from super().__call__(victim, batch, rng)
 
 
-PASSES = {"first": 1, "seventh": 7, "last batch": STEPS + 2 + 7}
-"""Each batch makes a pass at each point of its path and one more that confirms its result."""
+PASSES = {"first": 1, "seventh": 7, "last batch": STEPS + 3 + 7}
+"""Each batch makes a pass at each point of its path, one for the gradient at its end, and one to confirm its result."""
 SAID = {"first": "at pass 1: step 0 of batch 1 of ", "seventh": "at pass 7: step 6 of batch 1 of ",
         "last batch": "at pass 7: step 6 of batch 2 of "}  # fmt: skip
 

@@ -17,8 +17,8 @@ import flatlens as fl
 from flatlens.errors import RunError
 from flatlens.measure import run as execute
 from flatlens.records import cautions, reading, runs
+from flatlens.records.columnwise import StoredTable
 from flatlens.records.digest import digest
-from flatlens.records.runs import StoredTable
 from flatlens.records.schema import STEPS
 from flatlens.report import page, page_data
 from flatlens.specs.run import RunSpec

@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests import checked
+
+checked.install()
+
 # torchvision's wheel is a CUDA build; beside a CPU's torch its import needs these operators to have a name, and timm
 # and transformers fail with it. Declared before anything imports it, and kept alive.
 _operators = None

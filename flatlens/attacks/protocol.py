@@ -11,6 +11,7 @@ from flatlens.victims.images import Batch, Forward, Victim
 from flatlens.victims.noise import Noise
 
 
+@runtime_checkable
 class Attack(Protocol):
     """Anything that walks: yields the pass at the clean input first, at the final iterate last."""
 

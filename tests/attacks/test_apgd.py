@@ -25,6 +25,9 @@ from flatlens.victims.images import Batch, Victim
 from flatlens.victims.noise import Noise
 from tests.assets import fashion_mnist
 from tests.attacks.test_attacks import data, net
+from tests.expected import cautioned
+
+pytestmark = cautioned("flat-because-confident", "low-accuracy", "not-converged")
 
 THEIRS = {"linf": "Linf", "l2": "L2"}
 EPS = {"linf": 0.1, "l2": 0.5}

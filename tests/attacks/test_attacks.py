@@ -17,6 +17,7 @@ from flatlens.attacks.gradient import random_point
 from flatlens.errors import AttackError
 from flatlens.victims.images import Batch, Victim
 from flatlens.victims.noise import Noise
+from tests.expected import cautioned
 
 STEPS = 12
 
@@ -175,6 +176,7 @@ def test_says_what_is_wrong(settings: dict[str, object], said: str) -> None:
         fl.attacks.PGD(**settings)  # type: ignore[arg-type]
 
 
+@cautioned("zero-gradient")
 def test_zero_gradient_stays_where_it_is() -> None:
     model = nn.Linear(4, 3)
     nn.init.zeros_(model.weight)
@@ -202,6 +204,7 @@ def test_other_objectives_rise(objective: str, norm: str) -> None:
     assert (margin[:, -1] < margin[:, 0]).all()
 
 
+@cautioned("low-accuracy")
 def test_one_eps_each_is_the_same_as_each_alone() -> None:
     model, (x, y) = net(), data()
     eps = torch.linspace(0.05, 0.3, len(x), dtype=torch.float64)

@@ -12,6 +12,7 @@ import flatlens as fl
 from flatlens.errors import LayerError, ModelError
 from flatlens.victims.images import Victim, exact_arithmetic
 from tests.attacks.test_attacks import data, net
+from tests.expected import cautioned
 
 
 def digest(model: nn.Module) -> tuple[object, ...]:
@@ -23,6 +24,7 @@ def digest(model: nn.Module) -> tuple[object, ...]:
     )
 
 
+@cautioned("low-accuracy")
 def test_the_users_model_is_unchanged() -> None:
     model, (x, y) = net(), data()
     model(x).sum().backward()
@@ -59,6 +61,7 @@ def test_folds_in_float32() -> None:
     torch.testing.assert_close(victim(victim.place(x), y).logits, model(x.float()), rtol=1e-5, atol=1e-5)
 
 
+@cautioned("low-accuracy")
 def test_folding_changes_no_reported_number() -> None:
     model, (x, y) = net(), data()
     with_norm = fl.trace(model, x, y, attack=fl.attacks.PGD(eps=0.1, steps=8))
@@ -255,6 +258,7 @@ class Doubled(nn.Linear):
         return 2 * super().forward(x)
 
 
+@cautioned("low-accuracy", "not-probed", "zero-gradient")
 def test_a_pattern_leaves_out_what_cannot_be_probed_and_says_so() -> None:
     model = nn.Sequential(nn.Flatten(), Doubled(64, 5), nn.ReLU(), nn.Linear(5, 10)).double().eval()
     x, y = data()

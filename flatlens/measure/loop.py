@@ -100,6 +100,9 @@ def walk(
         tick: called after each step.
         confirm: gives the predictions of the user's own model at what was found, ``[n]``.
         clean: the curvature at the clean inputs, from another path of the batch: it is not measured again then.
+
+    Raises:
+        AttackError: the attack yields nothing, or does not begin with the clean input of all samples.
     """
     steps, layers = Rows(batch.ids), {name: Rows(batch.ids) for name in victim.layers}
     how: Mapping[str, Curvature] = {}

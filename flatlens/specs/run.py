@@ -205,6 +205,9 @@ def _dissolved(values: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` with the attack's table dissolved.
 
     What lets code run is no setting of an attack: whoever looks for it in a file looks beside it, and not in there.
+
+    Raises:
+        SpecError: a setting that is none of an attack.
     """
     rest, table = dict(values), values["attack"]
     del rest["attack"]

@@ -54,6 +54,9 @@ def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
     """``values`` with ``a.b=c`` settings put in; c is read as TOML, and as text where it is none.
 
     The attack's settings may be written with their table (``attack.eps=0.1``) or without.
+
+    Raises:
+        SpecError: a text that is not ``key=value``, or a recipe that is no table.
     """
     out = dict(values)
     for text in assignments:

@@ -82,6 +82,7 @@ def export(
     Raises:
         RunError: the folder holds neither, nothing in it is finished, or a run is damaged.
         DiskError: the disk is full or not writable.
+        SpecError: there is no such format or table.
     """
     path = Path(path)
     written = formats.ALSO.get(format, format)

@@ -50,8 +50,8 @@ def matrix(soft: Softmax) -> Float[Tensor, "n k k"]:
     return a
 
 
-def eigenvalues(soft: Softmax) -> Float[Tensor, "n k-1"]:
-    """The non-zero eigenvalues of A, descending; one zero belongs to the vector of ones."""
+def eigenvalues(soft: Softmax) -> Float[Tensor, "n r"]:
+    """The K − 1 non-zero eigenvalues of A, descending; one zero belongs to the vector of ones."""
     a = matrix(soft)
     # Unit scale: at a gap of 600 the entries are 1e-261 and their squares underflow.
     scale = a.abs().amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(a.dtype).tiny)

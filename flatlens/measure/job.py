@@ -267,6 +267,9 @@ def fed_otherwise(victim: ImageVictim, x: Tensor, y: Tensor, *, wrong: int) -> I
     """Whether the model does better on standardised inputs than on those that it is given.
 
     ``wrong`` of all inputs are classified otherwise than labelled: where they are few, no pass is made.
+
+    Yields:
+        the caution, where it does.
     """
     if wrong < cautions.LEAST_GAIN:
         return

@@ -85,6 +85,9 @@ def samples_of(spec: RunSpec, y: Ints) -> Ints:
     """Indices of the samples that a spec asks for, ascending; ``limit`` takes as many of each class as there are.
 
     They are the same for all seeds, so that runs of several seeds differ in nothing but their noise.
+
+    Raises:
+        DataError: a sample is asked for that the data do not have.
     """
     if spec.samples is not None:
         beyond = [i for i in spec.samples if i >= len(y)]

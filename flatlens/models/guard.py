@@ -97,6 +97,12 @@ def net(what: str, *, memory: bool = True) -> Iterator[None]:
     Args:
         what: for messages: ``"while it is checked"``.
         memory: also say that memory ran out; otherwise that goes through.
+
+    Raises:
+        ResourceError: memory ran out.
+        ModelError: the model's code has raised something else.
+        FlatlensError: as it was raised.
+        KeyboardInterrupt: as it was raised.
     """
     try:
         yield

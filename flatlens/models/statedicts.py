@@ -173,6 +173,9 @@ def _renamings(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> I
     """The same weights under other names, the plainest first; a renaming that makes two names one is none.
 
     With each what was taken away from a part of the names only.
+
+    Yields:
+        what was taken away, and the weights under their new names.
     """
     around = dict.fromkeys(("", _start(list(wanted))))
     for change in (str, _unwrapped):

@@ -215,6 +215,9 @@ def low_accuracy(right: int, n: int, classes: int | None, recorded: float | None
         classes: K. A model that was made for these data does better than half way from guessing, 1/K, to 1: below
             that, with the whole 95 % interval, something else is likely wrong.
         recorded: the share, 0 to 1, that is on record for these weights and data.
+
+    Yields:
+        the caution, where it is so.
     """
     found = wilson(right, n)
     said = (
@@ -258,6 +261,9 @@ def not_normalised(right: int, gained: int, lost: int, n: int, mean: str, std: s
         n: of how many.
         mean: of the inputs, by channel, as people type it.
         std: their standard deviation, likewise.
+
+    Yields:
+        the caution, where it is so.
     """
     changed = gained + lost
     # The sign test of McNemar: were both alike, at most so many of those that change would be lost.

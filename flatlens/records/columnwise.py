@@ -92,7 +92,7 @@ def tensors(file: Path) -> dict[str, NDArray[Any]]:
 
     Raises:
         RunError: the file is damaged.
-    """
+    """  # noqa: DOC501 (a function makes the error)
     kinds = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
     try:
         with file.open("rb") as stream:

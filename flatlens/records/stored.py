@@ -75,9 +75,12 @@ def table_file(folder: Path, name: str, files: Mapping[str, str] | None = None) 
 def pieces(folder: Path, name: str, files: Mapping[str, str] | None = None) -> Iterator[pa.Table]:
     """A table as it was measured, batch by batch; columns that flatlens did not know then are null.
 
+    Yields:
+        a batch of rows each.
+
     Raises:
         DamageError: it is damaged, or no such table.
-    """
+    """  # noqa: DOC501 (no other error leaves it)
     path = folder / f"{name}.parquet"
     try:
         with opened(verify(path, files)) as file:

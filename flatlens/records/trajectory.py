@@ -128,6 +128,10 @@ class Trace:
             kind: which rows: ``iterate``, ``best`` or ``returned``; when left out the whole path, which is the
                 iterates and, where a library returned a point of its own, that point as the end.
             restart: which run of the attack, counted from 0; the controls have one.
+
+        Raises:
+            SpecError: there is no such path or column.
+            LayerError: there is no such layer.
         """
         if path not in self.paths:
             raise SpecError(unknown("path", path, self.paths, where="this trace has"))
@@ -159,6 +163,9 @@ class Trace:
         """A column of ``steps`` at what the attack has found (`x_adv`), ``[n]``, in the order of the samples' ids.
 
         That is each sample's best point where the attack keeps one, otherwise the last one of its path.
+
+        Raises:
+            SpecError: there is no such column.
         """
         if column not in self.steps.column_names:
             raise SpecError(unknown("measure", column, self.steps.column_names[5:]))
@@ -204,6 +211,9 @@ class Trace:
             path: ``"attack"`` or the name of a control.
             tau: the end must lie at or below ``tau`` times the peak.
             restart: which run of the attack, counted from 0.
+
+        Raises:
+            SpecError: there is no such measure.
         """
         if measure not in MEASURES:
             raise SpecError(unknown("measure", measure, MEASURES))

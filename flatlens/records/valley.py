@@ -214,6 +214,9 @@ def judge(
         last: each sample's last step, ``[n]``, where paths differ in length; T for all when left out.
         tau: the end must lie at or below ``tau`` times the peak, 0 < tau < 1.
         cautions: what the measures' reader must know.
+
+    Raises:
+        ValueError: ``tau`` is not between 0 and 1.
     """
     if not 0 < tau < 1:
         raise ValueError(f"tau = {tau} is not between 0 and 1")

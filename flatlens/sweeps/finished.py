@@ -44,7 +44,7 @@ def figures(sweep: Sweep, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Raises:
         RunError: the cell is damaged.
-    """
+    """  # noqa: DOC501 (a function makes the error)
     about = manifest(sweep, key)
     name = "digest.json"
     try:

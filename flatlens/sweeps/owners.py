@@ -31,6 +31,9 @@ def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] 
         text: the sweep file's own.
         shard: i of n, where several supervisors share the cells.
 
+    Yields:
+        the sweep, which no other supervisor changes until the block ends.
+
     Raises:
         RunError: the folder holds other things, or another supervisor is at work on these cells.
     """

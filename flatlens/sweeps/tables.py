@@ -86,9 +86,12 @@ def joined(sweep: Sweep, name: str) -> pa.Table:
 def stream(sweep: Sweep, name: str) -> Iterator[pa.Table]:
     """The tables ``steps`` or ``layers`` of the finished cells, a part of a cell at a time.
 
+    Yields:
+        some rows of a cell, behind its key.
+
     Raises:
         RunError: a cell is damaged.
-    """
+    """  # noqa: DOC501 (a function makes the error)
     for key in finished.keys(sweep):
         try:
             for part in parts(sweep.cell(key), name):
@@ -101,6 +104,9 @@ def stream(sweep: Sweep, name: str) -> Iterator[pa.Table]:
 
 def parts(run: Path, name: str) -> Iterator[pa.Table]:
     """A run's table as it was measured, batch by batch.
+
+    Yields:
+        a batch of rows each.
 
     Raises:
         DamageError: it is not what was written, or no such table.

@@ -17,7 +17,7 @@ import pytest
 from flatlens_cli import app
 
 COMMAND = [str(Path(sys.executable).with_name("flatlens"))]
-RUN = ["trace", "--model", "flatlens:digits-cnn", "--data", "flatlens:digits", "--limit", "200", "--batch-size", "4",
+RUN = ["trace", "--model", "flatlens:digits-cnn", "--data", "flatlens:digits", "--limit", "100", "--batch-size", "4",
        "--eps", "0.3", "--steps", "20", "--control", "line-to-other-class"]  # fmt: skip
 SMALL = [*RUN[:5], "--limit", "6", "--eps", "0.3", "--steps", "3"]
 
@@ -57,11 +57,11 @@ def test_the_same_command_goes_on_with_a_run_that_was_stopped(uninterrupted, tmp
     if blow == signal.SIGINT:
         saved = len(list(out.glob("parts/*.steps.parquet")))
         assert process.returncode == 130
-        assert complained == f"interrupted: {saved} of 50 batches are saved; the same command goes on from there\n"
+        assert complained == f"interrupted: {saved} of 25 batches are saved; the same command goes on from there\n"
         assert printed == ""
     assert json.loads((out / "manifest.json").read_text())["state"] == "running"
     untouched = {file: file.stat().st_mtime_ns for file in out.glob("parts/*.steps.parquet")}
-    assert 3 <= len(untouched) < 50
+    assert 3 <= len(untouched) < 25
 
     early = run("report", out)
     assert early.returncode == 2

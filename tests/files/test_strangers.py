@@ -20,6 +20,7 @@ from flatlens.measure import run as execute
 from flatlens.records import runs
 from flatlens.report import html_file, page
 from tests import strangers
+from tests.expected import cautioned
 
 COMMAND = typer.main.get_command(app.application())
 REPORTS = 8
@@ -55,6 +56,7 @@ def most_are_slow(parts: int) -> list[object]:
     return [part if part == 0 else pytest.param(part, marks=pytest.mark.slow) for part in range(parts)]
 
 
+@cautioned("flat-because-confident")
 @pytest.mark.parametrize("part", most_are_slow(4))
 def test_runs(part: int, small_sweep: Path, first: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i, (name, change) in enumerate(cut(strangers.runs(), part, 4)):

@@ -20,6 +20,7 @@ from flatlens.records import runs
 from flatlens.report import page
 from flatlens.report.density import density
 from flatlens.specs.run import RunSpec
+from tests.expected import cautioned
 
 SPEC = RunSpec("flatlens:digits-cnn", "flatlens:digits", eps=0.3, steps=10, limit=10)
 
@@ -68,6 +69,7 @@ def test_it_is_kept_in_the_run_and_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "spectrum.parquet").stat().st_mtime_ns == before
 
 
+@cautioned("flat-because-confident", "too-large")
 def test_it_says_what_it_needs(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="needs the inputs of the run"):
         spectrum.add_spectrum(run(RunSpec(**(SPEC.__dict__ | {"images": "none"})), tmp_path / "a"))

@@ -22,6 +22,9 @@ from flatlens.records.digest import digest
 from flatlens.records.schema import STEPS
 from flatlens.report import page, page_data
 from flatlens.specs.run import RunSpec
+from tests.expected import cautioned
+
+pytestmark = cautioned("flat-because-confident")
 
 BASE = RunSpec("flatlens:digits-cnn", "flatlens:digits", eps=0.3, steps=4, limit=12, batch_size=5, device="cpu")
 KINDS = {

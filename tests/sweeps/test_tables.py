@@ -25,6 +25,7 @@ from flatlens.report.sweep_data import DrawnCell
 from flatlens.specs.run import KEYS
 from flatlens.sweeps import finished, tables
 from tests.edited import plan_of, unsealed
+from tests.expected import cautioned
 from tests.small_sweep import CNN, ROBUST, copied
 
 README = Path(__file__).parents[2] / "README.md"
@@ -210,6 +211,7 @@ def test_a_plan_that_leads_elsewhere_is_refused(own):
         fl.open(own.path)
 
 
+@cautioned("flat-because-confident")
 def test_a_folder_of_neither_kind_is_refused_with_what_would_work(tmp_path, whole):
     (file := tmp_path / "s.toml").touch()
     kinds = {tmp_path / "no": "does not exist", tmp_path: "holds no manifest.json and no plan.json", file: "is a file"}

@@ -177,7 +177,7 @@ def test_says_what_is_wrong(settings: dict[str, object], said: str) -> None:
         fl.attacks.PGD(**settings)  # type: ignore[arg-type]
 
 
-@cautioned("zero-gradient")
+@cautioned("zero-gradient", "low-accuracy")
 def test_zero_gradient_stays_where_it_is() -> None:
     model = nn.Linear(4, 3)
     nn.init.zeros_(model.weight)

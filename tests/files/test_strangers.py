@@ -29,7 +29,7 @@ REPORTS = 8
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "app", COMMAND)
+    monkeypatch.setattr(app, "application", lambda typed=None: COMMAND)
 
 
 def told(words: list[object], capsys: pytest.CaptureFixture[str], name: str) -> None:

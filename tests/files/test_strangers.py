@@ -201,14 +201,14 @@ def test_a_planted_plotly_is_not_run(small_sweep: Path, tmp_path: Path) -> None:
     for plant in (
         lambda file: file.write_text("alert(1)"),
         lambda file: (file.unlink(), file.symlink_to(tmp_path / "other.js")),
-        lambda file: file.write_text(html_file.get_plotlyjs() + "alert(1)"),
+        lambda file: file.write_text(html_file.asset(html_file.BUNDLE) + "alert(1)"),
         Path.unlink,
     ):
         plant(place / "plotly.min.js")
         page.save_plotly(place)
-        assert (place / "plotly.min.js").read_text() == html_file.get_plotlyjs()
+        assert (place / "plotly.min.js").read_text() == html_file.asset(html_file.BUNDLE)
         assert not (place / "plotly.min.js").is_symlink() and not (tmp_path / "other.js").exists()
     (place / "plotly.min.js").write_text("alert(1)")
     fl.open(place).report()
-    assert (place / "plotly.min.js").read_text() == html_file.get_plotlyjs()
+    assert (place / "plotly.min.js").read_text() == html_file.asset(html_file.BUNDLE)
     assert runs.load(place / "cells" / next(iter(fl.open(place).plan))).finished

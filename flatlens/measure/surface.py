@@ -75,7 +75,7 @@ def surfaces(job: Job, trace: Trace) -> Surfaces | None:
     chosen = spread(found, SAMPLES)
     flips = dict(zip(found.sample[chosen].tolist(), found.flip_step[chosen].tolist(), strict=True))
     row_of = {int(sample): row for row, sample in reversed(list(enumerate(job.ids.tolist())))}
-    with guard.net("while its surfaces are computed"), exact_arithmetic(job.victim.device):
+    with guard.net("while its surfaces are computed"):
         work = _Work(job)
         rows = sorted(row_of[sample] for sample in flips)
         made = [
@@ -140,6 +140,14 @@ class _Work:
 
     def sample(self, walked: Walked, flip_step: int) -> Arrays:
         """All arrays of one sample."""
+        self.victim.where.begin("surfaces", 0)
+        # Not around all: a library's attack, walked once more, is to give the numbers that it gives by itself.
+        with exact_arithmetic(self.victim.device):
+            found = self._sample(walked, flip_step)
+        self.victim.where.end()
+        return found
+
+    def _sample(self, walked: Walked, flip_step: int) -> Arrays:
         label = int(self.job.y[walked.row])
         clean, end = walked.attack[0], walked.attack[-1]
         sample = int(self.job.ids[walked.row])
@@ -193,7 +201,7 @@ class _Work:
         best, found = float("inf"), None
         rows = among.nonzero().squeeze(1)
         for part in rows.split(POOL) if len(rows) else ():
-            distance = (self.job.pool_x[part].flatten(1).double() - clean).norm(dim=1)
+            distance = (self.job.pool_x[part].flatten(1).cpu().double() - clean).norm(dim=1)
             distance = torch.where(distance > 0, distance, torch.inf).nan_to_num(torch.inf)
             if float(distance.min()) < best:
                 best, found = float(distance.min()), int(part[distance.argmin()])

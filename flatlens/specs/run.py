@@ -180,7 +180,7 @@ def from_dict(values: Mapping[str, Any]) -> RunSpec:
 
 def difference(mine: RunSpec, theirs: RunSpec) -> list[str]:
     """What differs between two specs, a phrase each: ``eps 0.3 instead of 0.1``."""
-    a, b = mine.to_dict(), theirs.to_dict()
+    a, b = (dict(LATER) | spec.to_dict() for spec in (mine, theirs))
     keys = [key for key in KEYS if key not in (*TRUST, "name") and a.get(key) != b.get(key)]
     return [f"{key} {written(key, a.get(key))} instead of {written(key, b.get(key))}" for key in keys]
 

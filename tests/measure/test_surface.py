@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import flatlens as fl
+from flatlens.errors import StaleRunError
 from flatlens.hessian.softmax import softmax
 from flatlens.hessian.weight_plane import _spread, eigenvectors, over_plane, squared_distances
 from flatlens.measure import run as execute
@@ -428,6 +429,8 @@ def test_without_it_there_is_none_and_the_spec_is_as_before(tmp_path: Path) -> N
     text = (tmp_path / "run" / "spec.toml").read_text()
     assert "surface" not in text
     asked = RunSpec(**(spec.__dict__ | {"surface": True}))
+    with pytest.raises(StaleRunError, match="surface True instead of False"):
+        execute.run(asked, tmp_path / "run")
     assert asked.hash() != spec.hash() and "surface = true" in asked.to_toml()
 
 

@@ -38,7 +38,7 @@ export default [
   { files: ["**/report/assets/core/*.js"], rules: { "no-restricted-globals": ["error", "document", "window", "location", "history", "localStorage"] } },
   {
     files: ["**/tests/web/*.js"],
-    languageOptions: { ecmaVersion: 2023, sourceType: "module", globals: named("atob btoa Blob URL URLSearchParams Response console process", "readonly") },
+    languageOptions: { ecmaVersion: 2023, sourceType: "module", globals: named("atob btoa Blob URL URLSearchParams Response CompressionStream console process", "readonly") },
     rules: RULES,
   },
 ];

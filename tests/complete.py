@@ -25,7 +25,7 @@ def complete(trace: Trace, most: int = 4, points: int = 21) -> Trace:
     """The trace, with surfaces of up to ``most`` samples that flip."""
     ids = trace.valley().sample[trace.valley().flip_step > 1][:most]
     return replace(
-        trace, surfaces=Lands(_land(trace, int(i), points) for i in ids), peers=_peers(ids[:4]), spectrum=_spectrum(),
+        trace, surfaces=Lands(_land(trace, int(i), points) for i in ids), peers=_peers(ids[:3]), spectrum=_spectrum(),
         gradients=_gradients(trace),
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@tests/web/run lint
 
 notebooks: .venv/tests
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb

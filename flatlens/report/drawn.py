@@ -96,8 +96,8 @@ def tau(found: dict[str, Any], seen: dict[str, Look]) -> Plain:
         if not np.isfinite(of.value).any() or of.n < FEWEST:
             continue
         x, look = np.asarray(of.position, dtype=float), seen[path]
-        data += _ribbon(x, 100 * of.low, 100 * of.high, look.role)
-        hover = f"{look.name}<br>τ = %{{x}}: %{{y:.1f}} % of {of.n:,} flipped<extra></extra>"
+        data += _ribbon(x, 100 * of.low, 100 * of.high, look.role, path=path)
+        hover = f"{escaped(look.name)}<br>τ = %{{x}}: %{{y:.1f}} % of {of.n:,} flipped<extra></extra>"
         data.append(curve_line(x, 100 * of.value, look.role, dash=look.dash, hover=hover, path=path))
     mark = {"type": "line", "x0": TAU, "x1": TAU, "yref": "paper", "y0": 0, "y1": 1, "line": _stroke("faint", 1, "dot")}
     ticks = [0.001, 0.01, 0.1, 0.9]

@@ -134,6 +134,11 @@ export function start(data) {
     later(...NAMES, "rail", "ridge", "compare");
   }
 
+  // The address holds the state: a link inside the page must not write over it.
+  document.querySelectorAll("a.skip").forEach((link) => link.addEventListener("click", (event) => {
+    event.preventDefault();
+    $(/** @type {HTMLAnchorElement} */ (link).hash.slice(1)).focus();
+  }));
   const step = listenRail(view);
   for (const id of ["run", "layer", "path"]) $(id).addEventListener("change", () => change({ [id]: Number($(id).value) }));
   $("measure").addEventListener("change", () => change({ measure: $("measure").value }));

@@ -142,8 +142,12 @@ def test_the_ledger_adds_up(trace):
     }
     since = {name: of - of[:, :1] for name, of in values.items()}
     loose = since["relative_flatness"] - since["confidence_term"] - since["feature_norm_sq"]
-    np.testing.assert_allclose(moved["relative_flatness"].raw.median, np.median(since["relative_flatness"], axis=0), atol=1e-12)
-    np.testing.assert_allclose(moved["confidence_term"].raw.median, np.median(since["confidence_term"], axis=0), atol=1e-12)
+    np.testing.assert_allclose(
+        moved["relative_flatness"].raw.median, np.median(since["relative_flatness"], axis=0), atol=1e-12
+    )
+    np.testing.assert_allclose(
+        moved["confidence_term"].raw.median, np.median(since["confidence_term"], axis=0), atol=1e-12
+    )
     np.testing.assert_allclose(moved["dispersion"].raw.median, np.median(loose, axis=0), atol=1e-12)
     # What the synthetic trace has beside the two factors is 5 % noise.
     assert np.abs(moved["dispersion"].raw.median).max() < 0.05 < np.abs(moved["relative_flatness"].raw.median).max()

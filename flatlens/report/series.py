@@ -78,8 +78,10 @@ def _proportional(trace: Trace, one: str, other: str) -> bool:
 def probes(trace: Trace) -> tuple[Probe, ...]:
     """The layers, each with its method and whether it is exact."""
     out = []
+    # Three columns: rows of all of them would take as much memory again as the table.
+    table = trace.layers.select(["layer", "method", "exact"])
     for name in trace.layer_names:
-        rows = trace.layers.filter(pc.equal(trace.layers["layer"], name)).select(["method", "exact"])
+        rows = table.filter(pc.equal(table["layer"], name))
         methods = [m for m in pc.unique(rows["method"]).to_pylist() if m]
         exact = bool(pc.all(pc.fill_null(rows["exact"], False)).as_py())
         out.append(Probe(name, ", ".join(methods), exact))

@@ -25,6 +25,7 @@ import { drawCompare, drawSame } from "../parts/compare.js";
  */
 
 const NAMES = /** @type {(keyof typeof PLOTS)[]} */ (Object.keys(PLOTS));
+const THIN = NAMES.filter((name) => PLOTS[name].thin);
 const WITH_SAMPLE = NAMES.filter((name) => "y" in PLOTS[name] || name === "peak");
 
 /** @param {Data} data */
@@ -38,13 +39,13 @@ export function start(data) {
   // Redraws are gathered per frame: a held arrow key must not queue them up.
   /** @param {string[]} names */
   function later(...names) {
-    if (!waiting.size) requestAnimationFrame(() => { const now = [...waiting]; waiting.clear(); now.forEach(work); });
+    if (!waiting.size) requestAnimationFrame(() => { const now = [...waiting]; waiting.clear(); now.forEach((name) => work(name, now)); });
     names.forEach((name) => waiting.add(name));
   }
 
-  /** @param {any} name */
-  function work(name) {
-    if (name === "dots") WITH_SAMPLE.forEach((plot) => near(plot) && moveDot(view, plot));
+  /** @param {any} name @param {string[]} now what else is drawn in this frame: a figure that is has its dot already */
+  function work(name, now) {
+    if (name === "dots") WITH_SAMPLE.forEach((plot) => near(plot) && !now.includes(plot) && moveDot(view, plot));
     else if (name === "film") drawFilm(view);
     else if (name === "rail") { drawRail(view); drawSame(view); }
     else if (name === "compare") drawCompare(view);
@@ -77,8 +78,11 @@ export function start(data) {
     if (moved("run")) { drawMast(view); menus(); drawPeers(view); later("ridge"); }
     if (moved("run", "measure", "layer")) { drawLead(view); drawStatistics(view); }
     if (moved("run", "measure", "layer", "off")) drawPaths(view);
-    if (moved("run", "measure", "layer", "align", "off", "path", "brush")) { later(...NAMES, "compare"); controls(); }
-    else if (moved("sample")) later(...WITH_SAMPLE);
+    if (moved("run", "measure", "layer", "align", "off", "path")) { later(...NAMES, "compare"); controls(); }
+    else {
+      if (moved("sample")) later(...WITH_SAMPLE);
+      if (moved("brush")) later(...THIN);
+    }
     if (moved("run", "measure", "layer", "path", "brush", "filter", "order")) { drawGallery(view); drawSelection(view); }
     else if (moved("sample")) markGallery(view);
     if (moved("sample", "step")) { later("dots", "film", "ridge"); announce(); }

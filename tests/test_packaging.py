@@ -72,7 +72,7 @@ def test_a_wheel_holds_what_is_no_code(wheel, name):
     assert name in wheel
 
 
-@pytest.mark.parametrize("pattern", ["flatlens/shipped/*", "flatlens/report/assets/*"])
+@pytest.mark.parametrize("pattern", ["flatlens/shipped/*", "flatlens/report/assets/**/*"])
 def test_a_wheel_holds_every_file_of_a_data_folder(wheel, pattern):
     here = {str(file.relative_to(ROOT)) for file in ROOT.glob(pattern) if file.is_file() and file.suffix != ".pyc"}
     assert here

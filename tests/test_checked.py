@@ -9,7 +9,7 @@ from torch import nn
 
 from flatlens.attacks import PGD, objectives
 from flatlens.hessian.scale_free import over_gap
-from flatlens.victims.images import Victim
+from flatlens.victims.images import ImageVictim
 
 X, Y = torch.rand(3, 4), torch.tensor([0, 1, 0])
 
@@ -22,7 +22,7 @@ X, Y = torch.rand(3, 4), torch.tensor([0, 1, 0])
         lambda: objectives.margin(X, Y.float()),
         lambda: over_gap(X, X),
         lambda: PGD(steps="3"),
-        lambda: Victim(nn.Linear(4, 2).eval(), X)(X, Y[:, None]),
+        lambda: ImageVictim(nn.Linear(4, 2).eval(), X)(X, Y[:, None]),
     ],
     ids=["other-n", "too-few-axes", "float-labels", "too-many-axes", "a-word", "labels-in-a-column"],
 )

@@ -24,7 +24,7 @@ SPEC = RunSpec(
 def added(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fl.CautionWarning)
-        return spectrum.add(execute.run(SPEC, tmp_path_factory.mktemp("peers") / "run"))
+        return spectrum.add_spectrum(execute.run(SPEC, tmp_path_factory.mktemp("peers") / "run"))
 
 
 def test_they_stand_beside_ours(added: runs.Run) -> None:
@@ -49,7 +49,7 @@ def test_they_stand_beside_ours(added: runs.Run) -> None:
 
 def test_what_is_there_is_not_made_again(added: runs.Run, tmp_path: Path) -> None:
     before = {name: (added.path / f"{name}.parquet").stat().st_mtime_ns for name in ("spectrum", "peers")}
-    spectrum.add(runs.load(added.path))
+    spectrum.add_spectrum(runs.load(added.path))
     assert before == {name: (added.path / f"{name}.parquet").stat().st_mtime_ns for name in before}
 
 
@@ -63,6 +63,6 @@ def test_a_run_that_has_only_the_density_gets_them(added: runs.Run, tmp_path: Pa
     from flatlens.files.sealing import file_sha256
 
     older.manifest["files"]["spec.toml"] = file_sha256(older.path / "spec.toml")
-    found = spectrum.add(older).trace()
+    found = spectrum.add_spectrum(older).trace()
     assert found.peers is not None and found.peers.equals(added.trace().peers)
     assert found.spectrum is not None and found.spectrum.equals(trace.spectrum)

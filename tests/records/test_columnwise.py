@@ -20,7 +20,7 @@ from flatlens.records import cautions, reading, runs
 from flatlens.records.columnwise import StoredTable
 from flatlens.records.digest import digest
 from flatlens.records.schema import STEPS
-from flatlens.report import page, page_data
+from flatlens.report import packing, page, page_data
 from flatlens.specs.run import RunSpec
 from tests.expected import cautioned
 
@@ -53,7 +53,7 @@ def test_judged_and_drawn_from_the_disk_it_is_the_same(run):
     assert isinstance(stored.steps, StoredTable) and isinstance(whole.steps, pa.Table)
     assert cautions.of_trace(stored) == cautions.of_trace(whole)
     assert digest(stored) == digest(whole)
-    assert page_data.to_json(page_data.pages([stored])) == page_data.to_json(page_data.pages([whole]))
+    assert packing.to_json(page_data.pages([stored])) == packing.to_json(page_data.pages([whole]))
     assert page.document([stored]) == page.document([whole]) and repr(stored) == repr(whole)
     if whole.images is not None:
         np.testing.assert_array_equal(stored.x_adv, whole.x_adv)

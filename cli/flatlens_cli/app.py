@@ -28,6 +28,7 @@ from flatlens_cli import (
     tracing,
     training,
     verifying,
+    viewing,
 )
 from flatlens_cli.options import FAILED, INTERRUPTED, USAGE
 
@@ -41,7 +42,7 @@ app = typer.Typer(
     # What an error looks like is decided here, and not by whether rich can draw a box around it.
     pretty_exceptions_enable=False,
 )
-for _module in (tracing, reporting, sweeping, exporting, listing, verifying, training, doctor):
+for _module in (tracing, reporting, viewing, sweeping, exporting, listing, verifying, training, doctor):
     for _command in _module.COMMANDS:
         app.command(_command.__name__, epilog=examples.of(_command.__name__))(_command)
 

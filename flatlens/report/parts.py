@@ -43,10 +43,9 @@ def document(
         packed: the program unpacks plotly itself, where it is in the page.
         texts: HTML for the template's other places.
     """
-    program = "\n" + inline(script) + "\n"
     if plotly is None:
         own = inline(asset(BUNDLE))
-        allowed, nonce = f"{_hash(own)} {_hash(program)}", ""
+        allowed, nonce = f"{hashed(own)} {hashed(program_of(template, script))}", ""
         held = f'<script type="application/octet-stream" id="plotly">{compressed(own)}</script>'
         library = held if packed else f"<script>{own}</script>"
     else:
@@ -62,16 +61,27 @@ def document(
         plotly=library,
         nonce=nonce,
         data=data,
-        script=program.strip("\n"),
+        script=inline(script).strip("\n"),
         **texts,
     )
 
 
-def _hash(script: str) -> str:
-    """A script as a policy names it: whatever else is on the page, this one may run."""
+def hashed(script: str) -> str:
+    """A script or a style as a policy names it: whatever else is on the page, this one may run."""
     # The parser reads \r\n as \n before it compares.
     digest = hashlib.sha256(script.replace("\r\n", "\n").encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def last_script(text: str) -> str:
+    """What the last script element of a page holds: its program."""
+    start = text.index(">", text.rindex("<script")) + 1
+    return text[start : text.rindex("</script>")]
+
+
+def program_of(template: str, script: str) -> str:
+    """The program of a page as it stands in its last script element, whatever data the page holds."""
+    return last_script(Template(asset(template)).safe_substitute(script=inline(script).strip("\n")))
 
 
 def asset(*names: str) -> str:

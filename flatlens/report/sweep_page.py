@@ -38,6 +38,11 @@ def document(cells: Sequence[Cell], *, name: str, plotly: str | None = None) -> 
         title=f"{name} · flatlens sweep",
         css=parts.asset(*STYLES),
         data=packing.to_json(sweep_payload.page(cells, name)),
-        script=parts.asset(*SCRIPTS),
+        script=program(),
         plotly=plotly,
     )
+
+
+def program() -> str:
+    """The page's program: the same for every sweep."""
+    return parts.asset(*SCRIPTS)

@@ -14,6 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from flatlens.errors import LayerError, SpecError, unknown
+from flatlens.records.ledger import CONFIDENCE, DISPERSION, FEATURES, WHOLE
 from flatlens.records.schema import ATTACK, MEASURES
 from flatlens.records.trajectory import Trace
 from flatlens.records.valley import TAU, Band, Floats
@@ -37,7 +38,8 @@ SYMBOLS = {
 }
 DENSITY_DECADES = 7
 """Of a spectral density that are drawn: what lies below is no eigenvalue of so many."""
-LEDGER = {"whole": "κ", "confidence": "c, confidence", "features": "‖a‖²", "dispersion": "dispersion"}
+LEDGER = {WHOLE: ("κ", "ink", "solid"), CONFIDENCE: ("c, confidence", "attack", "solid"),
+          FEATURES: ("‖a‖²", "cross", "dash"), DISPERSION: ("dispersion", "noise", "dot")}  # fmt: skip
 
 
 def valley(
@@ -226,16 +228,14 @@ def tau(found: dict[str, Any], seen: dict[str, Look]) -> Plain:
 
 def decades(found: dict[str, series.Curve], *, aligned: bool) -> Plain:
     """The ledger of one path."""
-    looks_of = {"whole": ("ink", "solid"), "confidence": ("attack", "solid"), "features": ("cross", "dash"),
-                "dispersion": ("noise", "dot")}  # fmt: skip
     data: list[Plain] = []
-    for name, curve in reversed(found.items()):
+    for part, curve in reversed(found.items()):
         band = _shown(curve, aligned)
-        role, dash = looks_of[name]
-        hover = f"{LEDGER[name]}: %{{y:+.2f}} decades<extra></extra>"
-        data.append(_line(band.position, band.median, role, dash=dash, hover=hover, width=3 if name == "whole" else 2))
-        data[-1] |= {"name": LEDGER[name], "showlegend": True}
-    xs = _span(found["whole"].aligned if aligned else found["whole"].raw, aligned)
+        name, role, dash = LEDGER[part]
+        hover = f"{name}: %{{y:+.2f}} decades<extra></extra>"
+        data.append(_line(band.position, band.median, role, dash=dash, hover=hover, width=3 if part == WHOLE else 2))
+        data[-1] |= {"name": name, "showlegend": True}
+    xs = _span(found[WHOLE].aligned if aligned else found[WHOLE].raw, aligned)
     layout = _layout(
         xaxis=_steps(aligned, xs),
         yaxis={"title": {"text": "decades since clean"}, "zeroline": True},

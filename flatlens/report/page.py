@@ -74,7 +74,7 @@ def document(traces: Sequence[Trace], *, plotly: str | None = None) -> str:
 @cache
 def program() -> str:
     """The page's program: the same for every run."""
-    return '"use strict";\n(() => {\n' + joined(PROGRAM) + "\nopen();\n})();"
+    return joined(PROGRAM) + "\nopen();"
 
 
 def picture(trace: Trace, *, variables: bool = True, points: int | None = None) -> str:

@@ -43,9 +43,10 @@ def document(
         packed: the program unpacks plotly itself, where it is in the page.
         texts: HTML for the template's other places.
     """
+    program = wrapped(script)
     if plotly is None:
         own = inline(asset(BUNDLE))
-        allowed, nonce = f"{hashed(own)} {hashed(program_of(template, script))}", ""
+        allowed, nonce = f"{hashed(own)} {hashed(program)}", ""
         held = f'<script type="application/octet-stream" id="plotly">{compressed(own)}</script>'
         library = held if packed else f"<script>{own}</script>"
     else:
@@ -61,7 +62,7 @@ def document(
         plotly=library,
         nonce=nonce,
         data=data,
-        script=inline(script).strip("\n"),
+        script=program,
         **texts,
     )
 
@@ -79,9 +80,9 @@ def last_script(text: str) -> str:
     return text[start : text.rindex("</script>")]
 
 
-def program_of(template: str, script: str) -> str:
-    """The program of a page as it stands in its last script element, whatever data the page holds."""
-    return last_script(Template(asset(template)).safe_substitute(script=inline(script).strip("\n")))
+def wrapped(script: str) -> str:
+    """A program as it stands in a page's last script element."""
+    return f'\n"use strict";\n(() => {{\n{inline(script)}\n}})();\n'
 
 
 def asset(*names: str) -> str:

@@ -16,6 +16,7 @@ from flatlens.records.schema import ATTACK, MEASURES
 from flatlens.records.trajectory import Trace
 from flatlens.records.valley import Ints, Valley
 from flatlens.report import figures, lands, packing, series
+from flatlens.report.comparison import comparison
 from flatlens.report.density import density
 from flatlens.report.packing import encode, pack
 from flatlens.report.roles import colours, looks
@@ -44,11 +45,15 @@ def pages(traces: Sequence[Trace]) -> Plain:
     """What the page draws: one entry per run, and the names that they share."""
     share = Share(CURVE_BYTES // max(len(traces), 1), IMAGE_BYTES // max(len(traces), 1))
     names = run_names([t.spec for t in traces])
+    runs = [run(trace, name, share) for trace, name in zip(traces, names, strict=True)]
+    common = [measure for measure in runs[0]["measures"] if all(measure in one["measures"] for one in runs)]
+    apart = comparison(traces, common)
     return {
         "colours": colours(),
         "measures": MEASURES,
         "symbols": figures.SYMBOLS,
-        "runs": [run(trace, name, share) for trace, name in zip(traces, names, strict=True)],
+        "runs": runs,
+        "compared": {measure: [packing.figure(record(one)) for one in of] for measure, of in apart.items()},
     }
 
 
@@ -102,6 +107,7 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
             for path in trace.paths
         ],
         "results": layers,
+        "ledger": [series.told(trace, probe.name) for probe in probes],
         "lead": [_lead(trace, measure, probe.name, told) for probe in probes for measure in measures],
         "figures": drawn.packed(),
         "images": images(trace, ids, share.images),

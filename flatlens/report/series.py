@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from flatlens.records import ledger as ledgers
 from flatlens.records import valley as valleys
 from flatlens.records.digest import Accuracy as Accuracy
 from flatlens.records.digest import accuracy as accuracy
@@ -118,23 +119,29 @@ def flip_peak_counts(valley: Valley) -> FlipPeakCounts:
 def ledger(trace: Trace, layer: str, path: str = ATTACK) -> dict[str, Curve] | None:
     """The parts of log₁₀ κ = log₁₀ c + log₁₀ ‖a‖² + log₁₀ dispersion, as their change since step 0.
 
-    Sample by sample, then the medians. None without a confidence term.
+    Sample by sample, then the medians. None where no sample has a confidence term above 0.
     """
-    kappa, c, norm = (
-        trace.matrix(name, path=path, layer=layer).values
-        for name in ("relative_flatness", "confidence_term", "feature_norm_sq")
+    of = ledgers.ledger(trace, path=path, layer=layer)
+    flip = flip_step(trace, path)
+    changes = {part: decades - decades[:, :1] for part, decades in of.decades.items()}
+    if any(np.isnan(change).all() for change in changes.values()):
+        return None
+    return {part: curve(change, flip) for part, change in changes.items()}
+
+
+def told(trace: Trace, layer: str) -> str:
+    """The attack's ledger in a sentence: medians over the flipped, from clean to the peak and on to the end."""
+    moves = ledgers.ledger(trace, layer=layer).moves(flip_step(trace) >= 0)
+    whole, confidence = moves[ledgers.WHOLE], moves[ledgers.CONFIDENCE]
+    if not whole.rise.n or np.isnan(confidence.rise.value):
+        return ""
+    up, own_up, down, own_down = (
+        f"{abs(of.value):.1f}" for of in (whole.rise, confidence.rise, whole.fall, confidence.fall)
     )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = {"whole": np.log10(kappa), "confidence": np.log10(c), "features": np.log10(norm)}
-        logs["dispersion"] = logs["whole"] - logs["confidence"] - logs["features"]
-        changes = {name: values - values[:, :1] for name, values in logs.items()}
-    out, flip = {}, flip_step(trace, path)
-    for name, change in changes.items():
-        change[~np.isfinite(change)] = np.nan
-        if np.isnan(change).all():
-            return None
-        out[name] = curve(change, flip)
-    return out
+    return (
+        f"κ rises by {up} decades to the peak, softmax confidence alone by {own_up}; it falls by {down} to the end, "
+        f"confidence alone by {own_down} (medians of {whole.rise.n:,} flipped samples)."
+    )
 
 
 def looseness(trace: Trace, layer: str, path: str = ATTACK) -> dict[str, Curve] | None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flatlens.report import packing, parts, sweep_payload
+from flatlens.report.roles import styles
 from flatlens.report.sweep_payload import Cell
 
-STYLES = ("page.css", "sweep.css")
+STYLES = ("sweep_base.css", "sweep.css")
 SCRIPTS = ("data.js", "look.js", "cells.js", "sweep_table.js", "panels.js", "sweep_figures.js", "sweep.js")
 """In this order they make up the page's program."""
 
@@ -36,7 +37,7 @@ def document(cells: Sequence[Cell], *, name: str, plotly: str | None = None) -> 
     return parts.document(
         "sweep.html",
         title=f"{name} · flatlens sweep",
-        css=parts.asset(*STYLES),
+        css=styles() + "\n" + parts.asset(*STYLES),
         data=packing.to_json(sweep_payload.page(cells, name)),
         script=program(),
         plotly=plotly,

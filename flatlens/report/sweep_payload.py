@@ -12,6 +12,7 @@ import numpy as np
 from flatlens.records.schema import ATTACK, MEASURES
 from flatlens.report.packing import Plain, encode, pack
 from flatlens.report.pairs import pairs
+from flatlens.report.roles import colours, looks
 from flatlens.specs import wording as settings
 from flatlens.specs.wording import varying as varying
 
@@ -56,6 +57,8 @@ def page(cells: Sequence[Cell], name: str) -> Plain:
         "control": CONTROL,
         "layers": layers,
         "paths": paths,
+        "looks": [[look.role, look.dash] for look in looks(tuple(paths)).values()],
+        "colours": colours(),
         "shared": [[k, settings.text(k, v)] for k, v in settings.shared(flat, keys)],
         "varying": [settings.column(key, specs) for key in keys],
         "cells": {

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 from hashlib import sha256
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -212,7 +211,7 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             if self.command != "HEAD" and answer.status != HTTPStatus.NOT_MODIFIED:
                 self.wfile.write(answer.content)
-        except (OSError, socket.timeout):
+        except (TimeoutError, OSError):
             self.close_connection = True  # nobody reads it any more
 
 

@@ -110,8 +110,8 @@ def policy() -> str:
 
     own = (
         parts.inline(parts.asset(parts.BUNDLE)),
-        parts.program_of("page.html", page.program()),
-        parts.program_of("sweep.html", sweep_page.program()),
+        parts.wrapped(page.program()),
+        parts.wrapped(sweep_page.program()),
     )
     # The cells of a sweep share a plotly.min.js, the only script that this server has.
     return (
@@ -129,14 +129,14 @@ def plotly() -> bytes:
 def _run_programs() -> tuple[str]:
     from flatlens.report import page
 
-    return (parts.program_of("page.html", page.program()),)
+    return (parts.wrapped(page.program()),)
 
 
 @cache
 def _sweep_program() -> str:
     from flatlens.report import sweep_page
 
-    return parts.program_of("sweep.html", sweep_page.program())
+    return parts.wrapped(sweep_page.program())
 
 
 def _own_file(file: Path, *programs: str) -> bytes | None:

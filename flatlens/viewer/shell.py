@@ -68,7 +68,7 @@ def _page(template: str, program: str, begin: str, **texts: str) -> tuple[str, s
     texts["title"] = escape(texts["title"])
     text = Template(parts.asset(template)).substitute(css=css, script=script, **texts)
     allowed = (
-        f"default-src 'none'; script-src {parts.hashed(_styled(script))}; style-src {parts.hashed(_styled(css))}; "
+        f"default-src 'none'; script-src {parts.hashed(script)}; style-src {parts.hashed(_styled(css))}; "
         "connect-src 'self'; frame-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"
     )
@@ -87,7 +87,7 @@ def _css() -> str:
 
 @cache
 def _program(entry: str, begin: str) -> str:
-    return parts.inline('"use strict";\n(() => {\n' + joined(entry) + f"\n{begin}();\n}})();")
+    return parts.wrapped(f"{joined(entry)}\n{begin}();")
 
 
 def _name(row: Row) -> str:

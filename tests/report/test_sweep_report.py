@@ -158,7 +158,7 @@ def hostile():
 @pytest.mark.parametrize("plotly", [None, "plotly.min.js"])
 def test_what_comes_from_outside_cannot_become_markup(hostile, plotly):
     text = sweep_page.document(hostile, name=HOSTILE, plotly=plotly)
-    outside = text.replace(parts.inline(parts.get_plotlyjs()), "")
+    outside = text.replace(parts.inline(parts.asset(parts.BUNDLE)), "")
     assert HOSTILE not in outside and "<img" not in outside
     assert outside.count("<script") == outside.count("</script") == 3
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", outside)
@@ -271,6 +271,43 @@ def test_filters_apply_to_the_table_and_to_every_figure(browser, file):
         it.until("document.querySelector('#runs tbody').innerText.includes('vit-tiny')")
         it.settle()
         assert it.look("document.getElementById('panels-card').hidden && document.getElementById('heat-card').hidden")
+        assert it.problems == []
+
+
+@pytest.mark.browser
+def test_chosen_runs_are_compared_alone_and_the_address_says_so(browser, file, cells):
+    with view(browser, file) as it:
+        for row in (0, 2):
+            it.page.check(f"#runs tbody tr:nth-child({row + 1}) input.pick")
+        it.page.click("#compare")
+        it.settle()
+        assert it.look(FIRST) == ["cnn", "mlp"]
+        assert it.look("document.querySelectorAll('#panels svg').length") == 2
+        hash_ = it.look("location.hash")
+        assert hash_ == f"#only={cells[0].key}.{cells[2].key}"
+        it.page.goto(f"file://{file}{hash_}&find=%3Cimg%20onerror%3D1%3E&sort=nothing&is%3Amodel=none")
+        it.page.reload()
+        it.until("document.querySelector('#runs')")
+        assert it.page.input_value("#find") == "<img onerror=1>"
+        it.page.click("#reset")
+        it.settle()
+        assert len(it.look(FIRST)) == 6
+        assert it.problems == []
+
+
+@pytest.mark.browser
+def test_seeds_are_folded_to_their_median_and_range(browser, digests, tmp_path):
+    several = [cell(k, spec("flatlens:cnn", seed=k), digests[k]) for k in range(3)]
+    page = sweep_page.write(several, tmp_path / "seeds.html", name="seeds")
+    with view(browser, page) as it:
+        assert len(it.look(FIRST)) == 3
+        it.page.check("#fold")
+        it.settle()
+        row = it.look("document.querySelector('#runs tbody tr').innerText")
+        assert len(it.look(FIRST)) == 1 and "3 seeds" in row and "of 3" in row
+        shares = sorted(d["rows"][0]["valley_of_flipped"]["value"] for d in digests[:3])
+        assert f"{100 * shares[1]:.1f} %" in row
+        assert it.look("location.hash") == "#fold=seeds"
         assert it.problems == []
 
 

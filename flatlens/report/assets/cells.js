@@ -5,7 +5,7 @@ const narrow = () => window.innerWidth < 640;
 const FIRST_PANELS = narrow() ? 8 : 24;
 const state = {
   layer: 0, share: "valley_of_flipped", find: "", picks: {}, status: "", sort: null, down: false,
-  rows: 200, panels: FIRST_PANELS, heights: "peak", printing: false,
+  rows: 200, panels: FIRST_PANELS, heights: "peak", printing: false, fold: false, picked: [], only: false,
 };
 
 const LAYERS = DATA.layers.length, PATHS = DATA.paths.length, ALL_LAYERS = -1;
@@ -89,14 +89,38 @@ function textOf(cell) {
 }
 
 function passes({ cell }) {
+  if (state.only && !state.picked.includes(DATA.cells.key[cell])) return false;
   if (state.status && DATA.cells.state[cell] !== state.status) return false;
   for (const [k, code] of Object.entries(state.picks)) if (code >= 0 && DATA.varying[k].of[cell] !== code) return false;
   return state.find.toLowerCase().split(/\s+/).every((word) => textOf(cell).includes(word));
 }
 
+// With seeds folded, runs that differ in a seed alone are one row: the first of them, which knows the others.
+const SEEDS = DATA.varying.filter((c) => /(^|\.)(sample_)?seed$/.test(c.key));
+function folded(all) {
+  const groups = new Map();
+  for (const item of all) {
+    const same = DATA.varying.filter((c) => !SEEDS.includes(c)).map((c) => c.of[item.cell]).join(",") + "|" + item.layer;
+    if (!groups.has(same)) groups.set(same, { ...item, group: [] });
+    groups.get(same).group.push(item);
+  }
+  return [...groups.values()];
+}
+
+const middle = (values) => { const v = values.filter((x) => x !== null && !Number.isNaN(x)).sort((a, b) => a - b); return v.length ? (v[(v.length - 1) >> 1] + v[v.length >> 1]) / 2 : NaN; };
+
+// Of several runs the median and the range, in the place of one run's value and interval.
+function across(item, of) {
+  const one = of(item);
+  if (!item.group || item.group.length < 2 || !one) return one;
+  const all = item.group.map(of).filter((f) => f && f.n), values = all.map((f) => f.value);
+  return values.length ? { ...one, value: middle(values), low: Math.min(...values), high: Math.max(...values), count: all.reduce((n, f) => n + (f.count ?? 0), 0), n: all.reduce((n, f) => n + f.n, 0), runs: values.length } : one;
+}
+
 let shown = [];
 function choose() {
   shown = items().filter(passes);
+  if (state.fold) shown = folded(shown);
   const column = COLUMNS().find((c) => c.key === state.sort);
   if (!column) return;
   const keyed = shown.map((item) => [item, column.sort(item)]);

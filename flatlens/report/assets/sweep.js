@@ -57,7 +57,34 @@ function sync() {
   const every = items().length;
   const filtered = state.find !== "" || state.status !== "" || Object.values(state.picks).some((c) => c >= 0);
   $("matches").textContent = filtered ? `${count(shown.length)} of ${count(every)} rows` : `${count(every)} rows`;
-  $("reset").hidden = !filtered;
+  $("reset").hidden = !filtered && !state.only;
+  $("compare").hidden = !state.picked.length;
+  $("compare").textContent = state.only ? `Compared: ${count(state.picked.length)} runs` : `Compare ${count(state.picked.length)} runs`;
+  $("compare").setAttribute("aria-pressed", String(state.only));
+  keep();
+}
+
+// What is chosen stands in the address: names of settings and keys of runs, not their places.
+function keep() {
+  const parts = new URLSearchParams();
+  if (state.find) parts.set("find", state.find);
+  if (state.sort) parts.set("sort", (state.down ? "-" : "") + state.sort);
+  if (state.fold) parts.set("fold", "seeds");
+  if (state.picked.length) parts.set(state.only ? "only" : "picked", state.picked.join("."));
+  for (const [k, code] of Object.entries(state.picks)) if (code >= 0) parts.set(`is:${DATA.varying[k].key}`, DATA.varying[k].values[code]);
+  const hash = parts.toString();
+  if (("#" + hash) !== location.hash && (hash || location.hash)) history.replaceState(null, "", hash ? "#" + hash : location.pathname);
+}
+
+function recall() {
+  const parts = new URLSearchParams(location.hash.replace(/^#/, "").slice(0, 20000)), known = new Set(DATA.cells.key);
+  const picked = (parts.get("only") ?? parts.get("picked") ?? "").split(".").filter((key) => known.has(key));
+  const sort = parts.get("sort") ?? "", key = sort.replace(/^-/, "");
+  const picks = {};
+  DATA.varying.forEach((column, k) => { const code = column.values.indexOf(parts.get(`is:${column.key}`)); if (code >= 0) { picks[k] = code; $(`pick-${k}`).value = String(code); } });
+  $("find").value = parts.get("find") ?? "";
+  $("fold").checked = parts.get("fold") === "seeds" && SEEDS.length > 0;
+  Object.assign(state, { find: $("find").value, picked, only: parts.has("only") && picked.length > 0, picks, fold: $("fold").checked, ...(COLUMNS().some((c) => c.key === key) ? { sort: key, down: sort.startsWith("-") } : {}) });
 }
 
 function fill(node, options) {
@@ -125,9 +152,12 @@ function listen() {
   $("reset").addEventListener("click", () => {
     $("find").value = "";
     $("menus").querySelectorAll("select").forEach((menu) => { menu.selectedIndex = 0; });
-    fromStart({ find: "", picks: {}, status: "" });
+    fromStart({ find: "", picks: {}, status: "", only: false });
     $("find").focus();
   });
+  $("fold").closest("label").hidden = !SEEDS.length;
+  $("fold").addEventListener("change", () => fromStart({ fold: $("fold").checked }));
+  $("compare").addEventListener("click", () => fromStart({ only: !state.only }));
   $("more-rows").addEventListener("click", () => change({ rows: state.rows + 200 }));
   $("more-panels").addEventListener("click", () => change({ panels: state.panels + 24 }));
   $("controls").addEventListener("submit", (e) => e.preventDefault());
@@ -137,5 +167,6 @@ function listen() {
 
 listen();
 buildMenus();
+recall();
 drawHeader();
 change({});

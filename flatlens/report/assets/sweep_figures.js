@@ -62,7 +62,7 @@ function drawRobust() {
       : "There are no pairs: no two runs differ in adversarial training alone (train.adversarial with its eps and steps, or a model’s name ending in ‑robust).";
     return;
   }
-  const colours = [pathColour(0), PALETTE[theme()].chosen], sides = [["standard", "a", "circle-open", -0.16], ["robust", "b", "diamond", 0.16]];
+  const colours = [pathColour(0), palette().cross], sides = [["standard", "a", "circle-open", -0.16], ["robust", "b", "diamond", 0.16]];
   const joins = { x: [], y: [], mode: "lines", line: { color: css("--line"), width: 5 }, hoverinfo: "skip", showlegend: false };
   drawn.forEach((p, i) => { joins.x.push(100 * p.a.value, 100 * p.b.value, null); joins.y.push(i - 0.16, i + 0.16, null); });
   const traces = [joins, ...sides.map(([name, at, symbol, shift], k) => ({

@@ -16,10 +16,10 @@
  * @typedef {{ name: string, spec: [string, string][], cautions: [string, string][], n: number, steps: number,
  *   labels: string[] | null, attacked_at: string, layers: { name: string, method: string, exact: boolean }[],
  *   measures: string[], sample: number[], truth: number[], paths: Path[], results: Record<string, Measured[]>[],
- *   lead: Lead[], figures: Record<string, Figure>, images: Kept | null, surfaces: any[], gradients: any, peers: any[][], eps: number | null,
+ *   lead: Lead[], ledger: string[], figures: Record<string, Figure>, images: Kept | null, surfaces: any[], gradients: any, peers: any[][], eps: number | null,
  *   spectrum_samples: number | null }} Run
  */
-/** @typedef {{ colours: Record<string, Record<string, string>>, measures: Record<string, string>, symbols: Record<string, string>, runs: Run[] }} Data */
+/** @typedef {{ colours: Record<string, Record<string, string>>, measures: Record<string, string>, symbols: Record<string, string>, runs: Run[], compared: Record<string, any[]> }} Data */
 /**
  * @typedef {{ run: number, sample: number, step: number, align: "flip" | "raw", measure: string, layer: number,
  *   path: number, off: string[], brush: number[] | null, filter: string, order: string }} State

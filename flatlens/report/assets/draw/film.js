@@ -26,7 +26,7 @@ export function film(box, run, state, axis, choose) {
   // Frames in the middle of a step's room, the flip always among them.
   const shown = of.filter((f, k) => {
     const x = place(run, { ...state, path: 0 }, state.sample, f.step);
-    const here = x >= axis.range[0] && x <= axis.range[1] && (x === Math.round(x) ? x % every === 0 : true);
+    const here = x >= axis.range[0] && x <= axis.range[1] && (of.length <= 6 || x % every === 0);
     return here && (k === 0 || of[k - 1].step !== f.step);
   });
   box.replaceChildren(...shown.map((f) => {

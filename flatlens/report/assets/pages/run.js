@@ -14,6 +14,7 @@ import { drawGallery, drawRail, drawSelection, listenRail, markGallery } from ".
 import { listenExport } from "../parts/export.js";
 import { drawRidge, listenRidge } from "../parts/ridge.js";
 import { drawPeers } from "../parts/peers.js";
+import { drawCompare, drawSame } from "../parts/compare.js";
 
 /** @typedef {import("../core/types.js").Data} Data */
 /** @typedef {import("../core/types.js").Run} Run */
@@ -45,7 +46,8 @@ export function start(data) {
   function work(name) {
     if (name === "dots") WITH_SAMPLE.forEach((plot) => near(plot) && moveDot(view, plot));
     else if (name === "film") drawFilm(view);
-    else if (name === "rail") drawRail(view);
+    else if (name === "rail") { drawRail(view); drawSame(view); }
+    else if (name === "compare") drawCompare(view);
     else if (name === "ridge") drawRidge(view);
     else if (near(name)) drawPlot(view, name);
     else stale.add(name);
@@ -75,7 +77,7 @@ export function start(data) {
     if (moved("run")) { drawMast(view); menus(); drawPeers(view); later("ridge"); }
     if (moved("run", "measure", "layer")) { drawLead(view); drawStatistics(view); }
     if (moved("run", "measure", "layer", "off")) drawPaths(view);
-    if (moved("run", "measure", "layer", "align", "off", "path", "brush")) { later(...NAMES); controls(); }
+    if (moved("run", "measure", "layer", "align", "off", "path", "brush")) { later(...NAMES, "compare"); controls(); }
     else if (moved("sample")) later(...WITH_SAMPLE);
     if (moved("run", "measure", "layer", "path", "brush", "filter", "order")) { drawGallery(view); drawSelection(view); }
     else if (moved("sample")) markGallery(view);
@@ -128,7 +130,7 @@ export function start(data) {
     view.colours = palette(data);
     drawMast(view); menus(); controls(); drawLead(view); drawPaths(view); drawStatistics(view); drawGallery(view); drawSelection(view);
     drawPeers(view);
-    later(...NAMES, "rail", "ridge");
+    later(...NAMES, "rail", "ridge", "compare");
   }
 
   const step = listenRail(view);
@@ -148,7 +150,7 @@ export function start(data) {
   new ResizeObserver(() => {
     if (document.documentElement.clientWidth === width) return;
     width = document.documentElement.clientWidth;
-    later(...NAMES, "ridge");
+    later(...NAMES, "ridge", "compare");
   }).observe(document.documentElement);
   document.querySelectorAll("figure.watched").forEach((node) => watch.observe(node));
   all();

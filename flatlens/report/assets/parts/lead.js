@@ -11,6 +11,7 @@ export function drawLead(view) {
   const { run, state } = view, said = run.lead[state.layer * run.measures.length + run.measures.indexOf(state.measure)];
   $("sentence").replaceChildren(...said.sentence.map(([text, role]) => (role ? make("em", { class: CLASS[/** @type {"attack"} */ (role)] }, text) : text)));
   $("below").textContent = said.below;
+  $("ledger-told").textContent = run.ledger[state.layer];
   $("numbers").replaceChildren(...said.numbers.map(([value, name, interval]) => make("li", {}, make("b", {}, value), make("span", {}, name), make("span", {}, interval))));
 }
 

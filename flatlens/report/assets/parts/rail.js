@@ -12,7 +12,7 @@ import { change, natural, paint, picture, signed } from "../draw/pixels.js";
 const SHOWN = 120;
 const MOST_BARS = 10;
 const CALLED = /** @type {Record<string, string>} */ ({ all: "all", valley: "valley", none: "no valley", back: "flips back", unflipped: "never flips" });
-let channel = -1;
+let channel = -1, shows = "change";
 
 /** @param {View} view */
 export function drawRail(view) {
@@ -59,7 +59,11 @@ function drawPictures(view) {
   paint($("picture-input"), natural(kept, now.row));
   $("picture-input").setAttribute("aria-label", `Input of sample ${run.sample[state.sample]} at step ${now.step}`);
   $("input-caption").textContent = now.step === state.step ? "input" : `input at step ${now.step}, the nearest kept`;
-  $("change-figure").hidden = !clean;
+  const slope = slopeAt(view);
+  $("change-figure").hidden = !clean && !slope;
+  $("shows").hidden = !slope;
+  $("shows").value = slope ? shows : "change";
+  if (slope && shows === "gradient") return drawSlope(view, slope);
   if (!clean) return;
   const moved = change(kept, now.row, clean.row, channel);
   // One gain for all samples and steps: frames can be compared.
@@ -70,6 +74,27 @@ function drawPictures(view) {
   const menu = $("channel");
   menu.hidden = depth < 3;
   if (depth >= 3 && !menu.childElementCount) menu.append(...["mean", "red", "green", "blue"].map((name, k) => make("option", { value: k - 1 }, name)));
+}
+
+/** The attack's own gradient at the nearest of its kept moments. @param {View} view @returns {{ row: number, step: number } | null} */
+function slopeAt(view) {
+  const of = view.run.gradients, id = view.run.sample[view.state.sample];
+  if (!of) return null;
+  /** @type {{ row: number, step: number }[]} */
+  const own = of.sample.map((/** @type {number} */ s, /** @type {number} */ row) => ({ s, row, step: of.step[row] })).filter((/** @type {any} */ f) => f.s === id);
+  return own.length ? nearest(own, view.state.step) : null;
+}
+
+/** @param {View} view @param {{ row: number, step: number }} at */
+function drawSlope(view, at) {
+  const kept = /** @type {import("../core/types.js").Kept} */ (view.run.images), of = view.run.gradients, [depth, height, width] = kept.shape;
+  const raw = of.values.row(at.row), size = height * width, mean = new Float32Array(size);
+  for (let k = 0; k < size; k++) for (let c = 0; c < depth; c++) if (channel < 0 || c === channel) mean[k] += (raw[k + c * size] / 65535) * 2 - 1;
+  const full = mean.reduce((most, v) => Math.max(most, Math.abs(v)), 0) || 1;
+  paint($("picture-change"), signed(mean, full, view.colours));
+  const what = of.own[at.row] ? "of the attack’s objective" : "of the loss";
+  $("change-caption").textContent = `∂/∂x ${what} at step ${at.step}, largest ${num(of.most[at.row], 2)}`;
+  $("picture-change").setAttribute("aria-label", `Gradient by the input ${what} at step ${at.step}`);
 }
 
 /** @param {View} view @param {number} held */
@@ -147,6 +172,7 @@ export function listenRail(view) {
   });
   $("step").addEventListener("input", () => view.change({ step: Number($("step").value) }));
   $("channel").addEventListener("change", () => { channel = Number($("channel").value); drawRail(view); });
+  $("shows").addEventListener("change", () => { shows = $("shows").value; drawRail(view); });
   $("order").addEventListener("change", () => view.change({ order: $("order").value }));
   $("clear").addEventListener("click", () => view.change({ brush: null }));
   /** @type {number | undefined} */

@@ -60,7 +60,7 @@ def _batch(run: Run, index: int) -> dict[str, Any]:
     folder, prefix = inside(run.path, "parts"), f"{index:05d}."
     files: dict[str, str] | None = None
     if os.path.lexists(folder / f"{prefix}json"):  # a batch of before hashes were kept has none
-        sums = borders.read_json(folder / f"{prefix}json").get("files")
+        sums: Any = borders.read_json(folder / f"{prefix}json").get("files")
         if not borders.HASHES.holds(sums):
             raise DamageError(f"{prefix}json tells no hashes")
         files = {f"{prefix}{name}": digits for name, digits in sums.items()}

@@ -86,10 +86,14 @@ def draw(sweep: Sweep, file: Path) -> Path:
 
 
 def document(sweep: Sweep) -> str:
-    """The page of a sweep as text; its links lead from the sweep's own folder."""
+    """The page of a sweep as text, which links each finished cell's page as ``cells/KEY/report.html``."""
     from flatlens.report import sweep_page
 
-    return sweep_page.document(_cells(sweep, sweep.path), name=sweep.path.resolve().name)
+    cells = [
+        cell._replace(page=f"cells/{cell.key}/report.html" if cell.state == DONE else None)
+        for cell in _cells(sweep, sweep.path)
+    ]
+    return sweep_page.document(cells, name=sweep.path.resolve().name)
 
 
 def _cells(sweep: Sweep, folder: Path) -> list[Cell]:

@@ -82,7 +82,7 @@ def draw(sweep: Sweep, file: Path) -> Path:
     """Draw the sweep, finished or not, on one page. A cell whose digest cannot be read is drawn without figures."""
     from flatlens.report import sweep_page
 
-    return sweep_page.write(_cells(sweep, file.parent), file, name=sweep.path.resolve().name)
+    return sweep_page.write(listed(sweep, file.parent), file, name=sweep.path.resolve().name)
 
 
 def document(sweep: Sweep) -> str:
@@ -91,12 +91,13 @@ def document(sweep: Sweep) -> str:
 
     cells = [
         cell._replace(page=f"cells/{cell.key}/report.html" if cell.state == DONE else None)
-        for cell in _cells(sweep, sweep.path)
+        for cell in listed(sweep, sweep.path)
     ]
     return sweep_page.document(cells, name=sweep.path.resolve().name)
 
 
-def _cells(sweep: Sweep, folder: Path) -> list[Cell]:
+def listed(sweep: Sweep, folder: Path) -> list[Cell]:
+    """All cells as the sweep's page has them; links lead from ``folder``, to pages that are there."""
     from flatlens.report.sweep_payload import Cell
 
     state = sweep.state()

@@ -67,7 +67,7 @@ def _batch(run: Run, index: int) -> dict[str, Any]:
     batch: dict[str, Any] = {name: stored.table(folder, name, files, prefix) for name in ("steps", "layers")}
     for name, read in (("images", stored.images), ("gradients", stored.gradients)):
         file = f"{prefix}{name}.safetensors"
-        there = os.path.lexists(folder / file) and (files is None or file in files)
+        there = os.path.lexists(folder / file) if files is None else file in files
         batch[name] = read(folder / file, files) if there else None
     return batch
 

@@ -48,7 +48,7 @@ export function opened() {
       "Shares with the range of their 95 % intervals; “–”: not told without opening the tables.",
     ].filter(Boolean).join(" ");
     drawChosen();
-    if (focused) /** @type {any} */ (document.querySelector(`[data-focus="${CSS.escape(focused)}"]`))?.focus();
+    if (focused) /** @type {any} */ ([...document.querySelectorAll("[data-focus]")].find((node) => /** @type {any} */ (node).dataset.focus === focused))?.focus();
   }
 
   function drawChosen() {

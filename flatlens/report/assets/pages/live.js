@@ -41,13 +41,14 @@ export function follow() {
   }
 
   async function poll() {
+    mirror();
     try {
       const answer = await fetch(`/api/run/${row.key}`, { headers: mark ? { "If-None-Match": mark } : {}, cache: "no-store" });
       if (answer.status === 404) $("far").textContent = "it is not there any more";
       else if (answer.ok) {
         mark = answer.headers.get("ETag") ?? "";
         row = await answer.json();
-        if (row.state === "finished" || row.state === "damaged") { mirror(); location.reload(); return; }
+        if (row.state === "finished" || row.state === "damaged") { location.reload(); return; }
         tell();
         if (row.done > 0 && row.done !== drawn) exchange();
       }
@@ -55,7 +56,6 @@ export function follow() {
       $("far").textContent = "flatlens view does not answer any more";
       mark = "";
     }
-    mirror();
     setTimeout(poll, EVERY);
   }
 

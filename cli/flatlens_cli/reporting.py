@@ -21,7 +21,9 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The file to write.", metavar="FILE", show_default="RUN/report.html, .svg, …; report.html for several runs"
+            help="The file to write.",
+            metavar="FILE",
+            show_default="RUN/report.html, .svg, …; report.html for several runs",
         ),
     ] = None,
     format: Annotated[
@@ -110,7 +112,6 @@ def _still(run: list[Path], sweeps: list[Path], out: Path | None, format: str) -
             f"'{run[0]}' is a sweep; --format {format} is the picture of one run, such as one of its cells"
         )
     trace = runs.load(run[0]).trace(whole=False)
-    from flatlens.report import stills
 
     return stills.write(trace, out or run[0] / f"report.{format}", format)
 

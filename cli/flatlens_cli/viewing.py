@@ -21,11 +21,11 @@ def view(
         ),
     ],
     port: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--port", parser=options.whole, help="Port to listen on.", metavar="N", show_default="one that is free"
         ),
-    ] = 0,
+    ] = None,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open it in the browser, or only print its address.")
     ] = True,
@@ -36,7 +36,7 @@ def view(
     """
     from flatlens.viewer import app
 
-    with app.serve(folder, port) as server:
+    with app.serve(folder, port or 0) as server:
         terminal.say(server.address)
         terminal.complain(f"showing '{folder}', to this machine alone; Ctrl-C ends it")
         if browser:

@@ -19,6 +19,7 @@ RECORD_SIDE = (
     "flatlens.records.trajectory",
     "flatlens.records.valley",
     "flatlens.records.runs",
+    "flatlens.records.unfinished",
     "flatlens.records.cautions",
     "flatlens.records.digest",
     "flatlens.records.matrices",
@@ -32,6 +33,7 @@ RECORD_SIDE = (
     "flatlens.sweeps.owners",
     "flatlens.sweeps.opening",
     "flatlens.sweeps.finished",
+    "flatlens.sweeps.hosting",
     "flatlens.sweeps.tables",
     "flatlens.export.table",
     "flatlens.sweeps.supervisor",
@@ -103,13 +105,14 @@ def test_both_packages_are_importable_from_anywhere(tmp_path):
     assert python("import flatlens, flatlens_cli.app; print(flatlens.__version__)", tmp_path) == flatlens.__version__
 
 
-@pytest.mark.parametrize("name", [*RECORD_SIDE, *modules("flatlens.report")])
+@pytest.mark.parametrize("name", [*RECORD_SIDE, *modules("flatlens.report"), *modules("flatlens.viewer")])
 def test_the_record_side_needs_no_torch(name, tmp_path):
     assert python(f"import sys, {name}; print('torch' in sys.modules)", tmp_path) == "False"
 
 
 def test_the_compute_side_does_not_draw(tmp_path):
-    names = [name for name in modules() if not name.startswith("flatlens.report")]
+    drawing = ("flatlens.report", "flatlens.viewer")
+    names = [name for name in modules() if not name.startswith(drawing)]
     code = f"import sys, {', '.join(names)}; print([m for m in sys.modules if m.startswith('flatlens.report')])"
     assert python(code, tmp_path) == "[]"
 

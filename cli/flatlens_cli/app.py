@@ -15,6 +15,7 @@ import typer
 
 import flatlens
 from flatlens.errors import FlatlensError, PassError, UsageError, one_line
+from flatlens.specs.values import shortened
 from flatlens_cli import examples, terminal
 from flatlens_cli.terminal import FAILED, INTERRUPTED, USAGE
 
@@ -35,6 +36,9 @@ VERBS = {
     ),
     "trace": Verb("tracing", "Run an attack; at every step measure loss, prediction and the flatness of layers."),
     "report": Verb("reporting", "Draw a run's report again, several runs on one page, or a sweep, finished or not."),
+    "view": Verb(
+        "viewing", "Look through the runs and sweeps of a folder in a browser; those under way are shown as they go."
+    ),
     "sweep": Verb("sweeping", "Many runs from one file, on all cores or on a cluster; what is finished is never lost."),
     "status": Verb("sweeping", "What of a sweep is done, running, failed, and why; or how far a run is."),
     "export": Verb(
@@ -139,7 +143,6 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _place(error: OSError) -> str:
-    from flatlens.specs.values import shortened
 
     named = "" if error.filename is None else f" '{shortened(os.fsdecode(error.filename))}'"
     return f"cannot use{named or ' what was named'}: {error.strerror or error}; name another place"

@@ -82,3 +82,4 @@ FOR: dict[str, Complete] = {
 """Option -> what completes its value."""
 FORMAT = _of("flatlens.export.formats", "FORMATS")
 TABLE = _of("flatlens.export.table", "TABLES")
+PAGE_FORMAT = _of("flatlens.report.formats", "FORMATS")

@@ -19,6 +19,7 @@ _INSTALLER = "editables"  # an editable installation lists it among what it need
 USES = {
     "pandas": "to_pandas()",
     "images": "imagefolder: and hf: data",
+    "pictures": "report --format png, pdf and svg of the figure; it draws with a Chrome or Chromium that is installed",
     "timm": "timm: models",
     "torchvision": "torchvision: models and data; the wheel of PyPI is for CUDA, for the CPU take PyTorch's own index",
     "hf": "hf: models",

@@ -13,7 +13,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "--out runs/foreign",
         "flatlens trace --config runs/first/spec.toml --seed 1 --out runs/again",
     ),
-    "report": ("flatlens report runs/first", "flatlens report runs/first runs/mine --out both.html"),
+    "report": (
+        "flatlens report runs/first",
+        "flatlens report runs/first runs/mine --out both.html",
+        "flatlens report runs/first --format svg --out figure.svg",
+        "flatlens report runs/architectures --folder public",
+    ),
+    "view": ("flatlens view runs", "flatlens view runs --no-browser --port 8123"),
     "sweep": (
         "flatlens sweep data/sweeps/architectures.toml --dry-run",
         "flatlens sweep data/sweeps/architectures.toml --out runs/architectures --workers 4",

@@ -1,4 +1,4 @@
-"""`flatlens report`: draw runs, or a sweep, again."""
+"""`flatlens report`: draw runs, or a sweep, again: as a page, a folder for a web server, or a picture."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from flatlens.errors import UsageError
-from flatlens_cli import options, terminal
+from flatlens_cli import completing, options, terminal
+
+PAGE = "html"
 
 
 def report(
@@ -19,7 +21,26 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The page to write.", metavar="FILE", show_default="RUN/report.html; report.html for several runs"
+            help="The file to write.",
+            metavar="FILE",
+            show_default="RUN/report.html, .svg, …; report.html for several runs",
+        ),
+    ] = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="html, or the picture of one run as svg, png or pdf.",
+            metavar="NAME",
+            autocompletion=completing.PAGE_FORMAT,
+        ),
+    ] = PAGE,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder",
+            help="Write a folder for a web server instead: index.html, plotly.min.js, a sweep's cells.",
+            metavar="DIR",
         ),
     ] = None,
     json: options.Json = False,
@@ -29,16 +50,34 @@ def report(
     from flatlens.sweeps.folder import is_sweep, load_sweep
     from flatlens.sweeps.opening import demand
 
+    _check(run, out, format, folder)
     for path in run:
         demand(path)
     sweeps = [path for path in run if is_sweep(path)]
     if sweeps and len(run) > 1:
         raise UsageError(f"'{sweeps[0]}' is a sweep, which is drawn on a page of its own; name it alone")
-    file = load_sweep(sweeps[0]).report(out) if sweeps else _runs(run, out)
+    if format != PAGE:
+        file = _still(run, sweeps, out, format)
+    elif folder is not None:
+        file = _hosted(run, sweeps, folder)
+    else:
+        file = load_sweep(sweeps[0]).report(out) if sweeps else _runs(run, out)
     if json:
         terminal.emit({"report": file, "runs": run})
     elif not quiet:
         terminal.say(f"report   {file}")
+
+
+def _check(run: list[Path], out: Path | None, format: str, folder: Path | None) -> None:
+    from flatlens.report import formats
+
+    formats.check(format)
+    if format != PAGE and len(run) > 1:
+        raise UsageError(f"--format {format} is the picture of one run; name one, or draw a page of them all")
+    if folder is not None and format != PAGE:
+        raise UsageError(f"--folder is of pages; leave --format {format} out, or write the picture with --out")
+    if folder is not None and out is not None:
+        raise UsageError("--folder and --out are two places; name one of them")
 
 
 def _runs(run: list[Path], out: Path | None) -> Path:
@@ -47,3 +86,30 @@ def _runs(run: list[Path], out: Path | None) -> Path:
 
     traces = [runs.load(path).trace(whole=False) for path in run]
     return page.write(traces, out or (run[0] / "report.html" if len(run) == 1 else Path("report.html")))
+
+
+def _hosted(run: list[Path], sweeps: list[Path], folder: Path) -> Path:
+    from flatlens.records import runs
+    from flatlens.report import html_file, page
+    from flatlens.sweeps import hosting
+    from flatlens.sweeps.folder import load_sweep
+
+    if sweeps:
+        return hosting.save(load_sweep(sweeps[0]), folder)
+    hosting.demand_free(folder)
+    traces = [runs.load(path).trace(whole=False) for path in run]
+    file = page.write(traces, folder / hosting.INDEX, plotly=html_file.PLOTLY)
+    html_file.save_plotly(folder)
+    return file
+
+
+def _still(run: list[Path], sweeps: list[Path], out: Path | None, format: str) -> Path:
+    from flatlens.records import runs
+    from flatlens.report import stills
+
+    if sweeps:
+        raise UsageError(
+            f"'{run[0]}' is a sweep; --format {format} is the picture of one run, such as one of its cells"
+        )
+    trace = runs.load(run[0]).trace(whole=False)
+    return stills.write(trace, out or run[0] / f"report.{format}", format)

@@ -13,7 +13,7 @@ from flatlens.measure.job import Job, provenance
 from flatlens.measure.load import load
 from flatlens.measure.surface import surfaces
 from flatlens.progress import Report
-from flatlens.records import cautions, claims, runs
+from flatlens.records import cautions, claims, digest, runs
 from flatlens.records.schema import Caution
 from flatlens.records.trajectory import Trace
 from flatlens.specs.run import RunSpec
@@ -49,7 +49,7 @@ def run(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report
         begun = begin(spec, out, force=force, progress=progress)
         if not begun.run.finished:
             measure(begun, begun.run.missing(), progress=progress)
-            finish(begun)
+            begun.run.keep(digest.FILE, digest.digest(finish(begun)))
     warn(Caution(**caution) for caution in begun.run.manifest.get("warnings", ()))
     return begun.run
 

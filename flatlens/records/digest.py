@@ -7,11 +7,16 @@ at exactly 0 is infinitely deep, and that is not the same as not known.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
 
+from flatlens.files import borders
+from flatlens.files.borders import DamageError
 from flatlens.records import valley
 from flatlens.records.schema import ATTACK, BEST, MEASURES, RETURNED
 from flatlens.records.trajectory import Trace
@@ -21,6 +26,29 @@ DIGEST_VERSION = 2
 """Raised when the digest's fields change; it is written into each, for whoever reads them."""
 ADDED = ("settled", "flat_end", "flatter_than_clean", "settled_step", "end_vs_clean", "clean_percentile")
 """Fields of a row that digests of version 1 lack."""
+
+
+FILE = "digest.json"
+"""What it is called in a run's folder."""
+
+
+def read(folder: Path, files: Mapping[str, str] | None) -> dict[str, Any]:
+    """The digest in a run's folder.
+
+    Args:
+        folder: the run's.
+        files: the SHA-256 of its files, as its manifest tells them; None of a run of before they were told.
+
+    Raises:
+        DamageError: it is damaged, or not there.
+    """
+    content = borders.read_bytes(folder / FILE)
+    known = (files or {}).get(FILE)
+    if known is not None and known != sha256(content).hexdigest():
+        raise DamageError(f"{FILE} is not what was written: its SHA-256 differs")
+    found = borders.parse_json(content, FILE)
+    borders.check(found, borders.DIGEST, FILE)
+    return found
 
 
 class Accuracy(NamedTuple):

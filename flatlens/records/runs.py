@@ -350,7 +350,8 @@ def remove(path: Path) -> None:
     """
     with disk(path):
         # The manifest goes last: until then the folder is known to be a run's.
-        for name in ("parts", *FILES, "digest.json", "report.html", "manifest.json"):
+        drawn = (f"report.{ending}" for ending in ("html", "svg", "png", "pdf"))
+        for name in ("parts", *FILES, "digest.json", *drawn, "manifest.json"):
             found = path / name
             if found.is_dir() and not found.is_symlink():
                 shutil.rmtree(found)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flatlens.errors import RunError, SpecError
-from flatlens.records import runs
+from flatlens.records import digest, runs
 from flatlens.records.schema import ATTACK
 from flatlens.records.trajectory import Trace
 from flatlens.specs.known_models import OBJECT
@@ -54,6 +54,7 @@ def save(trace: Trace, folder: str | Path, *, force: bool = False) -> Path:
     if trace.surfaces is not None:
         run.save_surfaces(trace.surfaces)
     run.finish(trace.cautions, **({"seconds": made_by["seconds"]} if "seconds" in made_by else {}))
+    run.keep(digest.FILE, digest.digest(trace))
     trace.report(path / "report.html")
     return path
 

@@ -53,10 +53,10 @@ def verify(path: Path, files: Mapping[str, str] | None) -> Path:
     return path
 
 
-def table(folder: Path, name: str, files: Mapping[str, str] | None = None) -> pa.Table:
+def table(folder: Path, name: str, files: Mapping[str, str] | None = None, prefix: str = "") -> pa.Table:
     """The table ``steps``, ``layers``, ``spectrum`` or ``peers`` of a run's folder. See `pieces`."""
     schema = SCHEMAS[name]
-    found = list(pieces(folder, name, files))
+    found = list(pieces(folder, name, files, prefix))
     return pa.concat_tables(found) if found else schema.empty_table()
 
 
@@ -72,8 +72,10 @@ def table_file(folder: Path, name: str, files: Mapping[str, str] | None = None) 
     return path
 
 
-def pieces(folder: Path, name: str, files: Mapping[str, str] | None = None) -> Iterator[pa.Table]:
+def pieces(folder: Path, name: str, files: Mapping[str, str] | None = None, prefix: str = "") -> Iterator[pa.Table]:
     """A table as it was measured, batch by batch; columns that flatlens did not know then are null.
+
+    The file's name begins with ``prefix``: a finished batch of an unfinished run has its number there.
 
     Yields:
         a batch of rows each.
@@ -81,7 +83,7 @@ def pieces(folder: Path, name: str, files: Mapping[str, str] | None = None) -> I
     Raises:
         DamageError: it is damaged, or no such table.
     """  # noqa: DOC501 (no other error leaves it)
-    path = folder / f"{name}.parquet"
+    path = folder / f"{prefix}{name}.parquet"
     try:
         with opened(verify(path, files)) as file:
             for i in range(file.num_row_groups):

@@ -237,6 +237,22 @@ class Trace:
 
         return page.write([self], Path(file))
 
+    def view(self, *, height: int = 900) -> Any:
+        """The page of the trace, to play with in a notebook: an object that the notebook shows.
+
+        Args:
+            height: of its frame in px.
+        """
+        from flatlens.report import notebook
+
+        return notebook.View(self, height)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it: the picture and the paths' table, without any program."""
+        from flatlens.report import notebook
+
+        return notebook.static(self)
+
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write the trace into a new folder as a finished run, with its report, and return where it is.
 

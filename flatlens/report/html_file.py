@@ -43,10 +43,10 @@ def document(
         packed: the program unpacks plotly itself, where it is in the page.
         texts: HTML for the template's other places.
     """
-    program = f'\n"use strict";\n(() => {{\n{inline(script)}\n}})();\n'
+    program = wrapped(script)
     if plotly is None:
         own = inline(asset(BUNDLE))
-        allowed, nonce = f"{_hash(own)} {_hash(program)}", ""
+        allowed, nonce = f"{hashed(own)} {hashed(program)}", ""
         held = f'<script type="application/octet-stream" id="plotly">{compressed(own)}</script>'
         library = held if packed else f"<script>{own}</script>"
     else:
@@ -67,11 +67,22 @@ def document(
     )
 
 
-def _hash(script: str) -> str:
-    """A script as a policy names it: whatever else is on the page, this one may run."""
+def hashed(script: str) -> str:
+    """A script or a style as a policy names it: whatever else is on the page, this one may run."""
     # The parser reads \r\n as \n before it compares.
     digest = hashlib.sha256(script.replace("\r\n", "\n").encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def last_script(text: str) -> str:
+    """What the last script element of a page holds: its program."""
+    start = text.index(">", text.rindex("<script")) + 1
+    return text[start : text.rindex("</script>")]
+
+
+def wrapped(script: str) -> str:
+    """A program as it stands in a page's last script element."""
+    return f'\n"use strict";\n(() => {{\n{inline(script)}\n}})();\n'
 
 
 def asset(*names: str) -> str:

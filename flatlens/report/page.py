@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def document(traces: Sequence[Trace], *, plotly: str | None = None) -> str:
         title=title(traces[0].spec),
         css=styles() + "\n" + html_file.asset("run.css"),
         data=packing.compressed(packing.to_json(data)),
-        script=joined(PROGRAM) + "\nopen();",
+        script=program(),
         plotly=plotly,
         packed=True,
         sentence="".join(_spoken(text, role) for text, role in said["sentence"]),
@@ -70,13 +71,27 @@ def document(traces: Sequence[Trace], *, plotly: str | None = None) -> str:
     )
 
 
-def picture(trace: Trace, *, variables: bool = True) -> str:
-    """The picture without a program, as SVG: sharpness along the path, aligned at the flip where something flips."""
+@cache
+def program() -> str:
+    """The page's program: the same for every run."""
+    return joined(PROGRAM) + "\nopen();"
+
+
+def picture(trace: Trace, *, variables: bool = True, points: int | None = None) -> str:
+    """The picture without a program, as SVG: sharpness along the path, aligned at the flip where something flips.
+
+    Args:
+        trace: what is drawn.
+        variables: colours are the page's variables; else as they are.
+        points: of a longer curve only so many are drawn, its peak among them.
+    """
     measures, layer = series.measures(trace), trace.layer_names[0]
     measure = measures[0] if measures else "relative_flatness"
     curves = {path: series.curves(trace, measure, layer, path) for path in trace.paths}
     aligned = bool(curves[ATTACK].aligned.n.any())
     made = drawn.sharpness(curves, looks(trace.paths), measure, aligned=aligned)
+    if points is not None:
+        made["data"] = static_svg.thinned(made["data"], points)
     said = "Sharpness along the path: medians and quartiles of the attack and its controls."
     return static_svg.svg(made, variables=variables, label=said)
 

@@ -59,6 +59,23 @@ def svg(figure: Plain, *, width: int = WIDTH, height: int = HEIGHT, variables: b
     return "".join(out) + "</svg>"
 
 
+def thinned(traces: list[Plain], points: int) -> list[Plain]:
+    """Curves with at most about so many points each: evenly spaced ones, and where a line of the figure is highest."""
+    lengths = {len(np.atleast_1d(trace["x"])) for trace in traces}
+    keep: dict[int, Any] = {}
+    for length in (n for n in lengths if n > points):
+        alike = [np.asarray(t["y"], dtype=float) for t in traces if len(np.atleast_1d(t["x"])) == length]
+        highest = [int(np.nanargmax(y)) for y in alike if np.isfinite(y).any()]
+        even = np.linspace(0, length - 1, max(points - len(highest), 2)).astype(int)
+        keep[length] = np.union1d(even, np.asarray(highest, dtype=int))
+    out = []
+    for trace in traces:
+        at = keep.get(len(np.atleast_1d(trace["x"])))
+        cut = {} if at is None else {name: np.asarray(trace[name])[at] for name in ("x", "y")}
+        out.append(trace | cut)
+    return out
+
+
 def _label(x: float, y: float, anchor: str, colour: str, text: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
 

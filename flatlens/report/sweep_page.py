@@ -39,6 +39,11 @@ def document(cells: Sequence[DrawnCell], *, name: str, plotly: str | None = None
         title=f"{name} · flatlens sweep",
         css=styles() + "\n" + html_file.asset(*STYLES),
         data=packing.to_json(sweep_data.page(cells, name)),
-        script=html_file.asset(*SCRIPTS),
+        script=program(),
         plotly=plotly,
     )
+
+
+def program() -> str:
+    """The page's program: the same for every sweep."""
+    return html_file.asset(*SCRIPTS)

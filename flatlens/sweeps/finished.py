@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from flatlens.errors import RunError, unknown
-from flatlens.files import borders
 from flatlens.files.borders import DamageError
+from flatlens.records import digest as digests
 from flatlens.records import runs
 from flatlens.records.trajectory import Trace
 from flatlens.sweeps.folder import DONE, STATES, Sweep
@@ -46,17 +45,10 @@ def figures(sweep: Sweep, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
         RunError: the cell is damaged.
     """  # noqa: DOC501 (a function makes the error)
     about = manifest(sweep, key)
-    name = "digest.json"
     try:
-        content = borders.read_bytes(sweep.cell(key) / name)
-        known = (about.get("files") or {}).get(name)
-        if known is not None and known != sha256(content).hexdigest():
-            raise DamageError(f"{name} is not what was written: its SHA-256 differs")
-        found = borders.parse_json(content, name)
-        borders.check(found, borders.DIGEST, name)
+        return about, digests.read(sweep.cell(key), about.get("files"))
     except DamageError as error:
         raise damaged(sweep.cell(key), error) from error
-    return about, found
 
 
 def trace(sweep: Sweep, key: str) -> Trace:
@@ -90,10 +82,22 @@ def draw(sweep: Sweep, file: Path) -> Path:
     """Draw the sweep, finished or not, on one page. A cell whose digest cannot be read is drawn without figures."""
     from flatlens.report import sweep_page
 
-    return sweep_page.write(_cells(sweep, file.parent), file, name=sweep.path.resolve().name)
+    return sweep_page.write(listed(sweep, file.parent), file, name=sweep.path.resolve().name)
 
 
-def _cells(sweep: Sweep, folder: Path) -> list[DrawnCell]:
+def document(sweep: Sweep) -> str:
+    """The page of a sweep as text, which links each finished cell's page as ``cells/KEY/report.html``."""
+    from flatlens.report import sweep_page
+
+    cells = [
+        cell._replace(page=f"cells/{cell.key}/report.html" if cell.state == DONE else None)
+        for cell in listed(sweep, sweep.path)
+    ]
+    return sweep_page.document(cells, name=sweep.path.resolve().name)
+
+
+def listed(sweep: Sweep, folder: Path) -> list[DrawnCell]:
+    """All cells as the sweep's page has them; links lead from ``folder``, to pages that are there."""
     from flatlens.report.sweep_data import DrawnCell
 
     state = sweep.state()

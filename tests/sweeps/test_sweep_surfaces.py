@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 import flatlens as fl
-from flatlens.sweeps import cells as results
+from flatlens.sweeps import finished as results
 from flatlens.sweeps.supervisor import run_sweep
 
 FILE = """

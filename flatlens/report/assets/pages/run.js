@@ -87,7 +87,10 @@ export function start(data) {
     else if (moved("sample")) markGallery(view);
     if (moved("sample", "step")) { later("dots", "film", "ridge"); announce(); }
     later("rail");
-    if (!quiet) history[moved("step") && !moved("sample") ? "replaceState" : "pushState"](null, "", write(runs, view.state));
+    if (quiet) return;
+    try {
+      history[moved("step") && !moved("sample") ? "replaceState" : "pushState"](null, "", write(runs, view.state));
+    } catch { /* a frame in a notebook has no address of its own */ }
   }
 
   function announce() {

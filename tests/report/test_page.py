@@ -273,7 +273,10 @@ DRAWN = """() => {
     const node = document.getElementById(name);
     if (!node.data) continue;
     const dot = node.data[node.dot];
-    out[name] = [dot.x[0], dot.y[0]];
+    const { xaxis, yaxis } = node._fullLayout, mark = [...node.querySelectorAll('.scatterlayer .trace')].at(-1);
+    const point = mark.querySelector('.point'), there = point && point.getBoundingClientRect().width > 0;
+    const drawn = there ? /\\((.+)[ ,](.+)\\)/.exec(point.getAttribute('transform')).slice(1).map(Number) : null;
+    out[name] = [dot.x[0], dot.y[0], drawn && [drawn[0] - xaxis.d2p(dot.x[0]), drawn[1] - yaxis.d2p(dot.y[0])]];
   }
   const text = (key) => document.querySelector(`[data-number=${key}]`).textContent;
   return { dots: out, said: Object.fromEntries(['value', 'loss', 'margin'].map((key) => [key, text(key)])),
@@ -288,12 +291,14 @@ def test_what_the_inspector_says_is_where_every_dot_is(it, trace):
     it.settle()
     rng = np.random.default_rng(1)
     measures, layers, paths = it.look("[flatlens.run.measures, flatlens.run.layers.length, flatlens.run.paths.length]")
+    placed = 0
     for _ in range(25):
         at = {
             "measure": str(rng.choice(measures)), "layer": int(rng.integers(layers)), "path": int(rng.integers(paths)),
             "sample": int(rng.integers(80)), "step": int(rng.integers(21)), "align": str(rng.choice(["raw", "flip"])),
         }  # fmt: skip
-        change(it, **at)
+        change(it, **at | {"step": 20 - at["step"]})
+        change(it, step=at["step"])  # the dot alone moves
         seen = it.look(DRAWN)
         layer, path = trace.layer_names[at["layer"]], trace.paths[at["path"]]
         flip = trace.valley(path=path).flip_step[at["sample"]]
@@ -307,11 +312,15 @@ def test_what_the_inspector_says_is_where_every_dot_is(it, trace):
         assert set(seen["dots"]) == set(expected)
         for name, (left, high) in expected.items():
             dot = seen["dots"][name]
+            inside = dot[2] is not None
+            assert not inside or np.abs(dot[2]).max() < 0.1, name  # px, from where it is drawn
+            placed += inside
             assert dot[1] == pytest.approx(high, rel=1e-5), name
             assert (dot[0] is None or np.isnan(dot[0])) if left is None else dot[0] == pytest.approx(left, rel=1e-5)
         for name, number in (("value", value), ("loss", loss), ("margin", margin)):
             assert read(seen["said"][name]) == pytest.approx(number, rel=6e-3), name
         assert seen["slider"] == at["step"] and seen["said"]["value"] in seen["live"]
+    assert placed > 40
 
 
 def read(text):

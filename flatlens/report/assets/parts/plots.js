@@ -80,10 +80,17 @@ export function drawPlot(view, name) {
 
 /** Only the chosen sample has moved along its path. @param {View} view @param {Name} name */
 export function moveDot(view, name) {
-  const node = $(name), y = /** @type {any} */ (PLOTS[name]).y;
-  if (!node.data || !y || node.dot < 0) return;
-  const i = view.state.sample, t = view.state.step;
-  plotly().restyle(node, { x: [[xOf(view, name)(i, t)]], y: [[y(view, i, t)]] }, [node.dot]);
+  const node = $(name), own = /** @type {any} */ (PLOTS[name]).y;
+  if (!node.data || !own || node.dot < 0) return;
+  const i = view.state.sample, t = view.state.step, x = xOf(view, name)(i, t), y = own(view, i, t);
+  const { xaxis, yaxis } = node._fullLayout, mark = [...node.querySelectorAll(".scatterlayer .trace")].at(-1)?.querySelector(".point");
+  const at = [xaxis.d2p(x), yaxis.d2p(y)], held = node.calcdata?.[node.dot]?.[0];
+  // plotly would work all curves out anew for one dot: where the dot is drawn already, it alone is moved.
+  if (!mark || ![held?.x, held?.y, ...at].every(Number.isFinite)) return plotly().restyle(node, { x: [[x]], y: [[y]] }, [node.dot]);
+  const trace = node.data[node.dot];
+  trace.x[0] = held.x = x;
+  trace.y[0] = held.y = y;
+  mark.setAttribute("transform", `translate(${at[0]},${at[1]})`);
 }
 
 /** @param {View} view */

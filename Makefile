@@ -9,7 +9,7 @@ demo: .venv/installed
 
 test: .venv/tests
 	@tests/setup.sh
-	@$(BIN)/python -m pytest; status=$$?; cat .cache/left-out; exit $$status
+	@$(BIN)/python -m tests; status=$$?; cat .cache/left-out; exit $$status
 
 test-slow: .venv/tests
 	$(BIN)/python -m pytest -m slow
@@ -22,6 +22,7 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@tests/web/run lint
 
 notebooks: .venv/tests
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flatlens.specs.run import RunSpec as RunSpec
     from flatlens.specs.train import TrainSpec as TrainSpec
     from flatlens.sweeps.folder import Sweep as Sweep
-    from flatlens.sweeps.opening import open_folder as open
+    from flatlens.sweeps.opening import open as open
     from flatlens.sweeps.supervisor import run_sweep as run_sweep
     from flatlens.wording import CautionWarning as CautionWarning
 
@@ -38,7 +38,7 @@ _PUBLIC = {
     "FlatlensError": ("flatlens.errors", "FlatlensError"),
     "Run": ("flatlens.records.runs", "Run"),
     "RunSpec": ("flatlens.specs.run", "RunSpec"),
-    "TrainSpec": ("flatlens.specs.run", "TrainSpec"),
+    "TrainSpec": ("flatlens.specs.train", "TrainSpec"),
     "Sweep": ("flatlens.sweeps.folder", "Sweep"),
     "Trace": ("flatlens.records.trajectory", "Trace"),
     "attacks": ("flatlens.attacks", None),
@@ -48,7 +48,7 @@ _PUBLIC = {
     "normalized": ("flatlens.models.normalized", "normalized"),
     "run": ("flatlens.measure.run", "run"),
     "run_sweep": ("flatlens.sweeps.supervisor", "run_sweep"),
-    "open": ("flatlens.sweeps.opening", "open_folder"),
+    "open": ("flatlens.sweeps.opening", "open"),
     "trace": ("flatlens.measure.trace", "trace"),
 }
 __all__ = [

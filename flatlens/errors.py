@@ -17,7 +17,6 @@ Every message is one line that names the value and what would work.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 
 
@@ -147,6 +146,8 @@ def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "known")
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The name that was probably meant: what differs in case alone comes first; None if nothing is near."""
+    import difflib  # here: most runs have nothing to guess
+
     plain: dict[str, str] = {}
     for one in known:
         plain.setdefault(one.casefold(), one)

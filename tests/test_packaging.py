@@ -32,7 +32,7 @@ RECORD_SIDE = (
     "flatlens.sweeps.folder",
     "flatlens.sweeps.owners",
     "flatlens.sweeps.opening",
-    "flatlens.sweeps.cells",
+    "flatlens.sweeps.finished",
     "flatlens.sweeps.hosting",
     "flatlens.sweeps.tables",
     "flatlens.export.table",
@@ -74,11 +74,16 @@ def test_a_wheel_holds_what_is_no_code(wheel, name):
     assert name in wheel
 
 
-@pytest.mark.parametrize("pattern", ["flatlens/shipped/*", "flatlens/report/assets/*"])
+@pytest.mark.parametrize("pattern", ["flatlens/shipped/*", "flatlens/report/assets/**/*"])
 def test_a_wheel_holds_every_file_of_a_data_folder(wheel, pattern):
     here = {str(file.relative_to(ROOT)) for file in ROOT.glob(pattern) if file.is_file() and file.suffix != ".pyc"}
     assert here
     assert here <= set(wheel)
+
+
+@pytest.mark.parametrize("name", ["core/state.js", "pages/run.js", "colours.json", "plotly-cartesian.min.js"])
+def test_a_wheel_holds_the_page(wheel, name):
+    assert f"flatlens/report/assets/{name}" in wheel
 
 
 def test_a_wheel_holds_the_trained_models(wheel):

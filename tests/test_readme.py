@@ -16,6 +16,9 @@ from flatlens_cli import app
 from flatlens import datasets
 from flatlens.errors import FlatlensError
 from flatlens.sweeps import grid
+from tests.expected import cautioned
+
+pytestmark = cautioned("flat-because-confident", "low-accuracy", "not-converged")
 
 ROOT = Path(__file__).parents[1]
 PAGES = {

@@ -5,50 +5,90 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, NamedTuple
 
 import typer
 
 import flatlens
 from flatlens.errors import FlatlensError, PassError, UsageError, one_line
 from flatlens.specs.values import shortened
-from flatlens_cli import (
-    doctor,
-    examples,
-    exporting,
-    listing,
-    reporting,
-    sweeping,
-    terminal,
-    tracing,
-    training,
-    verifying,
-    viewing,
-)
-from flatlens_cli.options import FAILED, INTERRUPTED, USAGE
+from flatlens_cli import examples, terminal
+from flatlens_cli.terminal import FAILED, INTERRUPTED, USAGE
 
 _HELP = "Exact, per-sample loss-landscape flatness at every step of an adversarial attack."
 _START = "Begin with `flatlens demo`: a finished report in seconds, offline."
 
-app = typer.Typer(
-    help=f"{_HELP}\n\n{_START}",
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    # What an error looks like is decided here, and not by whether rich can draw a box around it.
-    pretty_exceptions_enable=False,
-)
-for _module in (tracing, reporting, viewing, sweeping, exporting, listing, verifying, training, doctor):
-    for _command in _module.COMMANDS:
-        app.command(_command.__name__, epilog=examples.of(_command.__name__))(_command)
+
+class Verb(NamedTuple):
+    """A command: the module that its function lies in, and the first line of that function's docstring."""
+
+    module: str
+    summary: str
 
 
-@app.callback(invoke_without_command=True)
-def flatlens_(
+VERBS = {
+    "demo": Verb(
+        "tracing", "The built-in model and data under PGD, with controls: a finished report in seconds, offline."
+    ),
+    "trace": Verb("tracing", "Run an attack; at every step measure loss, prediction and the flatness of layers."),
+    "report": Verb("reporting", "Draw a run's report again, several runs on one page, or a sweep, finished or not."),
+    "view": Verb(
+        "viewing", "Look through the runs and sweeps of a folder in a browser; those under way are shown as they go."
+    ),
+    "sweep": Verb("sweeping", "Many runs from one file, on all cores or on a cluster; what is finished is never lost."),
+    "status": Verb("sweeping", "What of a sweep is done, running, failed, and why; or how far a run is."),
+    "export": Verb(
+        "exporting", "One tidy table over the finished runs of a sweep: a row per run, path, sample, step and layer."
+    ),
+    "layers": Verb("listing", "The layers of a model that can be probed: how, whether exactly, and at what cost."),
+    "models": Verb("listing", "The models that come with flatlens, and how others are named."),
+    "datasets": Verb("listing", "The data that come with flatlens, and how others are named."),
+    "attacks": Verb("listing", "The attacks, and the controls that are walked beside them."),
+    "verify": Verb(
+        "verifying",
+        "This machine's numbers against dense Hessians and PyHessian: one sample, every layer, in float64.",
+    ),
+    "train": Verb(
+        "training", "Train a model, standard or adversarially; its accuracies are written beside the weights."
+    ),
+    "doctor": Verb("doctor", "Versions, devices, optional parts, what is missing and how to get it."),
+}
+"""The commands, in the order of the help."""
+
+
+def application(typed: str | None = None) -> typer.Typer:
+    """The command line.
+
+    Args:
+        typed: the command that is wanted, or "" for none: the others are there by name and summary alone. Reading the
+            options of all commands would take longer than all else that ``flatlens --help`` does. None: all in full.
+    """
+    app = typer.Typer(
+        help=f"{_HELP}\n\n{_START}",
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        # What an error looks like is decided here, and not by whether rich can draw a box around it.
+        pretty_exceptions_enable=False,
+    )
+    app.callback(invoke_without_command=True)(_root)
+    for name, verb in VERBS.items():
+        if typed in (None, name):
+            command = getattr(import_module(f"flatlens_cli.{verb.module}"), name)
+            app.command(name, epilog=examples.of(name))(command)
+        else:
+            app.command(name, help=verb.summary)(_by_name_alone)
+    return app
+
+
+def _by_name_alone() -> None:
+    raise AssertionError("a command that was not typed is never run")
+
+
+def _root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.", metavar="")] = False,
     debug: Annotated[
@@ -77,8 +117,11 @@ def run(arguments: Sequence[str]) -> int:
         The exit code. Errors are printed, one line each.
     """
     debug = "--debug" in arguments
+    words = [word for word in arguments if word != "--debug"]
+    # A shell that completes may ask for any command's options.
+    typed = None if "_FLATLENS_COMPLETE" in os.environ else next((w for w in words if not w.startswith("-")), "")
     try:
-        result = app([word for word in arguments if word != "--debug"], prog_name="flatlens", standalone_mode=False)
+        result = application(typed)(words, prog_name="flatlens", standalone_mode=False)
     except typer.TyperException as error:
         return _failed(error, _parsing(error), error.exit_code, debug=debug)
     except PassError as error:
@@ -100,12 +143,15 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _place(error: OSError) -> str:
+
     named = "" if error.filename is None else f" '{shortened(os.fsdecode(error.filename))}'"
     return f"cannot use{named or ' what was named'}: {error.strerror or error}; name another place"
 
 
 def _failed(error: Exception, message: str, code: int, *, debug: bool) -> int:
     if debug:
+        import traceback
+
         terminal.complain("".join(traceback.format_exception(error)).rstrip("\n"), lines=True)
     terminal.complain("error: " + " ".join(line.strip() for line in message.split("\n")).strip())
     return code
@@ -113,6 +159,8 @@ def _failed(error: Exception, message: str, code: int, *, debug: bool) -> int:
 
 def _parsing(error: typer.TyperException) -> str:
     """The parser's message in the form of ours: the value, and what would work."""
+    import difflib
+
     if (option := getattr(error, "option_name", None)) and (near := getattr(error, "possibilities", None)):
         return f"no option '{option}'. Did you mean '{difflib.get_close_matches(option, near, 1, 0.0)[0]}'?"
     message = " ".join(error.format_message().split()).rstrip(".")

@@ -76,9 +76,6 @@ def doctor(json: options.Json = False) -> None:
     )
 
 
-COMMANDS = (doctor,)
-
-
 def _parts() -> list[Part]:
     """What the installed flatlens says it needs, or can use."""
     try:

@@ -1,4 +1,4 @@
-"""What one would type: the examples at the end of each command's ``--help``."""
+"""The examples at the end of each command's ``--help``."""
 
 from __future__ import annotations
 

@@ -55,18 +55,18 @@ def export(
     if piped and (json or formats.ALSO.get(format, format) == "parquet"):
         what = "--json" if json else "--format parquet"
         raise UsageError(f"--out - and {what}: stdout is the table's, in csv or json; name a file")
-    from flatlens.export import table as exporting
+    from flatlens.export.table import export
 
     wanted: dict[str, Any] = {"format": format, "table": table, "images": images}
     if piped:
         done = None
         with terminal.stdout_bytes() as stream:
-            done = exporting.export(folder, out=stream, **wanted)
+            done = export(folder, out=stream, **wanted)
         if done is None:  # nobody reads on
             return
     else:
         with terminal.progress_bar(not quiet) as progress:
-            done = exporting.export(folder, out=out, progress=progress, **wanted)
+            done = export(folder, out=out, progress=progress, **wanted)
     if not quiet:
         for line in _notes(done):
             terminal.complain(f"note: {line}")
@@ -76,9 +76,6 @@ def export(
         lines = [("export", f"{done.file}"), ("rows", f"{done.rows:,} of {done.runs:,} runs")]
         lines += [("images", f"{done.images}")] if done.images else []
         terminal.show(terminal.columns(lines))
-
-
-COMMANDS = (export,)
 
 
 def _notes(done: Any) -> list[str]:

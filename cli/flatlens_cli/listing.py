@@ -10,14 +10,14 @@ from flatlens_cli import options, terminal
 
 def attacks(json: options.Json = False) -> None:
     """The attacks, and the controls that are walked beside them."""
-    from flatlens import attacks as known
+    from flatlens.attacks import ATTACKS, CONTROLS, SCHEMES
 
     _show(
         json,
         {
-            "attacks": {name: entry.summary for name, entry in known.ATTACKS.items()},
-            "of others": dict(known.SCHEMES),
-            "controls": {name: entry.summary for name, entry in known.CONTROLS.items()},
+            "attacks": {name: entry.summary for name, entry in ATTACKS.items()},
+            "of others": dict(SCHEMES),
+            "controls": {name: entry.summary for name, entry in CONTROLS.items()},
             "norms": {
                 "linf": "largest change of one input value",
                 "l2": "Euclidean length of the change",
@@ -34,19 +34,18 @@ def attacks(json: options.Json = False) -> None:
 
 def models(json: options.Json = False) -> None:
     """The models that come with flatlens, and how others are named."""
-    from flatlens import models as known
-    from flatlens.models import plugins
+    from flatlens.models import BUILT_IN, OPTIONS, SCHEMES, plugins
 
     others = plugins.described()
-    groups = {"schemes": dict(known.SCHEMES), "built-in": dict(known.BUILT_IN), "all take": dict(known.OPTIONS)}
+    groups = {"schemes": dict(SCHEMES), "built-in": dict(BUILT_IN), "all take": dict(OPTIONS)}
     _show(json, groups | ({"plug-ins": others} if others or json else {}))
 
 
 def datasets(json: options.Json = False) -> None:
     """The data that come with flatlens, and how others are named."""
-    from flatlens import datasets as known
+    from flatlens.datasets import BUILT_IN, SCHEMES
 
-    _show(json, {"schemes": dict(known.SCHEMES), "built-in": dict(known.BUILT_IN)})
+    _show(json, {"schemes": dict(SCHEMES), "built-in": dict(BUILT_IN)})
 
 
 def layers(
@@ -65,11 +64,9 @@ def layers(
     if model is None:
         raise UsageError("--model is missing; `flatlens models` lists what there is")
     with terminal.stdout_kept_clean(json):
-        from flatlens.measure import plan as planning
+        from flatlens.measure.plan import layer_table
 
-        found = planning.layer_table(
-            model, data, trust_pickle=bool(trust_pickle), trust_remote_code=bool(trust_remote_code)
-        )
+        found = layer_table(model, data, trust_pickle=bool(trust_pickle), trust_remote_code=bool(trust_remote_code))
     if json:
         terminal.emit({"model": model, "layers": [row._asdict() for row in found]})
         return
@@ -81,9 +78,6 @@ def layers(
         cost = "–" if row.cost is None else f"{row.cost:.2g} ({row.cost_low:.2g} … {row.cost_high:.2g})"
         rows.append((name, row.kind, " × ".join(map(str, row.shape)), row.method or "–", exact, passes, cost))
     terminal.show(terminal.columns(rows, header=True))
-
-
-COMMANDS = (layers, models, datasets, attacks)
 
 
 def _show(json: bool, groups: dict[str, dict[str, str]]) -> None:

@@ -14,15 +14,10 @@ from typing import Annotated, Any
 import typer
 
 from flatlens.errors import SpecError
-from flatlens.specs import run as spec
-from flatlens.specs import toml, trust
-from flatlens.specs import values as reading
-from flatlens.specs.run import RunSpec
+from flatlens.specs import toml, trust, values
+from flatlens.specs.run import KEYS, RunSpec, from_dict
 from flatlens.specs.spelling import settings_of
 from flatlens_cli import completing
-
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
-"""Exit codes, beside 0."""
 
 _DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
 
@@ -188,13 +183,13 @@ def run_spec(flags: Mapping[str, Any], config: Path | None = None, assignments: 
         assignments: ``key=value`` texts.
 
     Raises:
-        SpecError: a setting that does not exist, is missing, or cannot be; or the file names code, without leave.
+        SpecError: a setting that does not exist, is missing, or cannot be; or the file names code without permission.
     """
-    given = {key: _read(key, value) for key in spec.KEYS if (value := flags.get(key)) not in (None, [], ())}
+    given = {key: _read(key, value) for key in KEYS if (value := flags.get(key)) not in (None, [], ())}
     if config is None:
-        return spec.from_dict(toml.assign(given, assignments))
-    values = trust.without_trust(settings_of(toml.read_toml(config)), flags, config)
-    made = spec.from_dict(toml.assign(values | given, assignments))
+        return from_dict(toml.assign(given, assignments))
+    stored = trust.without_trust(settings_of(toml.read_toml(config)), flags, config)
+    made = from_dict(toml.assign(stored | given, assignments))
     typed = toml.assign(given, assignments)
     named = [(key, getattr(made, key)) for key in trust.NAMES_CODE if key not in typed]
     trust.demand_code(named, flags, config)
@@ -209,21 +204,21 @@ def _read(key: str, value: Any) -> Any:
 
 
 def _whole(text: Any) -> Any:
-    found = reading.whole(text) if isinstance(text, str) else None
+    found = values.whole(text) if isinstance(text, str) else None
     return text if found is None else found
 
 
 def whole(text: str) -> int:
     """A whole number that a flag takes."""
-    if (found := reading.whole(text)) is None:
-        raise typer.BadParameter(f"'{reading.shortened(text)}' is not a whole number")
+    if (found := values.whole(text)) is None:
+        raise typer.BadParameter(f"'{values.shortened(text)}' is not a whole number")
     return found
 
 
 def number(text: str) -> float:
     """A finite number that a flag takes."""
     try:
-        found = reading.number(text)
+        found = values.number(text)
     except SpecError as error:
         raise typer.BadParameter(str(error)) from error
     if not math.isfinite(found):

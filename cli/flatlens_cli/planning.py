@@ -75,25 +75,25 @@ def _show_plan(found: Grid, rows: list[dict[str, Any]], workers: int) -> None:
 def _planned(found: Grid, threads: int) -> Iterator[dict[str, Any]]:
     import torch
 
-    from flatlens.measure import plan as planning
-    from flatlens.specs import wording as settings
+    from flatlens.measure.plan import Plan, plan
+    from flatlens.specs import wording
 
     torch.set_num_threads(threads)  # as many as a worker would have
-    labels = settings.labels({cell.key: cell.spec.to_dict() for cell in found.cells})
-    alike: dict[str, planning.Plan] = {}
+    labels = wording.labels({cell.key: cell.spec.to_dict() for cell in found.cells})
+    alike: dict[str, Plan] = {}
     recipes: set[str] = set()
     for cell in found.cells:
         train = None if cell.spec.train is None else replace(cell.spec.train, seed=0)
         like = replace(cell.spec, seed=0, train=train, name=None)
         which = {"cell": cell.key, "label": labels[cell.key]}
         try:
-            plan = alike.get(like.hash()) or planning.plan(like)
+            takes = alike.get(like.hash()) or plan(like)
         except FlatlensError as error:
             yield which | {"error": str(error)}
             continue
-        alike[like.hash()] = plan
+        alike[like.hash()] = takes
         recipe = str((cell.spec.model, cell.spec.train))
         if recipe in recipes:
-            plan = plan._replace(training_passes=0, training_seconds=0.0)
+            takes = takes._replace(training_passes=0, training_seconds=0.0)
         recipes.add(recipe)
-        yield which | plan._asdict()
+        yield which | takes._asdict()

@@ -47,13 +47,13 @@ def report(
     quiet: options.Quiet = False,
 ) -> None:
     """Draw a run's report again, several runs on one page, or a sweep, finished or not."""
-    from flatlens.sweeps import folder as sweep
-    from flatlens.sweeps import opening as folders
+    from flatlens.sweeps.folder import is_sweep, load_sweep
+    from flatlens.sweeps.opening import demand
 
     _check(run, out, format, folder)
     for path in run:
-        folders.demand(path)
-    sweeps = [path for path in run if sweep.is_sweep(path)]
+        demand(path)
+    sweeps = [path for path in run if is_sweep(path)]
     if sweeps and len(run) > 1:
         raise UsageError(f"'{sweeps[0]}' is a sweep, which is drawn on a page of its own; name it alone")
     if format != PAGE:
@@ -61,7 +61,7 @@ def report(
     elif folder is not None:
         file = _hosted(run, sweeps, folder)
     else:
-        file = sweep.load(sweeps[0]).report(out) if sweeps else _runs(run, out)
+        file = load_sweep(sweeps[0]).report(out) if sweeps else _runs(run, out)
     if json:
         terminal.emit({"report": file, "runs": run})
     elif not quiet:
@@ -90,16 +90,16 @@ def _runs(run: list[Path], out: Path | None) -> Path:
 
 def _hosted(run: list[Path], sweeps: list[Path], folder: Path) -> Path:
     from flatlens.records import runs
-    from flatlens.report import page, parts
-    from flatlens.sweeps import folder as sweep
+    from flatlens.report import html_file, page
     from flatlens.sweeps import hosting
+    from flatlens.sweeps.folder import load_sweep
 
     if sweeps:
-        return hosting.save(sweep.load(sweeps[0]), folder)
+        return hosting.save(load_sweep(sweeps[0]), folder)
     hosting.demand_free(folder)
     traces = [runs.load(path).trace(whole=False) for path in run]
-    file = page.write(traces, folder / hosting.INDEX, plotly=parts.PLOTLY)
-    parts.save_plotly(folder)
+    file = page.write(traces, folder / hosting.INDEX, plotly=html_file.PLOTLY)
+    html_file.save_plotly(folder)
     return file
 
 
@@ -112,8 +112,4 @@ def _still(run: list[Path], sweeps: list[Path], out: Path | None, format: str) -
             f"'{run[0]}' is a sweep; --format {format} is the picture of one run, such as one of its cells"
         )
     trace = runs.load(run[0]).trace(whole=False)
-
     return stills.write(trace, out or run[0] / f"report.{format}", format)
-
-
-COMMANDS = (report,)

@@ -15,7 +15,7 @@ import typer
 from flatlens.errors import RunError, SpecError, UsageError
 from flatlens.specs.values import shortened, whole
 from flatlens_cli import completing, options, planning, terminal
-from flatlens_cli.options import FAILED, INTERRUPTED
+from flatlens_cli.terminal import FAILED, INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -137,14 +137,14 @@ def status(
     json: options.Json = False,
 ) -> None:
     """What of a sweep is done, running, failed, and why; or how far a run is."""
-    from flatlens.sweeps import folder as sweeps
-    from flatlens.sweeps import opening as folders
+    from flatlens.sweeps.folder import is_sweep, load_sweep
+    from flatlens.sweeps.opening import demand
 
-    if not sweeps.is_sweep(folder) and (folder / "manifest.json").is_file():
+    if not is_sweep(folder) and (folder / "manifest.json").is_file():
         _run_status(folder, json=json)
         return
-    folders.demand(folder)
-    found = sweeps.load(folder)
+    demand(folder)
+    found = load_sweep(folder)
     state = found.state()
     if json:
         terminal.emit(_facts(found, state))
@@ -157,14 +157,11 @@ def status(
             while state.supervisors:
                 show(_told(found, state))
                 time.sleep(EVERY)
-                found = sweeps.load(folder)
+                found = load_sweep(folder)
                 state = found.state()
     except KeyboardInterrupt:
         return
     terminal.show(_told(found, state))
-
-
-COMMANDS = (sweep, status)
 
 
 def _run_status(folder: Path, *, json: bool) -> None:
@@ -189,7 +186,7 @@ def _run_status(folder: Path, *, json: bool) -> None:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Take what a cluster sends before it kills for what it is: an interruption."""
+    """Treat SIGTERM, which a cluster sends before it kills a job, as an interruption like Ctrl-C."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -206,10 +203,10 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _interrupted(out: Path) -> str:
-    from flatlens.sweeps import folder as sweeps
+    from flatlens.sweeps.folder import load_sweep
 
     try:
-        state = sweeps.load(out).state()
+        state = load_sweep(out).state()
     except RunError:
         return "interrupted: nothing was begun yet"
     return f"interrupted: {len(state.done)} of {state.total} cells are finished; the same command goes on from there"

@@ -16,6 +16,8 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, cast
 
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+"""Exit codes, beside 0."""
 _NO_WIDTH = 10_000
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    r"""Text in which whatever a terminal would obey, or not show, is written out: ``\x1b``, ``\u202e``, ``\n``.
+    r"""Text in which all that a terminal would obey, or not show, is written out: ``\x1b``, ``\u202e``, ``\n``.
 
     Args:
         text: anybody's.
@@ -118,7 +120,7 @@ def _print(text: str, stream: IO[str]) -> None:
 
 @contextlib.contextmanager
 def stdout_bytes() -> Iterator[IO[bytes]]:
-    """Stdout for what is no text of ours, such as a table; a terminal is shown it, and not sent it."""
+    """Stdout for bytes, such as an exported table; on a terminal, which might obey them, they are made visible."""
     with _whether_read_or_not(sys.stdout):
         yield cast("IO[bytes]", _Shown(sys.stdout)) if sys.stdout.isatty() else sys.stdout.buffer
         sys.stdout.flush()

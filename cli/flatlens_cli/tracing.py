@@ -11,7 +11,8 @@ from flatlens.errors import RunError, UsageError
 from flatlens.specs.run import RunSpec
 from flatlens.wording import CautionWarning
 from flatlens_cli import options, terminal
-from flatlens_cli.options import INTERRUPTED, run_spec
+from flatlens_cli.options import run_spec
+from flatlens_cli.terminal import INTERRUPTED
 
 DEMO = {
     "model": "flatlens:digits-cnn",
@@ -96,27 +97,24 @@ def demo(
     _run(run_spec(DEMO | {"layer": layer}), out, force=force, json=json, quiet=quiet, spectrum=True)
 
 
-COMMANDS = (demo, trace)
-
-
 def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool, spectrum: bool = False) -> None:
     try:
         with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
-            from flatlens.measure import run as execute
-            from flatlens.report import parts
+            from flatlens.measure.run import run
+            from flatlens.report import html_file
 
             with warnings.catch_warnings():
                 # They are in the summary, and on the page.
                 warnings.simplefilter("ignore", CautionWarning)
-                run = execute.run(spec, out, force=force, progress=progress)
-            page = run.path / "report.html"
-            drawn = run.resumed == "finished" and parts.is_whole(page)
+                done = run(spec, out, force=force, progress=progress)
+            page = done.path / "report.html"
+            drawn = done.resumed == "finished" and html_file.is_whole(page)
             if spectrum:
-                from flatlens.peers import spectrum as densities
+                from flatlens.peers.spectrum import add_spectrum
 
-                drawn = drawn and all((run.path / f"{name}.parquet").exists() for name in ("spectrum", "peers"))
-                run = densities.add(run)
-            made = run.trace(whole=False)
+                drawn = drawn and all((done.path / f"{name}.parquet").exists() for name in ("spectrum", "peers"))
+                done = add_spectrum(done)
+            made = done.trace(whole=False)
             if not drawn:
                 made.report(page)
     except KeyboardInterrupt:
@@ -126,11 +124,11 @@ def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool, spec
     from flatlens_cli import summary
 
     if not quiet:
-        if run.resumed == "finished":
-            terminal.complain(f"nothing to do: '{run.path}' holds this run, finished")
+        if done.resumed == "finished":
+            terminal.complain(f"nothing to do: '{done.path}' holds this run, finished")
         terminal.show(summary.text(made, page), err=json)
     if json:
-        where = {"run": run.path, "report": page, "resumed": run.resumed, "spec": made.spec}
+        where = {"run": done.path, "report": page, "resumed": done.resumed, "spec": made.spec}
         terminal.emit(where | summary.facts(made))
 
 
@@ -151,31 +149,31 @@ def _interrupted(out: Path) -> str:
 def _plan(spec: RunSpec, *, json: bool) -> None:
     from rich import filesize
 
-    from flatlens.measure import plan as planning
+    from flatlens.measure.plan import plan
 
     with terminal.stdout_kept_clean(json):
-        plan = planning.plan(spec)
+        takes = plan(spec)
     if json:
-        terminal.emit(plan._asdict())
+        terminal.emit(takes._asdict())
         return
-    training = [("training", f"about {terminal.duration(plan.training_seconds)}")] if plan.training_passes else []
+    training = [("training", f"about {terminal.duration(takes.training_seconds)}")] if takes.training_passes else []
     terminal.show(
         terminal.columns(
             [
-                ("model", plan.model),
-                ("layers", ", ".join(plan.layers)),
-                ("samples", f"{plan.samples:,}, {plan.batch_size:,} at a time"),
-                ("batches", f"{plan.batches:,}"),
+                ("model", takes.model),
+                ("layers", ", ".join(takes.layers)),
+                ("samples", f"{takes.samples:,}, {takes.batch_size:,} at a time"),
+                ("batches", f"{takes.batches:,}"),
                 (
                     "steps",
-                    str(plan.steps)
-                    if plan.says_steps
-                    else f"the attack does not say how many: {plan.steps} are counted",
+                    str(takes.steps)
+                    if takes.says_steps
+                    else f"the attack does not say how many: {takes.steps} are counted",
                 ),
-                ("forward passes", f"{plan.forward_passes:,}, each of a batch"),
-                ("backward passes", f"{plan.backward_passes:,}, each of a batch"),
-                ("memory", f"about {filesize.decimal(plan.memory_bytes)}"),
-                ("time", f"about {terminal.duration(plan.seconds)}"),
+                ("forward passes", f"{takes.forward_passes:,}, each of a batch"),
+                ("backward passes", f"{takes.backward_passes:,}, each of a batch"),
+                ("memory", f"about {filesize.decimal(takes.memory_bytes)}"),
+                ("time", f"about {terminal.duration(takes.seconds)}"),
                 *training,
             ]
         )

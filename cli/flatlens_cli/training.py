@@ -12,7 +12,7 @@ from flatlens.specs.run import train_from_dict
 from flatlens.specs.train import TrainSpec
 from flatlens.specs.values import radius
 from flatlens_cli import completing, options, terminal
-from flatlens_cli.options import INTERRUPTED
+from flatlens_cli.terminal import INTERRUPTED
 
 _TEXT = ("epochs", "batch_size", "steps", "limit", "seed")
 
@@ -81,10 +81,10 @@ def train(
     assert model is not None and out is not None
     try:
         with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
-            from flatlens.training import recipes as trained
+            from flatlens.training import recipes
 
             trust = {"trust_pickle": bool(trust_pickle), "trust_remote_code": bool(trust_remote_code)}
-            made = trained.train(model, recipe, out, force=force, progress=progress, **trust)
+            made = recipes.train(model, recipe, out, force=force, progress=progress, **trust)
     except KeyboardInterrupt:
         terminal.complain("interrupted: the finished epochs are saved; the same command goes on from there")
         raise typer.Exit(INTERRUPTED) from None
@@ -104,6 +104,3 @@ def train(
         terminal.show(terminal.columns(rows), err=json)
     if json:
         terminal.emit({"weights": out, "resumed": made.resumed, **record})
-
-
-COMMANDS = (train,)

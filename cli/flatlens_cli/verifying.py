@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from flatlens_cli import options, terminal
-from flatlens_cli.options import FAILED
+from flatlens_cli.terminal import FAILED
 
 
 def verify(model: options.Model = None, data: options.Data = None, json: options.Json = False) -> None:
@@ -14,10 +14,10 @@ def verify(model: options.Model = None, data: options.Data = None, json: options
     The last line is the verdict. Exit code 0: fine; 1: not.
     """
     with terminal.stdout_kept_clean(json):
-        from flatlens.peers import verify as verification
+        from flatlens.peers.verify import verdict, verify
 
-        checks = verification.verify(model or "flatlens:digits-cnn", data)
-        found = verification.verdict(checks)
+        checks = verify(model or "flatlens:digits-cnn", data)
+        found = verdict(checks)
     if json:
         facts = {"model": model or "flatlens:digits-cnn", "checks": [check._asdict() for check in checks]}
         terminal.emit(facts | {"fine": found.fine, "verdict": found.text})
@@ -50,6 +50,3 @@ def verify(model: options.Model = None, data: options.Data = None, json: options
 def _end(fine: bool) -> None:
     if not fine:
         raise typer.Exit(FAILED)
-
-
-COMMANDS = (verify,)

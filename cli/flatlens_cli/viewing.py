@@ -51,6 +51,3 @@ def _open(address: str) -> None:
 
     with contextlib.suppress(webbrowser.Error, OSError):
         webbrowser.open(address)
-
-
-COMMANDS = (view,)

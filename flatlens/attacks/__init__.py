@@ -31,7 +31,25 @@ if TYPE_CHECKING:
 _FUNCTIONS = {"along": "points", "recorded": "recording"}
 
 
-__all__ = ["ATTACKS", "CONTROLS", "NORMS", "OBJECTIVES", "SCHEMES", "entry", "find"]
+# What users need; `entry` and `find` are for those who build attacks by name.
+__all__ = [
+    "APGD",
+    "APGDCE",
+    "APGDDLR",
+    "APGDT",
+    "ATTACKS",
+    "BIM",
+    "CONTROLS",
+    "DDN",
+    "FGSM",
+    "MIFGSM",
+    "NORMS",
+    "OBJECTIVES",
+    "PGD",
+    "SCHEMES",
+    "along",
+    "recorded",
+]
 
 
 def entry(name: str) -> Entry:
@@ -63,4 +81,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*(found.name for found in ATTACKS.values()), "APGD", *_FUNCTIONS, "ATTACKS", "CONTROLS"])
+    return sorted(__all__)

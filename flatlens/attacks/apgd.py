@@ -47,7 +47,7 @@ class APGD:
             probable wrong one first), while success stays any label but the true one.
     """
 
-    eps: float | Sequence[float] = 8 / 255
+    eps: float | Sequence[float] | Tensor = 8 / 255
     norm: str = "linf"
     steps: int = 100
     objective: str = "ce"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ SPARSE = 0.01
 """The share of coordinates that one l1 step changes (Tramèr & Boneh 2019: the 99th percentile)."""
 
 
+@runtime_checkable
 class Ball(Protocol):
     """A ball of radius eps around the clean input, in one norm."""
 

@@ -60,7 +60,7 @@ class LineToEnd:
 class _NoiseRay:
     """A ray of noise of the norm eps at its end, in ``steps`` equal steps, clipped to the bounds."""
 
-    eps: float | Sequence[float] = 8 / 255
+    eps: float | Sequence[float] | Tensor = 8 / 255
     norm: str = "linf"
     steps: int = 40
 
@@ -104,7 +104,7 @@ class RandomSigns:
     a few random coordinates in l1.
     """
 
-    eps: float | Sequence[float] = 8 / 255
+    eps: float | Sequence[float] | Tensor = 8 / 255
     norm: str = "linf"
     steps: int = 40
     step_size: float | None = None

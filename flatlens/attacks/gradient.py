@@ -40,7 +40,7 @@ class PGD:
             ``random_start`` is the same every time.
     """
 
-    eps: float | Sequence[float] = 8 / 255
+    eps: float | Sequence[float] | Tensor = 8 / 255
     norm: str = "linf"
     steps: int = 40
     step_size: float | None = None
@@ -153,7 +153,7 @@ def check_counts(steps: int, restarts: int) -> None:
             raise AttackError(f"{name} = {value}: needs a whole number of at least 1")
 
 
-def radius(eps: float | Sequence[float], batch: Batch) -> Radius:
+def radius(eps: float | Sequence[float] | Tensor, batch: Batch) -> Radius:
     """The radius of each sample of a batch, ``[n]``, or the one of all.
 
     Raises:

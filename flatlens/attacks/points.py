@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from flatlens.attacks.recording import Replay
@@ -59,7 +60,7 @@ class Along:
 
 
 def along(
-    iterates: Tensor | np.ndarray[Any, Any] | Sequence[Any], ids: Any = None, *, target: int | str | None = None
+    iterates: Tensor | NDArray[Any] | Sequence[Any], ids: Any = None, *, target: int | str | None = None
 ) -> Along:
     """Points of one's own as the path.
 

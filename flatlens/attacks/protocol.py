@@ -20,6 +20,7 @@ EXPECTED_STEPS = 40
 """Steps of an attack that does not say how many it takes: for the bar that shows progress, and for controls."""
 
 
+@runtime_checkable
 class Walks(Protocol):
     """Anything that yields passes: the one at the clean input first, that at the final iterate last."""
 
@@ -35,6 +36,7 @@ class Recorder(Protocol):
         """Run it. Returns what replays it, and counts of what a reader must know (code -> samples)."""
 
 
+@runtime_checkable
 class Attack(Protocol):
     """An attack, and all that is asked of it."""
 

@@ -115,7 +115,7 @@ def load(uri: str) -> Dataset:
 
 
 def _meant(uri: Uri) -> str:
-    """What an unknown name of data was probably to be, where no whole name is near."""
+    """A hint at what an unknown name of data was probably meant to be, where no whole name is near."""
     if not uri.scheme:
         place = uri.file
         kind = "npz" if uri.path.endswith(".npz") else "imagefolder" if uri.path and place.is_dir() else None
@@ -331,7 +331,7 @@ def _names(file: Path, labels: NDArray[Any] | None) -> tuple[str, ...] | None:
 # ---- images ---------------------------------------------------------------------------------------
 
 
-def _of_images(read: Callable[[Uri], images.Images]) -> Callable[[Uri], Dataset]:
+def _of_images(read: Callable[[Uri], images.LabelledImages]) -> Callable[[Uri], Dataset]:
     """A loader from what reads unsigned bytes."""
 
     def load(uri: Uri) -> Dataset:
@@ -343,7 +343,7 @@ def _of_images(read: Callable[[Uri], images.Images]) -> Callable[[Uri], Dataset]
     return load
 
 
-def _of_tables(uri: Uri) -> images.Images:
+def _of_tables(uri: Uri) -> images.LabelledImages:
     from flatlens.datasets import arrow as arrow_data  # pyarrow is not needed to list what there is
 
     return arrow_data.read(uri)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flatlens.datasets.images import Images, Source, size_of
+from flatlens.datasets.images import ImageSource, LabelledImages, size_of
 from flatlens.datasets.images import read as read_images
 from flatlens.errors import DataError, one_line, unknown
 from flatlens.files.archives import leads_out
@@ -20,8 +20,8 @@ _IMAGES, _LABELS = ("image", "img"), ("label", "labels", "fine_label")
 _FIX = "save it with datasets' save_to_disk, or as Parquet with a column of image bytes and one of labels"
 
 
-def read(uri: Uri) -> Images:
-    """Images and labels of a folder made by ``save_to_disk``, or of Parquet files.
+def read(uri: Uri) -> LabelledImages:
+    """LabelledImages and labels of a folder made by ``save_to_disk``, or of Parquet files.
 
     The images are encoded bytes, alone or in a struct with ``bytes``; the labels are whole numbers, whose names are
     taken from the table's features. ``split`` names a folder, or how the files' names begin; ``image`` and ``label``
@@ -41,7 +41,7 @@ def read(uri: Uri) -> Images:
     tables = [_table(file) for file in files]
     image = _column(tables[0], uri, "image", _IMAGES)
     label = _column(tables[0], uri, "label", _LABELS)
-    sources: list[Source] = []
+    sources: list[ImageSource] = []
     targets: list[Any] = []
     for file, table in zip(files, tables, strict=True):
         for name in (image, label):
@@ -53,7 +53,7 @@ def read(uri: Uri) -> Images:
     if not sources:
         raise DataError(f"'{uri.text}' is empty; at least one sample is needed")
     x = read_images(sources, size=size_of(uri), fix=uri.text)
-    return Images(x, np.asarray(targets, dtype=np.int64), _names(tables[0], files[0].parent, label))
+    return LabelledImages(x, np.asarray(targets, dtype=np.int64), _names(tables[0], files[0].parent, label))
 
 
 def _files(root: Path, uri: Uri) -> list[Path]:
@@ -133,11 +133,11 @@ def _whole(file: Path, table: pa.Table, name: str) -> list[Any]:
     return [min(value, 2**63 - 1) for value in column.to_pylist()]
 
 
-def _source(name: str, value: Any) -> Source:
+def _source(name: str, value: Any) -> ImageSource:
     found = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(found, bytes):
         raise DataError(f"the image at {name} holds no bytes (a link to a file is not followed); {_FIX}")
-    return Source(name, found)
+    return ImageSource(name, found)
 
 
 def _names(table: pa.Table, folder: Path, label: str) -> tuple[str, ...] | None:

@@ -24,7 +24,7 @@ MOST_PIXELS = 2**26
 """An image of more is taken for a decompression bomb."""
 
 
-class Images(NamedTuple):
+class LabelledImages(NamedTuple):
     """Unsigned bytes ``[N, C, H, W]``, labels int64 ``[N]``, and the names of the classes where they are known."""
 
     x: NDArray[np.uint8]
@@ -32,14 +32,14 @@ class Images(NamedTuple):
     labels: tuple[str, ...] | None
 
 
-class Source(NamedTuple):
+class ImageSource(NamedTuple):
     """An image to be read: its file, or its bytes, and how it is called in messages."""
 
     name: str
     file: Path | bytes
 
 
-def folder(uri: Uri) -> Images:
+def folder(uri: Uri) -> LabelledImages:
     """``imagefolder:FOLDER``: one folder of images for each class, in the order of their names.
 
     With ``size=N`` the shorter side is resized to N pixels (bicubic) and the middle N × N are kept.
@@ -54,7 +54,7 @@ def folder(uri: Uri) -> Images:
         raise DataError(f"folder '{uri.path}' {what}; imagefolder:FOLDER needs one folder of images for each class")
     classes = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     found = [
-        (Source(str(file), file), label)
+        (ImageSource(str(file), file), label)
         for label, entry in enumerate(classes)
         for file in sorted(entry.rglob("*"))
         if file.suffix.lower() in ENDINGS and file.is_file() and not file.name.startswith(".")
@@ -63,7 +63,9 @@ def folder(uri: Uri) -> Images:
         kinds = ", ".join(ending[1:] for ending in ENDINGS)
         raise DataError(f"folder '{root}' has no images; it needs one folder for each class, with files of: {kinds}")
     x = read([source for source, _ in found], size=size_of(uri), fix=uri.text)
-    return Images(x, np.array([label for _, label in found], dtype=np.int64), tuple(entry.name for entry in classes))
+    return LabelledImages(
+        x, np.array([label for _, label in found], dtype=np.int64), tuple(entry.name for entry in classes)
+    )
 
 
 def size_of(uri: Uri) -> int | None:
@@ -71,7 +73,7 @@ def size_of(uri: Uri) -> int | None:
     return uri.whole("size", 224, low=1, high=8192) if "size" in uri.options else None
 
 
-def read(sources: Sequence[Source], *, size: int | None, fix: str) -> NDArray[np.uint8]:
+def read(sources: Sequence[ImageSource], *, size: int | None, fix: str) -> NDArray[np.uint8]:
     """All images, ``[N, C, H, W]``: of one channel if all of them are grey, else of three.
 
     Args:
@@ -100,7 +102,7 @@ def read(sources: Sequence[Source], *, size: int | None, fix: str) -> NDArray[np
     return x
 
 
-def _header(image: Any, source: Source) -> tuple[tuple[int, int], str]:
+def _header(image: Any, source: ImageSource) -> tuple[tuple[int, int], str]:
     """Width and height in pixels, and Pillow's mode; nothing is decoded yet."""
     with _opened(image, source) as picture:
         size, mode = picture.size, picture.mode
@@ -114,7 +116,7 @@ def _header(image: Any, source: Source) -> tuple[tuple[int, int], str]:
     return size, mode
 
 
-def _opened(image: Any, source: Source) -> Any:
+def _opened(image: Any, source: ImageSource) -> Any:
     file = source.file if isinstance(source.file, Path) else io.BytesIO(source.file)
     try:
         with warnings.catch_warnings():
@@ -129,7 +131,7 @@ def _opened(image: Any, source: Source) -> Any:
         raise DataError(f"'{source.name}' is no image, or is damaged; needs one of: {', '.join(_FORMATS)}") from error
 
 
-def _decoded(image: Any, source: Source, mode: str, size: int | None) -> Any:
+def _decoded(image: Any, source: ImageSource, mode: str, size: int | None) -> Any:
     with _opened(image, source) as picture:
         try:
             pixels = picture.convert(mode)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flatlens.datasets.images import Images
+from flatlens.datasets.images import LabelledImages
 from flatlens.errors import DataError, one_line, unknown
 from flatlens.extras import need
 from flatlens.specs.uris import Uri, location
@@ -14,8 +14,8 @@ NAMES = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
 pickles of CIFAR are held to their known checksums first."""
 
 
-def read(uri: Uri) -> Images:
-    """Images and labels of one split, ``train`` or ``test`` (which is the default).
+def read(uri: Uri) -> LabelledImages:
+    """LabelledImages and labels of one split, ``train`` or ``test`` (which is the default).
 
     Raises:
         DataError: torchvision is missing, does not have it, or it is not in the folder.
@@ -42,4 +42,4 @@ def read(uri: Uri) -> Images:
         ) from error
     x = np.asarray(found.data)
     x = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
-    return Images(x, np.asarray(found.targets, dtype=np.int64), tuple(found.classes))
+    return LabelledImages(x, np.asarray(found.targets, dtype=np.int64), tuple(found.classes))

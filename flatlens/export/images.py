@@ -33,7 +33,7 @@ def write(found: Iterable[tuple[str, Path]], out: IO[bytes]) -> list[str]:
 
     Raises:
         RunError: a run is damaged.
-    """
+    """  # noqa: DOC501 (a function makes the error)
     without = []
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for key, folder in found:

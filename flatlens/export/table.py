@@ -12,17 +12,15 @@ import pyarrow.compute as pc
 
 from flatlens.errors import ResourceError, RunError, SpecError, unknown
 from flatlens.export import formats
-from flatlens.export import images as arrays
+from flatlens.export.images import write as write_images
 from flatlens.files.atomic import clear_leftovers, disk, replacing
 from flatlens.files.borders import DamageError
 from flatlens.progress import Progress, Report
 from flatlens.records import runs, stored
 from flatlens.records.schema import LAYERS, STEPS
 from flatlens.specs.wording import TRAIN_KEYS, flat, varying
-from flatlens.sweeps import cells as results
-from flatlens.sweeps import folder as sweep
-from flatlens.sweeps import tables
-from flatlens.sweeps.folder import Sweep
+from flatlens.sweeps import finished, tables
+from flatlens.sweeps.folder import Sweep, is_sweep, load_sweep
 from flatlens.sweeps.grid import TRAIN
 from flatlens.sweeps.opening import damaged, demand
 
@@ -50,7 +48,7 @@ class Exported(NamedTuple):
     without_images: list[str]
 
 
-class Source(NamedTuple):
+class ExportedRun(NamedTuple):
     """A run whose rows are exported: its folder, and what stands in front of them."""
 
     key: str
@@ -84,6 +82,7 @@ def export(
     Raises:
         RunError: the folder holds neither, nothing in it is finished, or a run is damaged.
         DiskError: the disk is full or not writable.
+        SpecError: there is no such format or table.
     """
     path = Path(path)
     written = formats.ALSO.get(format, format)
@@ -91,7 +90,7 @@ def export(
         if name not in known:
             raise SpecError(unknown(kind, name, known, where="there are"))
     demand(path)
-    whole = sweep.load(path) if sweep.is_sweep(path) else None
+    whole = load_sweep(path) if is_sweep(path) else None
     if whole is None and table == CELLS:
         raise SpecError("a run has no table 'cells', which is a sweep's; it has: joined, steps, layers")
     found = [_run(path)] if whole is None else list(_cells(whole))
@@ -107,7 +106,7 @@ def export(
         rows = formats.write(parts, stream, written)
     if npz is not None:
         with _opened(npz, None) as stream:
-            without = arrays.write([(source.key, source.folder) for source in found], stream)
+            without = write_images([(source.key, source.folder) for source in found], stream)
     missing = 0 if whole is None else len(whole.plan) - len(found)
     return Exported(file, rows, len(found), missing, npz, without)
 
@@ -115,19 +114,19 @@ def export(
 # ---- what is exported -------------------------------------------------------------------------------
 
 
-def _run(path: Path) -> Source:
+def _run(path: Path) -> ExportedRun:
     runs.load(path).demand_finished()
-    return Source("", path, {})
+    return ExportedRun("", path, {})
 
 
-def _cells(whole: Sweep) -> Iterator[Source]:
+def _cells(whole: Sweep) -> Iterator[ExportedRun]:
     # Where some models are trained and others are not, each setting of the training is a column.
     keys = [k for key in varying(list(whole.plan.values())) for k in (TRAIN_KEYS if key == TRAIN else (key,))]
     columns = {key: tables.column(key) for key in keys if tables.is_setting(key)}
-    for key in results.done(whole):
+    for key in finished.keys(whole):
         point = flat(whole.plan[key])
         front = {field.name: (tables.setting(point, name), _short(field)) for name, field in columns.items()}
-        yield Source(key, whole.cell(key), {tables.CELL.name: (key, tables.CELL), **front})
+        yield ExportedRun(key, whole.cell(key), {tables.CELL.name: (key, tables.CELL), **front})
 
 
 def _short(field: pa.Field) -> pa.Field:
@@ -138,7 +137,7 @@ def _figures(whole: Sweep) -> Iterator[pa.Table]:
     yield tables.cells(whole)
 
 
-def _tables(found: list[Source], table: str) -> Iterator[tuple[int, pa.Table]]:
+def _tables(found: list[ExportedRun], table: str) -> Iterator[tuple[int, pa.Table]]:
     """The rows of all runs with what stands in front of them, and the run's place."""
     for i, source in enumerate(found):
         try:
@@ -179,7 +178,9 @@ def _join(steps: pa.Table, layers: pa.Table) -> pa.Table:
     return pa.table({name: (steps if name in steps.column_names else layers)[name] for name in names})
 
 
-def _tell(parts: Iterator[tuple[int, pa.Table]], found: list[Source], progress: Report | None) -> Iterator[pa.Table]:
+def _tell(
+    parts: Iterator[tuple[int, pa.Table]], found: list[ExportedRun], progress: Report | None
+) -> Iterator[pa.Table]:
     for i, part in parts:
         if progress is not None:
             progress(Progress(i, len(found), "writing"))

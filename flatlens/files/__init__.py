@@ -1,1 +1,1 @@
-"""Bytes on a disk: folders of others are let in with care, files replaced whole, locked, hashed."""
+"""Bytes on a disk: folders from strangers are checked; files are replaced as a whole, locked and hashed."""

@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+
+JUST_NOW = 5.0
+"""Seconds that a living process has from opening a file to locking it."""
 
 
 @contextlib.contextmanager
@@ -34,7 +39,10 @@ def replacing(path: Path) -> Iterator[Any]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            if fcntl is not None:  # while it is locked: whoever clears leftovers must not find it without a lock
+                temporary.replace(path)
+        if fcntl is None:  # an open file cannot be renamed there
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -50,12 +58,26 @@ def sync_folder(folder: Path) -> None:
 
 
 def clear_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove what `replacing` has left of writers that were killed; whoever still writes holds a lock on his file."""
+    """Remove the temporary files of writers that were killed; one that is still alive holds a lock on its file."""
     for left in folder.glob(f".{glob.escape(name) if name != '*' else name}.*.tmp"):
         with contextlib.suppress(OSError):
-            if left.is_file() and not left.is_symlink() and is_written(left):
+            if left.is_file() and not left.is_symlink() and (is_written(left) or _is_opened(left)):
                 continue
             left.unlink()
+
+
+def _is_opened(file: Path) -> bool:
+    """Whether a living process may have opened a file and not locked it yet."""
+    process = file.name.rpartition(".tmp")[0].rpartition(".")[2].partition("-")[0]
+    if fcntl is None or time.time() - file.stat().st_mtime > JUST_NOW or not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return int(process) != os.getpid()
 
 
 def is_written(file: Path) -> bool:

@@ -1,7 +1,7 @@
-"""Where a results folder, which may be anybody's, is let in: links, files, and what the JSON records in it must hold.
+"""Checks of a results folder, which may come from anybody: no links, plain files, and records whose values can be.
 
-Whatever is wrong is a `DamageError`, one line that says what; who reads turns it into an error that names the remedy.
-What a later flatlens has added is kept, and what an earlier one did not know may be missing. No torch.
+What is wrong becomes a `DamageError` of one line; whoever reads the folder adds what to do about it. Values that a
+later flatlens has added are kept, and those that an earlier one did not know may be missing. No torch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class DamageError(ValueError):
 
 
 def inside(root: Path, *names: str) -> Path:
-    """A place in a results folder, which no link on the way leads out of.
+    """The path of something in a results folder; no link on the way may lead out of the folder.
 
     ``root`` itself is the user's, and may be a link.
 

@@ -12,11 +12,11 @@ from flatlens.files import borders
 from flatlens.files.borders import DamageError, own_file
 
 LOOKING = 0.5
-"""Seconds within which whoever only looks whether a lock is held has let go of it."""
+"""Seconds after which a process that only looks whether a lock is held has surely let go of it."""
 
 
 def file_lock(path: Path, timeout: float = -1, root: Path | None = None) -> FileLock:
-    """A lock, whose file must be a plain one: opening it empties it, whatever else it is.
+    """A lock on a file, which must be a plain file: opening it empties it.
 
     Raises:
         RunError: its file is a link.
@@ -25,7 +25,7 @@ def file_lock(path: Path, timeout: float = -1, root: Path | None = None) -> File
 
 
 def who(file: Path) -> dict[str, Any]:
-    """What a holder has said of itself, as far as it can be read: ``pid``, ``host``, ``since``, ``shard``."""
+    """What the file beside a lock tells of its holder: ``pid``, ``host``, ``since``, ``shard``; {} if it is damaged."""
     try:
         found = borders.read_json(file)
         borders.check(found, borders.SUPERVISOR, file.name)
@@ -45,13 +45,13 @@ class Locks:
         self.folder = folder
 
     def acquired(self, name: str) -> BaseFileLock:
-        """The lock of a cell or a part of it, which is waited for."""
+        """Take the lock of a cell, or of a part of it; wait until it is free."""
         lock = file_lock(self.folder / f"{name}.cell")
         lock.acquire()
         return lock
 
     def held(self) -> set[str]:
-        """The keys of all cells that somebody is at work on."""
+        """The keys of all cells that a process is at work on."""
         return {lock.name.partition(".")[0] for lock in self.folder.glob("*.cell") if is_held(lock)}
 
     def forget(self, key: str) -> None:
@@ -64,7 +64,7 @@ class Locks:
         return [self._who(lock.stem) for lock in sorted(self.folder.glob("*.supervisor")) if is_held(lock)]
 
     def busy(self, name: str) -> str:
-        """One line about a supervisor in whose way one would be."""
+        """One line that says which supervisor is at work already."""
         which = "" if name == "1-of-1" else f" (shard {name.replace('-of-', '/')})"
         return at_work(self._who(name), self.folder.parent, which)
 
@@ -73,7 +73,7 @@ class Locks:
 
 
 def at_work(holder: dict[str, Any], folder: Path, which: str = "") -> str:
-    """One line about somebody in whose way one would be."""
+    """One line that says who is at work on a folder already."""
     return (
         f"process {holder.get('pid', '?')} on {holder.get('host', '?')} is at work on '{folder}'{which}; "
         "wait for it, or stop it: nothing that it finished is lost"
@@ -81,7 +81,10 @@ def at_work(holder: dict[str, Any], folder: Path, which: str = "") -> str:
 
 
 def is_held(lock: Path, patience: float = 0.0) -> bool:
-    """Whether a lock is held by somebody who is alive, and not for a moment by somebody else who asks the same."""
+    """Whether a living process holds a lock.
+
+    Whoever asks this holds the lock for a moment, too: for ``patience`` seconds it may be no more than that.
+    """
     if not os.path.lexists(lock):
         return False
     probe = file_lock(lock, timeout=patience)

@@ -39,7 +39,7 @@ class Columns:
         self.metric = _outer(layer.weight.to(self.weight), self.groups)
         self.scale = None if layer.scale is None else layer.scale.reshape(self.groups, 1, -1)
 
-    def folded(self, columns: Float[Tensor, "n g P O"]) -> Float[Tensor, "n g P O"]:
+    def folded(self, columns: Float[Tensor, "*n g P O"]) -> Float[Tensor, "*n g P O"]:
         """Columns of the user's layer as the victim's, and derivatives by the victim's as the user's: times D."""
         return columns if self.scale is None else columns * self.scale
 

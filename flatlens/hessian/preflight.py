@@ -126,6 +126,9 @@ def _bends(here: Pass, names: list[str], seed: int) -> Tails:
     """For which layers the second derivative of ⟨v, z⟩ by the layer's output is anything but exactly 0.0.
 
     All layers at once: another layer's second derivative reaches a layer only through a tail that bends as well.
+
+    Raises:
+        RuntimeError: memory ran out.
     """
     found = Tails(set(), set())
     try:

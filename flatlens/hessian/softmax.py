@@ -50,8 +50,8 @@ def matrix(soft: Softmax) -> Float[Tensor, "n k k"]:
     return a
 
 
-def eigenvalues(soft: Softmax) -> Float[Tensor, "n k-1"]:
-    """The non-zero eigenvalues of A, descending; one zero belongs to the vector of ones."""
+def eigenvalues(soft: Softmax) -> Float[Tensor, "n r"]:
+    """The K − 1 non-zero eigenvalues of A, descending; one zero belongs to the vector of ones."""
     a = matrix(soft)
     # Unit scale: at a gap of 600 the entries are 1e-261 and their squares underflow.
     scale = a.abs().amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(a.dtype).tiny)
@@ -86,6 +86,13 @@ def gradient_norm(soft: Softmax, y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """‖p − e_y‖, the norm of the cross-entropy's gradient by the logits."""
     label = y.to(soft.p.device).unsqueeze(1)
     return soft.p.scatter(1, label, soft.q.gather(1, label)).norm(dim=1)
+
+
+def cross_entropy(logits: Float[Tensor, "n k"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """−log p_y in nats, to full relative accuracy also where it is far below 1: log(1 + Σ_{j≠y} exp(z_j − z_y))."""
+    label = y.to(logits.device).unsqueeze(1)
+    others = torch.logsumexp(logits.scatter(1, label, -torch.inf), 1)
+    return torch.nn.functional.softplus(others - logits.gather(1, label).squeeze(1), threshold=40.0)
 
 
 def participation(soft: Softmax) -> Float[Tensor, " n"]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from flatlens.hessian.softmax import Softmax, matrix, softmax
+from flatlens.hessian.softmax import Softmax, cross_entropy, matrix, softmax
 
 PAIRWISE_CLASSES = 4096
 """Up to this many classes the distances between all pairs of class weights are kept."""
@@ -84,7 +84,7 @@ def over_plane(
         within = _spread(p, rest) if across is None else 0.5 * ((p @ across) * p).sum(1)
         spreads.append(within + _variance(p, along + moved))
     shape = (len(t), len(s))
-    loss = F.cross_entropy(logits, torch.full((len(logits),), label, device=logits.device), reduction="none")
+    loss = cross_entropy(logits, torch.full((len(logits),), label))
     return OverPlane((size.square() * torch.cat(spreads)).view(shape), loss.view(shape), logits.view(*shape, -1))
 
 

@@ -160,7 +160,7 @@ class Job:
             keeper = ImageKeeper(self.images) if run == 0 and self.images != "none" else None
             piece = walked(walks, batch, ATTACK, run, keeper=keeper, at_end=self._agrees)
             if keeper is not None:
-                gradients = keeper.gradients(batch.ids, lambda x: self._slope(x, batch.y))
+                gradients = keeper.gradients(batch.ids, lambda x, own: self._slope(x, batch.y, needed=own))
             assert piece.found is not None
             best = piece.found if best is None else best.or_better(piece.found)
             pieces.append(piece._replace(found=None))
@@ -180,13 +180,15 @@ class Job:
             gradients=gradients,
         )
 
-    def _slope(self, x: Tensor, y: Tensor) -> Tensor | None:
-        """The loss's gradient at points ``[n, …]``; None where the model has none, which an attack may do without."""
+    def _slope(self, x: Tensor, y: Tensor, *, needed: bool) -> Tensor | None:
+        """The loss's gradient at points ``[n, …]``; None where the model has none and it is not ``needed``."""
         where = self.victim.where
-        where.begin("the loss's gradient, for pictures", 0)
+        where.begin("gradients at the end of the attack", 0)
         try:
             return self.victim(x, y).grad(lambda here: here.loss)
         except ModelError:
+            if needed:
+                raise
             return None
         finally:
             where.end()
@@ -265,6 +267,9 @@ def fed_otherwise(victim: ImageVictim, x: Tensor, y: Tensor, *, wrong: int) -> I
     """Whether the model does better on standardised inputs than on those that it is given.
 
     ``wrong`` of all inputs are classified otherwise than labelled: where they are few, no pass is made.
+
+    Yields:
+        the caution, where it does.
     """
     if wrong < cautions.LEAST_GAIN:
         return

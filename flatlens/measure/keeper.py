@@ -89,12 +89,13 @@ class ImageKeeper:
         chosen = _once(who, at)
         return _images(x[chosen], ids[who[chosen]], at[chosen], logits[chosen])
 
-    def gradients(self, ids: Tensor, slope: Callable[[Tensor], Tensor | None]) -> Gradients | None:
+    def gradients(self, ids: Tensor, slope: Callable[[Tensor, bool], Tensor | None]) -> Gradients | None:
         """The path's gradients at the key steps, ordered by sample, then step, each step once.
 
         Args:
             ids: of the samples.
-            slope: the loss's gradient at points ``[n, …]``, where the attack has taken none; None where there is none.
+            slope: gives the loss's gradient at points ``[n, …]``, where the attack has taken none; None where there is
+                none. It is told whether the attack has taken some elsewhere.
 
         Returns:
             the gradients; None where there are none at all.
@@ -109,7 +110,7 @@ class ImageKeeper:
             for j in losses:
                 missing &= shot.step != self._key[j].step
             if missing.any():
-                losses[i] = slope(shot.x)
+                losses[i] = slope(shot.x, any(bool(mine.any()) for mine in owned))
         parts = []
         for shot, slopes, mine in zip(self._key, found, owned, strict=True):
             filled, there = slopes.values, mine.clone()

@@ -18,8 +18,7 @@ from flatlens.records.schema import MEASUREMENT_VERSION
 from flatlens.records.valley import Ints
 from flatlens.specs.run import RunSpec, demand_named
 from flatlens.specs.trust import TRUST
-from flatlens.training import reached
-from flatlens.training import recipes as trained
+from flatlens.training import reached, recipes
 
 DIGITS = "flatlens:digits"
 
@@ -64,13 +63,13 @@ def load(spec: RunSpec, progress: Report | None = None) -> Loaded:
 
 
 def sources(spec: RunSpec) -> dict[str, object]:
-    """The hashes, as in a run's manifest, of what a run of ``spec`` would be made from; nothing is trained."""
+    """The hashes, as in a run's manifest, of what a run of ``spec`` would be made from; nothing is recipes."""
     spec = spec.resolved()
     data = datasets.load(spec.data)
     found: dict[str, object] = {"data_sha256": data.sha256, "points_sha256": points_sha256(spec)}
     trust = {key: getattr(spec, key) for key in TRUST}
     if spec.train is not None:
-        return found | {"recipe_sha256": trained.recipe_sha256(spec.model, spec.train, **trust)}
+        return found | {"recipe_sha256": recipes.recipe_sha256(spec.model, spec.train, **trust)}
     loaded = models.load(spec.model, shape=tuple(data.x.shape[1:]), classes=data.classes, **trust)
     return found | {"weights_sha256": loaded.sha256}
 
@@ -78,7 +77,7 @@ def sources(spec: RunSpec) -> dict[str, object]:
 def _model(spec: RunSpec, shape: tuple[int, ...], classes: int, progress: Report | None) -> models.loaders.Loaded:
     trust = {key: getattr(spec, key) for key in TRUST}
     if spec.train is not None:
-        return trained.find(spec.model, spec.train, progress=progress, **trust)
+        return recipes.obtain(spec.model, spec.train, progress=progress, **trust)
     return models.load(spec.model, shape=shape, classes=classes, **trust)
 
 
@@ -86,6 +85,9 @@ def samples_of(spec: RunSpec, y: Ints) -> Ints:
     """Indices of the samples that a spec asks for, ascending; ``limit`` takes as many of each class as there are.
 
     They are the same for all seeds, so that runs of several seeds differ in nothing but their noise.
+
+    Raises:
+        DataError: a sample is asked for that the data do not have.
     """
     if spec.samples is not None:
         beyond = [i for i in spec.samples if i >= len(y)]

@@ -17,7 +17,7 @@ from flatlens.measure.job import Job
 from flatlens.measure.load import DIGITS, load
 from flatlens.specs.run import RunSpec
 from flatlens.specs.trust import TRUST
-from flatlens.training import recipes as trained
+from flatlens.training import recipes
 from flatlens.victims.images import ImageVictim
 from flatlens.victims.layers import own_name, probeable
 from flatlens.victims.memory import bytes_per_sample
@@ -70,7 +70,7 @@ class LayerRow(NamedTuple):
 
 
 def plan(spec: RunSpec) -> Plan:
-    """What a run of ``spec`` would take, from one timed pass of one batch; nothing is trained."""
+    """What a run of ``spec`` would take, from one timed pass of one batch; nothing is recipes."""
     recipe = spec.resolved().train
     spec, job, _ = load(dataclasses.replace(spec, train=None))
     batch = job.batch(0)
@@ -87,7 +87,7 @@ def plan(spec: RunSpec) -> Plan:
     planes = surface.cost(job) if job.surface else surface.Cost(0, 0)
     weights = sum(p.numel() * p.element_size() for p in job.model.parameters())
     trust = {key: getattr(spec, key) for key in TRUST}
-    training = trained.NOTHING if recipe is None else trained.cost(spec.model, recipe, **trust)
+    training = recipes.NOTHING if recipe is None else recipes.cost(spec.model, recipe, **trust)
     return Plan(
         model=spec.model,
         layers=list(job.victim.layers),

@@ -51,6 +51,10 @@ def prepare(
         ids: of the samples, ``[n]``: they identify their noise.
         pool: images and labels among which a control finds one of another class; the samples' own when left out.
         recorded_accuracy: on clean inputs, where one is on record.
+
+    Raises:
+        AttackError: there are not as many radii as samples, or only right samples are kept, which would mix them up.
+        DataError: no sample is classified as labelled, where only those are kept; or data that `check_data` refuses.
     """
     keep_freed_memory()
     x, y = check_data(x, y)
@@ -128,6 +132,9 @@ def instrument(
         exact_classes: how many classes are taken exactly.
         loss: the loss whose curvature it is.
         how: as for `ImageVictim`.
+
+    Raises:
+        LayerError: a layer that is named cannot be probed, or none of those that a pattern selects.
     """
     skipped: dict[str, str] = {}
     while True:

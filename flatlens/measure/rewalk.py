@@ -54,6 +54,9 @@ def rewalk(job: Job, rows: Sequence[int], layer: str | None) -> Iterator[Walked]
         job: prepared.
         rows: of the job's data, ascending.
         layer: whose inputs are kept; None keeps none.
+
+    Yields:
+        what was walked for each of the samples, in their order.
     """
     job.fit()
     for index, group in groupby(rows, lambda row: row // job.batch_size):

@@ -113,7 +113,7 @@ def finish(begun: Begun) -> Trace:
     notes, seconds = result.merge()
     # What is on the disk is judged as any reader would read it, a column at a time.
     made = runs.Run(result.path, result.manifest | {"state": runs.FINISHED}).trace(whole=False)
-    made = made.with_cautions(begun.job.cautions(notes, cautions.wrong(made)) + cautions.find(made))
+    made = made.with_cautions(begun.job.cautions(notes, cautions.wrong(made)) + cautions.of_trace(made))
     if begun.job.surface and (found := surfaces(begun.job, made)) is not None:
         result.save_surfaces(found)
     result.finish(made.cautions, seconds=round(seconds, 3))

@@ -15,15 +15,13 @@ from torch import Tensor, nn
 
 from flatlens.hessian.any_layer import CLOSED_FORM, AnyLayer
 from flatlens.hessian.head import Head
-from flatlens.hessian.softmax import softmax
+from flatlens.hessian.softmax import cross_entropy, softmax
 from flatlens.hessian.weight_plane import eigenvectors, over_plane, squared_distances
 from flatlens.measure.job import Job
 from flatlens.measure.planes import Plane, axis
 from flatlens.measure.prepare import EXAMPLES, instrument
 from flatlens.measure.rewalk import Point, Walked, rewalk
 from flatlens.models import guard
-from flatlens.probes import Path
-from flatlens.probes.prediction import prediction
 from flatlens.records.chosen import spread
 from flatlens.records.surfaces import (
     NOISE,
@@ -43,8 +41,8 @@ from flatlens.victims.precision import exact_arithmetic, wide
 SAMPLES = 12
 AT_HEAD, ELSEWHERE = 41, 21
 """Points along an axis, at the head and at other layers, where each takes K − 1 backward passes."""
-S_RANGE, T_RANGE = 1.5, (-0.5, 1.5)
-"""How far weight planes go: along U in units of ‖D‖, along D in units of D. Both 0 and 1 are among 41 points."""
+S_POINTS, T_POINTS = (np.arange(AT_HEAD) - 20) / 20, (np.arange(AT_HEAD) - 10) / 20
+"""The points of weight planes: along U from −1 to 1 of its reach, along D from −½ to 1½; 0, and 1 of D, are exact."""
 POOL = 256
 """Inputs to which distances are taken at a time."""
 
@@ -77,7 +75,7 @@ def surfaces(job: Job, trace: Trace) -> Surfaces | None:
     chosen = spread(found, SAMPLES)
     flips = dict(zip(found.sample[chosen].tolist(), found.flip_step[chosen].tolist(), strict=True))
     row_of = {int(sample): row for row, sample in reversed(list(enumerate(job.ids.tolist())))}
-    with guard.net("while its surfaces are computed"), exact_arithmetic(job.victim.device):
+    with guard.net("while its surfaces are computed"):
         work = _Work(job)
         rows = sorted(row_of[sample] for sample in flips)
         made = [
@@ -100,7 +98,7 @@ def cost(job: Job) -> Cost:
     count, batches = min(SAMPLES, len(job.x)), min(SAMPLES, job.batches)
     closed = job.measure.methods[_first(job)].method == CLOSED_FORM
     points = count * (AT_HEAD if closed else ELSEWHERE) ** 2
-    grid = -(-points // _chunk(job))
+    grid = -(-points // _chunk(job, closed))
     line = batches * (job.length + 1) if "line-to-other-class" in job.controls else 0
     behind = 0 if closed else grid * (job.victim.classes - 1)
     return Cost(batches * (job.length + 1) + line + grid, batches * job.length + behind)
@@ -110,9 +108,12 @@ def _first(job: Job) -> str:
     return next(iter(job.victim.layers))
 
 
-def _chunk(job: Job) -> int:
-    """Points in a pass: the batch, unless it is small because the samples are few."""
-    if job.batches > 1:
+def _chunk(job: Job, closed: bool) -> int:
+    """Points in a pass: at the head, where a pass keeps nothing for backward passes, as many as an attack could have.
+
+    Elsewhere the batch, which somebody may have chosen for its memory, unless it is small because the samples are few.
+    """
+    if job.batches > 1 and not closed:
         return job.batch_size
     return max(job.batch_size, batch_that_fits(bytes_per_sample(job.victim, job.x, job.y), job.victim.device))
 
@@ -129,7 +130,7 @@ class _Work:
         self.victim, self.measure = _of_one_layer(job, self.layer)
         self.closed = self.measure.methods[self.layer].method == CLOSED_FORM
         self.size = AT_HEAD if self.closed else ELSEWHERE
-        self.chunk = _chunk(job)
+        self.chunk = _chunk(job, self.closed)
         module = self.victim.layers[self.layer].module
         if self.closed:
             assert isinstance(module, nn.Linear)
@@ -139,6 +140,14 @@ class _Work:
 
     def sample(self, walked: Walked, flip_step: int) -> Arrays:
         """All arrays of one sample."""
+        self.victim.where.begin("surfaces", 0)
+        # Not around all: a library's attack, walked once more, is to give the numbers that it gives by itself.
+        with exact_arithmetic(self.victim.device):
+            found = self._sample(walked, flip_step)
+        self.victim.where.end()
+        return found
+
+    def _sample(self, walked: Walked, flip_step: int) -> Arrays:
         label = int(self.job.y[walked.row])
         clean, end = walked.attack[0], walked.attack[-1]
         sample = int(self.job.ids[walked.row])
@@ -190,8 +199,9 @@ class _Work:
     def _nearest(self, clean: Tensor, among: Tensor) -> int | None:
         """The index of the nearest other input in l2; of equally near ones the first."""
         best, found = float("inf"), None
-        for part in among.nonzero().squeeze(1).split(POOL):
-            distance = (self.job.pool_x[part].flatten(1).double() - clean).norm(dim=1)
+        rows = among.nonzero().squeeze(1)
+        for part in rows.split(POOL) if len(rows) else ():
+            distance = (self.job.pool_x[part].flatten(1).cpu().double() - clean).norm(dim=1)
             distance = torch.where(distance > 0, distance, torch.inf).nan_to_num(torch.inf)
             if float(distance.min()) < best:
                 best, found = float(distance.min()), int(part[distance.argmin()])
@@ -207,8 +217,7 @@ class _Work:
             y = torch.full((len(x),), label, device=self.victim.device)
             here = self.victim(self.victim.place(x), y, final=True)
             kappa = self.measure(here)[self.layer].relative_flatness
-            seen = prediction(here, Path(here.x))
-            parts.append(Seen(kappa.cpu(), seen["loss"].cpu(), seen["prediction"].to("cpu", torch.int32)))
+            parts.append(_seen(kappa.cpu(), wide(here.logits.detach()).cpu(), label))
         return Seen(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _corners(self, clean: Point, end: Point, third: Tensor, label: int) -> Seen:
@@ -217,8 +226,7 @@ class _Work:
         # Of clean and end from the attack's own passes: a pass of other points rounds otherwise.
         logits = wide(torch.stack([clean.logits, end.logits]))
         kappa = self.head(self._features(clean, end)).relative_flatness.cpu()
-        loss = nn.functional.cross_entropy(logits, torch.tensor([label, label]), reduction="none")
-        own = Seen(kappa, loss, logits.argmax(1).to(torch.int32))
+        own = _seen(kappa, logits, label)
         return Seen(*(torch.cat(both) for both in zip(own, self._see(iter([third[None]]), label), strict=True)))
 
     def _features(self, *points: Point) -> Tensor:
@@ -256,14 +264,14 @@ class _Work:
         if not bool(change.any()):
             toward, change = TO_CLEAN, clean - a
         r, length = self.weight @ change / size, 1.0
-        if bool(r.any()):
+        if bool(r.any()) and bool(torch.isfinite(r).all()):
             length = float(r.norm())
-            t = np.linspace(*T_RANGE, self.size)
+            t = T_POINTS
         else:
             toward, r = SECOND_EIGENVECTOR, second
         # As far as D goes; without one, as far as moves the logits by ten.
-        reach = S_RANGE * (length if toward != SECOND_EIGENVECTOR else 10.0 / float(size))
-        s = np.linspace(-reach, reach, self.size)
+        reach = 1.5 * (length if toward != SECOND_EIGENVECTOR else 10.0 / float(size))
+        s = reach * S_POINTS
         if toward == SECOND_EIGENVECTOR:
             t = s
         axes = (torch.from_numpy(values).to(a.device) for values in (s, t))
@@ -272,6 +280,11 @@ class _Work:
             "toward": toward, "s": s, "t": t, "kappa": over.kappa.cpu().numpy(), "loss": over.loss.cpu().numpy(),
             "length": length,
         }  # fmt: skip
+
+
+def _seen(kappa: Tensor, logits: Tensor, label: int) -> Seen:
+    loss = cross_entropy(logits, torch.full((len(logits),), label))
+    return Seen(kappa, loss, logits.argmax(1).to(torch.int32))
 
 
 def _flat(x: Tensor) -> Tensor:

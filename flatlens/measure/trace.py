@@ -119,7 +119,7 @@ def trace(
         manifest=provenance(job) | ({} if normalize is None else {"normalize": normalized.plain(normalize)}),
     )
     notes = sum((Counter(piece.notes) for piece in pieces), Counter[str]())
-    result = result.with_cautions(job.cautions(notes, cautions.wrong(result)) + cautions.find(result))
+    result = result.with_cautions(job.cautions(notes, cautions.wrong(result)) + cautions.of_trace(result))
     if job.surface:
         result = replace(result, surfaces=surfaces(job, result))
     if out is not None:

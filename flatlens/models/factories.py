@@ -21,7 +21,7 @@ from flatlens.specs.uris import Uri
 
 
 def make(uri: Uri, shape: tuple[int, ...], classes: int) -> nn.Module:
-    """What ``file.py:factory`` or ``pkg.module:factory`` returns, or is if it is a model already.
+    """The model of ``file.py:NAME`` or ``pkg.module:NAME``: what that function returns, or itself if it is a model.
 
     Args:
         uri: its scheme is the file or the module, its path the name in there.
@@ -30,6 +30,7 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int) -> nn.Module:
 
     Raises:
         ModelError: nothing there, or code that raises or returns something else than a model.
+        KeyboardInterrupt: the user's, while the code runs.
     """
     is_file = uri.scheme.endswith(".py")
     file = uris.location(uri.scheme)
@@ -70,6 +71,7 @@ def call(
 
     Raises:
         ModelError: it is none, has no such keyword, raises, or returns something else than a model.
+        KeyboardInterrupt: the user's, while the code runs.
     """
     if not callable(factory):
         raise ModelError(f"'{uri.text}' is a {type(factory).__name__}; name a function that returns a torch.nn.Module")

@@ -1,6 +1,6 @@
-"""The one wrapper around the user's model: whatever it does at whatever pass becomes one line that names the pass.
+"""The one wrapper around the user's model: whatever goes wrong in it becomes one line that names the pass.
 
-Also what is refused by name before any pass is made: models that have no weights yet, or none that can be probed.
+Models that cannot be measured, such as those without weights, are refused here before any pass is made.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from flatlens.errors import FlatlensError, LayerError, LayerPassError, ModelError, PassError, ResourceError, one_line
+from flatlens.specs.catalogue import CONTROLS
 
-ATTACK = "attack"
 _QUANTIZED = (
     "torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized", "torch.nn.quantized",
     "torchao.", "bitsandbytes.",
@@ -46,7 +46,7 @@ class Where:
     def __str__(self) -> str:
         if self.path is None:
             return "while it is tried, before the attack"
-        which = "the attack" if self.path == ATTACK else f"the control {self.path}"
+        which = f"the {'control ' if self.path in CONTROLS else ''}{self.path}"
         run = f"run {self.restart + 1} of " if self.restart else ""
         return f"at pass {self.passes}: step {max(0, self.passes - 1)} of batch {self.batch} of {run}{which}"
 
@@ -56,7 +56,7 @@ class Where:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Whatever comes out of the model in here is told of this pass; out of memory and Ctrl-C go through."""
+        """Errors of the model in this block become a line that names the pass; out of memory and Ctrl-C go through."""
         try:
             yield
         except (KeyboardInterrupt, PassError):
@@ -92,11 +92,17 @@ class Where:
 
 @contextmanager
 def net(what: str, *, memory: bool = True) -> Iterator[None]:
-    """What a model's code throws outside of a pass that is told of: a copy, a hook, a check. Bugs of ours go through.
+    """Errors of the model's code outside of a pass, in a copy, a hook or a check, become one line; our own go through.
 
     Args:
         what: for messages: ``"while it is checked"``.
         memory: also say that memory ran out; otherwise that goes through.
+
+    Raises:
+        ResourceError: memory ran out.
+        ModelError: the model's code has raised something else.
+        FlatlensError: as it was raised.
+        KeyboardInterrupt: as it was raised.
     """
     try:
         yield

@@ -171,7 +171,7 @@ def _whole(uri: Uri, key: str | None, trust: Trust) -> tuple[nn.Module, str]:
 
 
 def _meant(uri: Uri) -> str:
-    """What a name without a scheme or a path was probably to be."""
+    """A hint at what a name without a scheme or a path was probably meant to be."""
     name = uri.path or uri.scheme
     if name.endswith(".py"):
         return f" A Python file needs the name of a function in it: {name}:make"

@@ -99,7 +99,7 @@ def read(name: str, value: Any, shape: tuple[int, ...] | None) -> tuple[float, .
 
 
 def _numbers(name: str, value: Any) -> tuple[float, ...]:
-    from flatlens.specs.run import number
+    from flatlens.specs.values import number
 
     if isinstance(value, str):
         value = value.strip().strip("[]()").split(",")

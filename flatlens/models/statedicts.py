@@ -1,4 +1,4 @@
-"""Whose weights a checkpoint holds: found in what people nest them in, and fitted to a model's names."""
+"""The weights in a checkpoint: found in the tables that people nest them in, and matched to a model's names."""
 
 from __future__ import annotations
 
@@ -173,6 +173,9 @@ def _renamings(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> I
     """The same weights under other names, the plainest first; a renaming that makes two names one is none.
 
     With each what was taken away from a part of the names only.
+
+    Yields:
+        what was taken away, and the weights under their new names.
     """
     around = dict.fromkeys(("", _start(list(wanted))))
     for change in (str, _unwrapped):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from flatlens.errors import DataError, LayerError
-from flatlens.measure import load as loading
+from flatlens.measure import load
 from flatlens.peers.pyhessian import pyhessian_density, pyhessian_top_eigenvalue, pyhessian_trace
 from flatlens.records import runs
 from flatlens.records.chosen import spread
@@ -31,7 +31,7 @@ BESIDE, PROBES = 3, 64
 """Single samples whose numbers are compared, and PyHessian's probes for a trace."""
 
 
-def add(run: runs.Run) -> runs.Run:
+def add_spectrum(run: runs.Run) -> runs.Run:
     """Measure the densities and numbers of a finished run and keep them in its folder; not what is there already.
 
     Raises:
@@ -45,7 +45,7 @@ def add(run: runs.Run) -> runs.Run:
     valley = trace.valley()
     if not valley.flipped.any():
         raise DataError("--spectrum compares the clean input, the flip and the end, and no sample flips")
-    job = loading.load(dataclasses.replace(run.spec, control=(), limit=None, samples=(0,), only_correct=False)).job
+    job = load.load(dataclasses.replace(run.spec, control=(), limit=None, samples=(0,), only_correct=False)).job
     kept = enumerate(zip(trace.images.sample, trace.images.step, strict=True))
     # At its last step a path's own point comes first, a best one after it.
     where = {(int(s), int(t)): i for i, (s, t) in reversed(list(kept))}

@@ -11,7 +11,7 @@ import torch
 from flatlens.errors import LayerError
 from flatlens.hessian.any_layer import AnyLayer
 from flatlens.measure.load import DIGITS, load
-from flatlens.peers import pyhessian as peers
+from flatlens.peers import pyhessian
 from flatlens.specs.run import RunSpec
 from flatlens.victims.images import ImageVictim
 from flatlens.victims.layers import probeable
@@ -109,9 +109,9 @@ def verify(model: str, data: str | None = None) -> list[Check]:
             continue
         ours, seconds = _timed(lambda m=measure: next(iter(m(m.victim(x, y)).values())))  # type: ignore[misc]
         small = victim.layers[name].weight.numel() <= DENSE_WEIGHTS
-        whole, seconds_dense = _timed(lambda n=name: peers.dense(own, n, x, y)[0]) if small else (None, None)  # type: ignore[misc]
-        trace, seconds_trace = _timed(lambda n=name: peers.pyhessian_trace(own, n, x, y, probes=PROBES, seed=0))  # type: ignore[misc]
-        top, seconds_top = _timed(lambda n=name: peers.pyhessian_top_eigenvalue(own, n, x, y, seed=0))  # type: ignore[misc]
+        whole, seconds_dense = _timed(lambda n=name: pyhessian.dense(own, n, x, y)[0]) if small else (None, None)  # type: ignore[misc]
+        trace, seconds_trace = _timed(lambda n=name: pyhessian.pyhessian_trace(own, n, x, y, probes=PROBES, seed=0))  # type: ignore[misc]
+        top, seconds_top = _timed(lambda n=name: pyhessian.pyhessian_top_eigenvalue(own, n, x, y, seed=0))  # type: ignore[misc]
         for key, found, stderr, took in (
             ("trace", trace.value, trace.stderr, seconds_trace),
             ("top_eigenvalue", top, None, seconds_top),

@@ -29,8 +29,8 @@ BOUND_ROUNDING = 1e-9
 """By how much, relatively, a float64 loss may exceed its certificate's bound by rounding."""
 
 
-def find(trace: Trace) -> tuple[Caution, ...]:
-    """All that the tables give cause to warn of, each with its figure."""
+def of_trace(trace: Trace) -> tuple[Caution, ...]:
+    """All cautions that the tables call for, each with its figure."""
     checks = (
         _accuracy,
         _not_finite,
@@ -215,6 +215,9 @@ def low_accuracy(right: int, n: int, classes: int | None, recorded: float | None
         classes: K. A model that was made for these data does better than half way from guessing, 1/K, to 1: below
             that, with the whole 95 % interval, something else is likely wrong.
         recorded: the share, 0 to 1, that is on record for these weights and data.
+
+    Yields:
+        the caution, where it is so.
     """
     found = wilson(right, n)
     said = (
@@ -256,8 +259,11 @@ def not_normalised(right: int, gained: int, lost: int, n: int, mean: str, std: s
         gained: those that are only when standardised.
         lost: those that are no longer when standardised.
         n: of how many.
-        mean: of the inputs, by channel, as one would type it.
+        mean: of the inputs, by channel, as people type it.
         std: their standard deviation, likewise.
+
+    Yields:
+        the caution, where it is so.
     """
     changed = gained + lost
     # The sign test of McNemar: were both alike, at most so many of those that change would be lost.

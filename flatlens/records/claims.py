@@ -26,12 +26,12 @@ LOCK = (".lock", ".lock.json")
 
 
 PATIENCE = 1.0
-"""Seconds in which whoever is just done with a run lets go of it."""
+"""Seconds to wait for a process that has just finished a run and is about to release it."""
 
 
 @contextlib.contextmanager
 def claimed(path: Path) -> Iterator[None]:
-    """Be the only process that works on a run's folder, which is made; without a run in it, it goes again.
+    """Be the only process that works on a run's folder. It is made, and removed again if no run was begun in it.
 
     Raises:
         RunError: another process is at work on it.

@@ -1,4 +1,4 @@
-"""A run's tables and inputs where they lie: each column is read when it is asked for, and not kept.
+"""A run's tables and inputs, left on the disk: each column is read when it is asked for, and not kept.
 
 A run of 20,000 samples and 20 steps is judged and drawn column by column; its tables as a whole would take more memory
 than measuring it did.
@@ -22,7 +22,7 @@ from flatlens.records.schema import Gradients, Images
 
 
 class StoredTable:
-    """As much of a `pyarrow.Table` as reading one takes: columns, a choice of rows, a choice of columns.
+    """The part of `pyarrow.Table`'s interface that readers use: columns, some of the rows, some of the columns.
 
     Columns that the file lacks are null; texts are dictionaries, which take four bytes a row.
 
@@ -92,7 +92,7 @@ def tensors(file: Path) -> dict[str, NDArray[Any]]:
 
     Raises:
         RunError: the file is damaged.
-    """
+    """  # noqa: DOC501 (a function makes the error)
     kinds = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
     try:
         with file.open("rb") as stream:

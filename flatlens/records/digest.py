@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from flatlens.files import borders
 from flatlens.files.borders import DamageError
-from flatlens.records import valley as valleys
+from flatlens.records import valley
 from flatlens.records.schema import ATTACK, BEST, MEASURES, RETURNED
 from flatlens.records.trajectory import Trace
 from flatlens.records.valley import Bools, Floats, Fraction, Ints
@@ -86,7 +86,7 @@ def digest(trace: Trace) -> dict[str, Any]:
             found = _valley(values, walks[path])
             row = key | {"method": method, "exact": exact} | record(found.summary())
             out["rows"].append(row | ({"over_tau": found.over_tau().count.tolist()} if path == ATTACK else {}))
-            band = valleys.band(values)
+            band = valley.band(values)
             curve = {name: [_short(v) for v in getattr(band, name).tolist()] for name in ("median", "low", "high")}
             out["curves"].append(key | curve | {"n": band.n.tolist()})
         for name in MEASURES:
@@ -103,8 +103,8 @@ def accuracy(trace: Trace, path: str = ATTACK) -> Accuracy:
     end = trace.result("prediction", path=path)
     n = len(label)
     return Accuracy(
-        valleys.wilson(int((prediction[:, 0] == label).sum()), n),
-        valleys.wilson(int((end == label).sum()), n),
+        valley.wilson(int((prediction[:, 0] == label).sum()), n),
+        valley.wilson(int((end == label).sum()), n),
     )
 
 
@@ -165,8 +165,8 @@ def _how(trace: Trace, layer: str) -> tuple[str, bool]:
     return ", ".join(methods), bool(pc.all(pc.fill_null(rows["exact"], False)).as_py())
 
 
-def _valley(values: Floats, walk: _Walk) -> valleys.Valley:
-    return valleys.find(values, walk.flipped, walk.sample, correct=walk.correct, last=walk.last)
+def _valley(values: Floats, walk: _Walk) -> valley.Valley:
+    return valley.judge(values, walk.flipped, walk.sample, correct=walk.correct, last=walk.last)
 
 
 def _heights(values: Floats, last: Ints) -> dict[str, Any] | None:

@@ -149,8 +149,8 @@ class Run:
     ) -> None:
         """Keep one finished batch, which took ``seconds``.
 
-        ``arrays`` are its ``images`` and ``gradients``. The table of steps is written last, with the notes: where it
-        is, all is there, and the hashes of all, too. Batches may be saved in any order and by several processes.
+        ``arrays`` are its ``images`` and ``gradients``. The table of steps is written last: once it is there, the batch
+        is complete, with its notes and hashes. Batches may be saved in any order and by several processes.
         """
         with disk(self.path):
             self._part(index, "").parent.mkdir(exist_ok=True)
@@ -249,7 +249,7 @@ class Run:
             return reading.trace(self, whole=whole)
 
     def kept(self, name: str) -> Path | None:
-        """A file that not every run has; one that the manifest does not tell of is left over from something else."""
+        """An optional file, or None; a file that the manifest does not list is a leftover, and counts as missing."""
         there = os.path.lexists(self.path / name) and (self.files is None or name in self.files)
         return self.path / name if there else None
 
@@ -362,7 +362,7 @@ def remove(path: Path) -> None:
 def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any], *, whole: bool = True) -> Run:
     """Go on with a run, which must be of the same spec, weights, data and measurement version.
 
-    Batches that are not what was written are measured again, unless others are at work on them (not ``whole``).
+    Damaged batches are measured again, unless other processes may be at work on some (``whole`` is false).
 
     Raises:
         StaleRunError: it is not; the message says in what it differs.

@@ -1,4 +1,4 @@
-"""A trace from Python as a run's folder, which all that reads runs takes; it cannot be run again by its names."""
+"""A trace from Python, written as a run's folder: every command that reads runs takes it, none can run it again."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ def spec_of(trace: Trace) -> RunSpec:
     for tried in tries:
         try:
             return from_dict(values | tried)
-        except SpecError:  # an attack of somebody's, whose settings are no settings of ours
+        except SpecError:  # somebody else's attack, whose settings are none of flatlens'
             continue
     return from_dict({"model": values["model"], "data": values["data"], "attack": _object(name, always=True)})
 
 
 def _object(name: Any, *, always: bool = False) -> str:
-    """A name as it is where it is one that can be loaded."""
+    """A name that can be loaded, as it is; any other, or ``always``, as ``object:NAME``."""
     text = str(name or "unnamed")
     if text.startswith(f"{OBJECT}:") or (not always and _loadable(text)):
         return text

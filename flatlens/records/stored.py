@@ -40,7 +40,7 @@ LONGEST_NAME = 10_000
 
 
 def verify(path: Path, files: Mapping[str, str] | None) -> Path:
-    """A file of a run, with the bits that its manifest tells of; runs of before manifests told have none to compare.
+    """The path of a run's file, which must have the hash in the manifest; manifests of early runs have no hashes.
 
     Raises:
         DamageError: it is not what was written, or no plain file.
@@ -77,9 +77,12 @@ def pieces(folder: Path, name: str, files: Mapping[str, str] | None = None, pref
 
     The file's name begins with ``prefix``: a finished batch of an unfinished run has its number there.
 
+    Yields:
+        a batch of rows each.
+
     Raises:
         DamageError: it is damaged, or no such table.
-    """
+    """  # noqa: DOC501 (no other error leaves it)
     path = folder / f"{prefix}{name}.parquet"
     try:
         with opened(verify(path, files)) as file:
@@ -92,7 +95,7 @@ def pieces(folder: Path, name: str, files: Mapping[str, str] | None = None, pref
 
 
 def opened(path: Path) -> pq.ParquetFile:
-    """A Parquet file whose rows are in proportion to its size; texts are read once each, however often they stand."""
+    """A Parquet file, opened: its rows are in proportion to its size; a text that is repeated is read once."""
     size = path.stat().st_size
     file = pq.ParquetFile(path, page_checksum_verification=True)
     try:
@@ -138,7 +141,7 @@ def _check_names(column: pa.ChunkedArray) -> None:
 
 
 def check_points(steps: Any, layers: Any) -> None:
-    """That two tables are of the same points, and of no more samples and steps than they have rows for.
+    """Check that two tables are of the same points, and of no more samples and steps than they have rows for.
 
     Raises:
         DamageError: they are not.
@@ -172,7 +175,7 @@ def _texts(rows: Any, name: str) -> pa.ChunkedArray:
 
 
 def places(rows: Any) -> None:
-    """That a table's samples × steps are in proportion to its rows.
+    """Check that a table's samples × steps are in proportion to its rows.
 
     Raises:
         DamageError: they are not, or a number is below 0.

@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from flatlens.errors import LayerError, RunError, SpecError, unknown
-from flatlens.records import valley as valleys
 from flatlens.records.matrices import Index
 from flatlens.records.schema import ATTACK, BEST, MEASURES, Caution, Gradients, Images
 from flatlens.records.surfaces import Surfaces
+from flatlens.records.valley import TAU, Valley, judge
 from flatlens.wording import told
 
 if TYPE_CHECKING:
@@ -128,6 +128,10 @@ class Trace:
             kind: which rows: ``iterate``, ``best`` or ``returned``; when left out the whole path, which is the
                 iterates and, where a library returned a point of its own, that point as the end.
             restart: which run of the attack, counted from 0; the controls have one.
+
+        Raises:
+            SpecError: there is no such path or column.
+            LayerError: there is no such layer.
         """
         if path not in self.paths:
             raise SpecError(unknown("path", path, self.paths, where="this trace has"))
@@ -159,6 +163,9 @@ class Trace:
         """A column of ``steps`` at what the attack has found (`x_adv`), ``[n]``, in the order of the samples' ids.
 
         That is each sample's best point where the attack keeps one, otherwise the last one of its path.
+
+        Raises:
+            SpecError: there is no such column.
         """
         if column not in self.steps.column_names:
             raise SpecError(unknown("measure", column, self.steps.column_names[5:]))
@@ -177,7 +184,7 @@ class Trace:
         return np.asarray(values.reshape(len(np.unique(sample)), -1))
 
     def _ends(self, path: str) -> tuple[pa.Table, NDArray[np.intp], NDArray[np.int64]]:
-        """The rows of a path, where in them each run ends with its best point or else its last, and whose it is."""
+        """The rows of a path; where among them each run's result is (its best point, or its last); and its sample."""
         rows = self.steps.filter(pc.equal(self.steps["path"], path))
         sample, step, restart = (rows[name].to_numpy() for name in ("sample", "step", "restart"))
         best = pc.equal(rows["kind"], BEST).to_numpy()
@@ -191,9 +198,9 @@ class Trace:
         *,
         layer: str | None = None,
         path: str = ATTACK,
-        tau: float = valleys.TAU,
+        tau: float = TAU,
         restart: int = 0,
-    ) -> valleys.Valley:
+    ) -> Valley:
         """Who flipped, who ran into a valley; ``.summary()`` gives fractions and medians with intervals.
 
         It is of the path, step by step, of one run of the attack; what all its runs found is in `result`.
@@ -204,6 +211,9 @@ class Trace:
             path: ``"attack"`` or the name of a control.
             tau: the end must lie at or below ``tau`` times the peak.
             restart: which run of the attack, counted from 0.
+
+        Raises:
+            SpecError: there is no such measure.
         """
         if measure not in MEASURES:
             raise SpecError(unknown("measure", measure, MEASURES))
@@ -211,7 +221,7 @@ class Trace:
         flipped, prediction, label = (
             self.matrix(name, path=path, restart=restart).values for name in ("flipped", "prediction", "label")
         )
-        return valleys.find(
+        return judge(
             sharpness.values,
             flipped,
             sharpness.sample,

@@ -31,6 +31,8 @@ NO_CAUTIONS: tuple[str, ...] = ()
 
 TAU = 0.1
 """The end of a valley lies at or below this fraction of the peak."""
+BLOCK = 8
+"""Columns of a matrix whose quantiles are found together."""
 TAUS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Where the share of valleys is looked at as a function of τ, which is a free choice that carries the number."""
 
@@ -194,7 +196,7 @@ class Summary(_Statistics):
         return "\n".join([*(f"Caution: {text}" for text in self.cautions), "Summary", *lines])
 
 
-def find(
+def judge(
     measure: Floats,
     flipped: Bools,
     sample: Ints | None = None,
@@ -214,6 +216,9 @@ def find(
         last: each sample's last step, ``[n]``, where paths differ in length; T for all when left out.
         tau: the end must lie at or below ``tau`` times the peak, 0 < tau < 1.
         cautions: what the measures' reader must know.
+
+    Raises:
+        ValueError: ``tau`` is not between 0 and 1.
     """
     if not 0 < tau < 1:
         raise ValueError(f"tau = {tau} is not between 0 and 1")
@@ -304,14 +309,20 @@ def align(values: Floats, flip_step: Ints) -> tuple[Ints, Floats]:
 
 def band(values: Floats, position: Ints | None = None) -> Band:
     """Median, quartiles, mean and n over samples at each column of ``values`` ``[n, m]``; NaN are left out."""
-    values = np.where(np.isfinite(values), values, np.nan)
-    n = np.isfinite(values).sum(axis=0)
-    cols = np.flatnonzero(n > 0)
-    low, mid, high, mean = (np.full(values.shape[1], np.nan) for _ in range(4))
-    if len(cols):
-        # The same numbers; the one that looks for NaN is slow.
-        quantiles = np.percentile if n.min() == len(values) else np.nanpercentile
-        low[cols], mid[cols], high[cols] = quantiles(values[:, cols], [25, 50, 75], axis=0)
-        mean[cols] = np.nanmean(values[:, cols], axis=0)
-    where = np.arange(values.shape[1]) if position is None else position
+    width = values.shape[1]
+    n = np.zeros(width, dtype=np.int64)
+    low, mid, high, mean = (np.full(width, np.nan) for _ in range(4))
+    # Some columns at a time: quantiles need several copies of what they are of.
+    for begin in range(0, width, BLOCK):
+        part = values[:, begin : begin + BLOCK]
+        part = np.where(np.isfinite(part), part, np.nan)
+        count = np.isfinite(part).sum(axis=0)
+        n[begin : begin + BLOCK] = count
+        at = np.flatnonzero(count > 0)
+        if len(at):
+            # The same numbers; the one that looks for NaN is slow.
+            quantiles = np.percentile if count.min() == len(part) else np.nanpercentile
+            low[begin + at], mid[begin + at], high[begin + at] = quantiles(part[:, at], [25, 50, 75], axis=0)
+            mean[begin + at] = np.nanmean(part[:, at], axis=0)
+    where = np.arange(width) if position is None else position
     return Band(where, mid, low, high, mean, n)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from flatlens.records.schema import Gradients
 from flatlens.records.surfaces import InputPlane, SampleSurfaces, WeightPlane
 from flatlens.records.trajectory import Trace
+from flatlens.report import series
 from flatlens.report.packing import Plain, encode, pack
 
 LEVELS = 65_534
@@ -65,11 +66,13 @@ def heights(values: NDArray[np.float64]) -> Plain:
     return {"levels": encode(level.astype("<u2"), "u16"), "low": low, "high": high}
 
 
-def gradients(found: Gradients | None, ids: NDArray[np.int64]) -> Plain | None:
-    """The attack's own gradient of the chosen samples, each scaled to its largest entry."""
+def gradients(found: Gradients | None, ids: NDArray[np.int64], most_bytes: int) -> Plain | None:
+    """The attack's own gradient, each scaled to its largest entry, of as many of the samples as there is room for."""
     if found is None or not len(found.values) or found.values.ndim != 4:
         return None
-    rows = np.flatnonzero(np.isin(found.sample, ids))
+    kept = ids[np.isin(ids, found.sample)]
+    each = found.values[0].size * max(len(found.sample) / max(len(np.unique(found.sample)), 1), 1)
+    rows = np.flatnonzero(np.isin(found.sample, kept[series.spread(len(kept), max(int(most_bytes / each), 1))]))
     values = np.nan_to_num(np.asarray(found.values[rows], dtype=np.float64), posinf=0.0, neginf=0.0)
     most = np.abs(values).reshape(len(rows), -1).max(axis=1, initial=0.0)
     unit = values / np.where(most > 0, most, 1.0).reshape(-1, 1, 1, 1)
@@ -78,7 +81,7 @@ def gradients(found: Gradients | None, ids: NDArray[np.int64]) -> Plain | None:
         "step": found.step[rows].tolist(),
         "most": most.tolist(),
         "own": [bool(v) for v in found.own[rows]],
-        "values": encode(np.round((unit + 1) / 2 * 65535).astype("<u2"), "u16"),
+        "values": encode(np.round((unit + 1) / 2 * 254).astype("<u1"), "u8"),
     }
 
 

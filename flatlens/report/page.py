@@ -11,9 +11,9 @@ from typing import Any
 from flatlens.errors import RunError
 from flatlens.records.schema import ATTACK
 from flatlens.records.trajectory import Trace
-from flatlens.report import figures, packing, parts, payload, series, static_svg
+from flatlens.report import drawn, html_file, packing, page_data, series, static_svg
+from flatlens.report.html_file import save_plotly as save_plotly
 from flatlens.report.modules import joined
-from flatlens.report.parts import save_plotly as save_plotly
 from flatlens.report.roles import looks, styles
 from flatlens.specs.values import shown
 from flatlens.version import __version__
@@ -37,7 +37,7 @@ def write(traces: Sequence[Trace], file: Path, *, plotly: str | None = None) -> 
         RunError: there is no trace, or one without rows.
         ResourceError: the file cannot be written.
     """
-    return parts.save(document(traces, plotly=plotly), Path(file))
+    return html_file.save(document(traces, plotly=plotly), Path(file))
 
 
 def document(traces: Sequence[Trace], *, plotly: str | None = None) -> str:
@@ -50,13 +50,13 @@ def document(traces: Sequence[Trace], *, plotly: str | None = None) -> str:
         raise RunError("a report needs at least one run")
     if not all(trace.steps.num_rows and trace.layers.num_rows for trace in traces):
         raise RunError("a run without measured samples cannot be drawn")
-    data = payload.pages(traces)
+    data = page_data.pages(traces)
     first = data["runs"][0]
     said = first["lead"][0]
-    return parts.document(
+    return html_file.document(
         "page.html",
         title=title(traces[0].spec),
-        css=styles() + "\n" + parts.asset("run.css"),
+        css=styles() + "\n" + html_file.asset("run.css"),
         data=packing.compressed(packing.to_json(data)),
         script=program(),
         plotly=plotly,
@@ -89,11 +89,11 @@ def picture(trace: Trace, *, variables: bool = True, points: int | None = None) 
     measure = measures[0] if measures else "relative_flatness"
     curves = {path: series.curves(trace, measure, layer, path) for path in trace.paths}
     aligned = bool(curves[ATTACK].aligned.n.any())
-    drawn = figures.sharpness(curves, looks(trace.paths), measure, aligned=aligned)
+    made = drawn.sharpness(curves, looks(trace.paths), measure, aligned=aligned)
     if points is not None:
-        drawn["data"] = static_svg.thinned(drawn["data"], points)
+        made["data"] = static_svg.thinned(made["data"], points)
     said = "Sharpness along the path: medians and quartiles of the attack and its controls."
-    return static_svg.svg(drawn, variables=variables, label=said)
+    return static_svg.svg(made, variables=variables, label=said)
 
 
 def _spoken(text: str, role: str) -> str:

@@ -77,9 +77,7 @@ def lead(trace: Trace, found: Mapping[str, Valley], accuracy: Accuracy) -> Lead:
     if abs(middle) < ALIKE or low <= 0 <= high:
         sentence = (mine, Part(f" of the {_flipped(share)} end in a flat valley under attack, and "), theirs,
                     Part(f" on {name}."))  # fmt: skip
-        below = (
-            "Crossing a boundary confidently is enough for a valley: the straight line knows nothing of the attack. "
-        )
+        below = "Crossing a boundary confidently is enough: the line knows nothing of the attack. "
         below += span
     elif middle > 0:
         sentence = (mine, Part(f" of the {_flipped(share)} end in a flat valley under attack, but only "), theirs,

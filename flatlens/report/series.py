@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from flatlens.records import ledger as ledgers
-from flatlens.records import valley as valleys
+from flatlens.records import valley
 from flatlens.records.digest import Accuracy as Accuracy
 from flatlens.records.digest import accuracy as accuracy
 from flatlens.records.schema import ATTACK, MEASURES
@@ -78,8 +78,10 @@ def _proportional(trace: Trace, one: str, other: str) -> bool:
 def probes(trace: Trace) -> tuple[Probe, ...]:
     """The layers, each with its method and whether it is exact."""
     out = []
+    # Three columns: rows of all of them would take as much memory again as the table.
+    table = trace.layers.select(["layer", "method", "exact"])
     for name in trace.layer_names:
-        rows = trace.layers.filter(pc.equal(trace.layers["layer"], name)).select(["method", "exact"])
+        rows = table.filter(pc.equal(table["layer"], name))
         methods = [m for m in pc.unique(rows["method"]).to_pylist() if m]
         exact = bool(pc.all(pc.fill_null(rows["exact"], False)).as_py())
         out.append(Probe(name, ", ".join(methods), exact))
@@ -90,7 +92,7 @@ def flip_step(trace: Trace, path: str = ATTACK) -> Ints:
     """First flipped step of each sample that started right and unflipped; -1 where there is none."""
     flipped = trace.matrix("flipped", path=path).values
     right = trace.matrix("prediction", path=path).values == trace.matrix("label", path=path).values
-    return valleys.find(np.zeros(flipped.shape), flipped, correct=right[:, 0]).flip_step
+    return valley.judge(np.zeros(flipped.shape), flipped, correct=right[:, 0]).flip_step
 
 
 def curves(trace: Trace, column: str, layer: str | None, path: str) -> Curve:
@@ -105,8 +107,8 @@ def curve_of(values: Floats) -> Curve:
 
 def curve(values: Floats, flip: Ints) -> Curve:
     """Median, quartiles, mean and n by step, and by offset from the flip (flipped samples only)."""
-    offsets, shifted = valleys.align(values, flip)
-    return Curve(valleys.band(values), valleys.band(shifted, offsets))
+    offsets, shifted = valley.align(values, flip)
+    return Curve(valley.band(values), valley.band(shifted, offsets))
 
 
 def flip_peak_counts(valley: Valley) -> FlipPeakCounts:

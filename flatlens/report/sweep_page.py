@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from flatlens.report import packing, parts, sweep_payload
+from flatlens.report import html_file, packing, sweep_data
 from flatlens.report.roles import styles
-from flatlens.report.sweep_payload import Cell
+from flatlens.report.sweep_data import DrawnCell
 
 STYLES = ("sweep_base.css", "sweep.css")
 SCRIPTS = ("data.js", "look.js", "cells.js", "sweep_table.js", "panels.js", "sweep_figures.js", "sweep.js")
 """In this order they make up the page's program."""
 
 
-def write(cells: Sequence[Cell], file: Path, *, name: str, plotly: str | None = None) -> Path:
+def write(cells: Sequence[DrawnCell], file: Path, *, name: str, plotly: str | None = None) -> Path:
     """Draw a sweep, finished or not, and return where its page is.
 
     The page is written under a temporary name and renamed when it is complete.
@@ -29,16 +29,16 @@ def write(cells: Sequence[Cell], file: Path, *, name: str, plotly: str | None = 
     Raises:
         ResourceError: the file cannot be written.
     """
-    return parts.save(document(cells, name=name, plotly=plotly), Path(file))
+    return html_file.save(document(cells, name=name, plotly=plotly), Path(file))
 
 
-def document(cells: Sequence[Cell], *, name: str, plotly: str | None = None) -> str:
+def document(cells: Sequence[DrawnCell], *, name: str, plotly: str | None = None) -> str:
     """The page as text."""
-    return parts.document(
+    return html_file.document(
         "sweep.html",
         title=f"{name} · flatlens sweep",
-        css=styles() + "\n" + parts.asset(*STYLES),
-        data=packing.to_json(sweep_payload.page(cells, name)),
+        css=styles() + "\n" + html_file.asset(*STYLES),
+        data=packing.to_json(sweep_data.page(cells, name)),
         script=program(),
         plotly=plotly,
     )
@@ -46,4 +46,4 @@ def document(cells: Sequence[Cell], *, name: str, plotly: str | None = None) -> 
 
 def program() -> str:
     """The page's program: the same for every sweep."""
-    return parts.asset(*SCRIPTS)
+    return html_file.asset(*SCRIPTS)

@@ -23,7 +23,7 @@ OPTIONS = {
 """What every name of a model takes -> one line about it."""
 
 CODE = ("file.py", "pkg.module")
-"""Of these, the ones that are code of somebody's; so is every plug-in."""
+"""Those of them that run somebody's code. So does every plug-in."""
 
 BUILT_IN: dict[str, str] = {
     "flatlens:digits-cnn": "CNN of 14,074 weights trained on flatlens:digits",

@@ -42,9 +42,9 @@ class RunSpec:
     """One run: a model, data, an attack, its controls, and what is measured along them.
 
     Fields bear the names of the flags of ``flatlens trace``; ``layers`` and ``controls`` are taken too. ``name`` is
-    what the run is called in tables and on pages. `resolved` fills in what was left out. ``seed`` is of all noise
-    (random starts and targets, controls, probes) and never of which samples are taken: ``limit`` takes the same ones
-    for all seeds, and others for another ``sample_seed``.
+    what the run is called in tables and on pages. `resolved` fills in what was left out. ``seed`` decides all noise
+    (random starts and targets, controls, probes), but not which samples are taken: ``limit`` takes the same samples
+    for every ``seed``, and others for another ``sample_seed``.
     """
 
     model: str
@@ -121,7 +121,7 @@ class RunSpec:
 
     @property
     def settings(self) -> Settings:
-        """What is measured, and how: what Python's calls have in common with a specification."""
+        """What is measured, and how: the settings that `fl.trace` and `fl.curvature` take, too."""
         return Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)})
 
     @property
@@ -180,7 +180,7 @@ def from_dict(values: Mapping[str, Any]) -> RunSpec:
 
 def difference(mine: RunSpec, theirs: RunSpec) -> list[str]:
     """What differs between two specs, a phrase each: ``eps 0.3 instead of 0.1``."""
-    a, b = mine.to_dict(), theirs.to_dict()
+    a, b = (dict(LATER) | spec.to_dict() for spec in (mine, theirs))
     keys = [key for key in KEYS if key not in (*TRUST, "name") and a.get(key) != b.get(key)]
     return [f"{key} {written(key, a.get(key))} instead of {written(key, b.get(key))}" for key in keys]
 
@@ -303,7 +303,7 @@ def _check_foreign(spec: RunSpec) -> None:
 
 
 def demand_named(spec: RunSpec) -> None:
-    """Refuse to run what came from Python as objects, which no name brings back.
+    """Refuse to run a spec whose model, data or attack came from Python as objects: no name leads back to them.
 
     Raises:
         SpecError: the model, the data or the attack did.

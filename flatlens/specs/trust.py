@@ -22,9 +22,9 @@ from flatlens.specs.uris import parse
 from flatlens.specs.values import flag
 
 TRUST = ("trust_pickle", "trust_remote_code")
-"""What lets a model's files run code: it is said by whoever starts the run, and not by a file that was handed over."""
+"""Settings that let a model's files run code. Only the user can give them: a file cannot give them to itself."""
 TRUST_CODE = "trust_code"
-"""The same for code that a file names; a model that is typed needs no such leave."""
+"""The same for code that a file names. A model that the user types needs no such permission."""
 
 
 class Trust(NamedTuple):

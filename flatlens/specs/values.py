@@ -48,12 +48,12 @@ def number(text: str) -> float:
 
 
 def shortened(text: str) -> str:
-    """A value for a message."""
+    """A text for a message, cut after 200 characters."""
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def missing(key: str) -> str:
-    """One line for one of `NEEDED` that is not given."""
+    """One line that says that a setting is missing, and which command lists its values."""
     return f"{flag(key)} is missing; `flatlens {'datasets' if key == 'data' else f'{key}s'}` lists what there is"
 
 
@@ -78,7 +78,7 @@ def typed(key: str, value: Any, kinds: Any, to: type) -> Any:
 
 
 def check_text(key: str, value: str) -> None:
-    """Refuse what is no text: half a character, as the bytes of a name that is no UTF-8 become, or the character 0."""
+    """Refuse text that cannot be stored: with half a character (a file name that is no UTF-8), or the character 0."""
     if ("\0" in value and key in PLACES) or any("\ud800" <= c <= "\udfff" for c in value):
         raise SpecError(
             f"{flag(key)} {shortened(value)!r}: holds what is no text, such as bytes that are no UTF-8; rename it"

@@ -46,7 +46,7 @@ def label(spec: Mapping[str, Any], keys: Iterable[str]) -> str:
 
 
 def labels(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Key of a cell -> what tells it from the others: its name, where it has one, and what differs among its namesakes.
+    """What tells each cell from the others, by key: its name, if it has one, and what differs among cells of that name.
 
     Args:
         specs: the specifications of all cells by key.
@@ -71,7 +71,7 @@ def flat(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def value_of(spec: Mapping[str, Any], key: str) -> str:
-    """What a column says of a cell; ``–`` where there is nothing to say."""
+    """A setting of a cell, as its column shows it; ``–`` where the cell has no such setting."""
     train = spec.get("train")
     if key == "train":
         return _training(train) if train else ABSENT

@@ -11,7 +11,7 @@
       cells.parquet    a row per cell, path and layer
       report.html      the sweep's page
 
-What a cell's state is follows from where its folder lies, and whether its lock is held; nothing else records it.
+A cell's state is recorded nowhere: it follows from where its folder lies, and from whether its lock is held.
 """
 
 from __future__ import annotations
@@ -75,6 +75,13 @@ class State(NamedTuple):
         return len(self.done) + len(self.running) + len(self.failed) + len(self.waiting)
 
 
+FOR_USERS = (
+    *("path", "plan", "notes", "cells", "steps", "layers", "to_pandas", "trace", "report"),
+    *("cell", "spec", "labels", "is_done", "state", "progress", "failure"),
+)
+"""What a shell offers of a `Sweep`; its other methods are for those who do its work."""
+
+
 class Sweep:
     """The folder of a sweep, and the tables over all its finished cells, as they are when they are first asked for.
 
@@ -82,12 +89,15 @@ class Sweep:
         path: the folder.
         plan: the resolved specs of the cells by key, as plain data, in order.
         locks: who is at work.
-        notes: what whoever asked for it should know of how it was amended.
+        notes: remarks for the user on how the plan has changed, such as old results that were set aside.
     """
 
     def __init__(self, path: Path, plan: dict[str, dict[str, Any]]) -> None:
         self.path, self.plan, self.locks = path, plan, Locks(path / "locks")
         self.notes: list[str] = []
+
+    def __dir__(self) -> list[str]:
+        return sorted(FOR_USERS)
 
     # ---- what was measured ----------------------------------------------------------------------
 
@@ -127,9 +137,9 @@ class Sweep:
         Raises:
             RunError: no cell has the key, several have, or it is not finished or damaged.
         """
-        from flatlens.sweeps import cells as results
+        from flatlens.sweeps import finished
 
-        return results.trace(self, key)
+        return finished.trace(self, key)
 
     def report(self, file: str | Path | None = None) -> Path:
         """Draw the sweep, finished or not, on one page and return where it is.
@@ -137,15 +147,14 @@ class Sweep:
         Without a file it is the ``report.html`` of the sweep's folder, and ``cells.parquet`` is brought up to date
         beside it.
         """
-        from flatlens.report import parts
-        from flatlens.sweeps import cells as results
-        from flatlens.sweeps import tables
+        from flatlens.report import html_file
+        from flatlens.sweeps import finished, tables
 
         if file is not None:
-            return results.draw(self, Path(file))
-        page = results.draw(self, self.path / "report.html")
-        if os.path.lexists(self.path / parts.PLOTLY):
-            parts.save_plotly(self.path)  # the cells' pages run what bears this name
+            return finished.draw(self, Path(file))
+        page = finished.draw(self, self.path / "report.html")
+        if os.path.lexists(self.path / html_file.PLOTLY):
+            html_file.save_plotly(self.path)  # the cells' pages run what bears this name
         tables.save(self)
         return page
 
@@ -216,7 +225,7 @@ class Sweep:
 
     @contextlib.contextmanager
     def claim(self, key: str, part: str = "") -> Iterator[None]:
-        """Be the only one who begins or ends a cell, or works on a part of it; whoever else does is waited for."""
+        """Hold the lock of a cell, or of a part of it: one process at a time works on it, and the others wait."""
         self._alive()
         with disk(self.path):
             lock = self.locks.acquired(f"{key}{part}")
@@ -243,7 +252,7 @@ class Sweep:
             self.locks.forget(key)
 
     def set_aside(self, key: str) -> None:
-        """Keep the results of a cell, of other weights, data or measurements than today's, outside the sweep."""
+        """Move the results of a cell out of the sweep: they are of other weights, data or measurements than today's."""
         with disk(self.path):
             folder = inside(self.path, "replaced")
             folder.mkdir(exist_ok=True)
@@ -253,7 +262,7 @@ class Sweep:
             self.forgive(key)
 
     def fail(self, key: str, failure: Failure) -> None:
-        """Keep what went wrong with a cell."""
+        """Write down what went wrong with a cell."""
         self._alive()
         with disk(self.path):
             folder = inside(self.path, "failed")
@@ -278,7 +287,7 @@ class Sweep:
             (inside(self.path, "failed") / f"{key}.json").unlink(missing_ok=True)
 
     def _alive(self) -> None:
-        """Make no folder anew that somebody has removed."""
+        """Raise an error if the sweep's folder was removed, so that no part of it is made again."""
         if not (self.path / PLAN).exists():
             with contextlib.suppress(OSError):
                 # A lock makes the folders that it is to lie in, if they were removed just now.
@@ -289,7 +298,7 @@ class Sweep:
             raise DiskError(f"the results folder '{self.path}' is gone, and what was in it; begin again in a new one")
 
 
-def load(path: str | Path) -> Sweep:
+def load_sweep(path: str | Path) -> Sweep:
     """The sweep in a folder.
 
     Raises:

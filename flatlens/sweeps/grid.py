@@ -34,7 +34,7 @@ from flatlens.specs.toml import parse_toml, read_text
 from flatlens.specs.train import TrainSpec
 from flatlens.specs.trust import NAMES_CODE, TRUST, demand_code, without_trust
 from flatlens.specs.values import missing
-from flatlens.specs.wording import text as worded
+from flatlens.specs.wording import text
 
 TABLES = ("run", "grid", "zip", "exclude")
 MOST = 100_000
@@ -74,7 +74,7 @@ def read(file: str | Path, **trust: bool) -> Grid:
         trust: what the user has said may run code: ``trust_pickle``, ``trust_remote_code``, ``trust_code``.
 
     Raises:
-        SpecError: the file is no sweep, a cell of it cannot be, or it asks for code to run without leave.
+        SpecError: the file is no sweep, a cell of it cannot be, or it asks for code to run without permission.
     """
     text = read_text(file)
     return cells_of(parse_toml(text, file), name=str(file), **trust)._replace(text=text)
@@ -137,13 +137,13 @@ def _cell(point: Point, varied: Point, trust: Mapping[str, bool]) -> Cell:
     try:
         spec = replace(from_dict(values), **leave).resolved()
     except SpecError as error:
-        which = ", ".join(f"{key} {worded(key, value)}" for key, value in varied.items())
+        which = ", ".join(f"{key} {text(key, value)}" for key, value in varied.items())
         raise SpecError(f"{error} (in the cell {which})" if which else str(error)) from error
     return Cell(key_of(spec), spec)
 
 
 def _flat(table: Mapping[str, Any]) -> Point:
-    """A table of settings by flat key; the recipe's and the attack's own tables are dissolved."""
+    """A table of settings by flat key: ``eps`` for ``attack.eps``, ``train.epochs``."""
     found = settings_of(table)
     if isinstance(recipe := found.get(TRAIN), Mapping):
         del found[TRAIN]
@@ -217,7 +217,7 @@ class _Exclude:
             key: [_plain(key, item) for item in (value if isinstance(value, list) and value else [value])]
             for key, value in _flat(table).items()
         }
-        self.text = ", ".join(f"{key} {worded(key, values)}" for key, values in self.wanted.items())
+        self.text = ", ".join(f"{key} {text(key, values)}" for key, values in self.wanted.items())
         self.used = False
         if not self.wanted:
             raise SpecError("an [[exclude]] without keys would leave out every cell; name what it is to leave out")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flatlens.errors import RunError
-from flatlens.sweeps import cells as results
+from flatlens.sweeps import finished as results
 from flatlens.sweeps.folder import DONE, Sweep
 
 INDEX = "index.html"
@@ -22,7 +22,7 @@ def save(sweep: Sweep, folder: Path, progress: Callable[[int, int], None] = lamb
         RunError: the folder holds other things.
         ResourceError: it cannot be written.
     """
-    from flatlens.report import page, parts, sweep_page
+    from flatlens.report import html_file, page, sweep_page
 
     demand_free(folder)
     found = []
@@ -33,12 +33,12 @@ def save(sweep: Sweep, folder: Path, progress: Callable[[int, int], None] = lamb
         if cell.state == DONE and cell.error is None:
             link = f"cells/{cell.key}/report.html"
             try:
-                page.write([results.trace(sweep, cell.key)], folder / link, plotly=f"../../{parts.PLOTLY}")
+                page.write([results.trace(sweep, cell.key)], folder / link, plotly=f"../../{html_file.PLOTLY}")
             except RunError as error:
                 cell, link = cell._replace(error=str(error), digest=None), None
         found.append(cell._replace(page=link))
-    parts.save_plotly(folder)
-    return sweep_page.write(found, folder / INDEX, name=sweep.path.resolve().name, plotly=parts.PLOTLY)
+    html_file.save_plotly(folder)
+    return sweep_page.write(found, folder / INDEX, name=sweep.path.resolve().name, plotly=html_file.PLOTLY)
 
 
 def demand_free(folder: Path) -> None:

@@ -7,12 +7,18 @@ from pathlib import Path
 from flatlens.errors import RunError, one_line
 from flatlens.records import runs
 from flatlens.records.trajectory import Trace
-from flatlens.sweeps.folder import PLAN, Sweep, is_sweep, load
+from flatlens.sweeps.folder import PLAN, Sweep, is_sweep, load_sweep
 from flatlens.wording import warn
 
 
-def open_folder(path: str | Path) -> Trace | Sweep:
-    """The trace of a finished run's folder, or the sweep of a sweep's (`fl.open`).
+def open(path: str | Path) -> Trace | Sweep:
+    """What a results folder holds: the trace of a finished run, or a sweep, finished or not.
+
+    Args:
+        path: the folder that ``flatlens trace``, ``flatlens sweep``, `Trace.save` or the functions of `fl` wrote.
+
+    Returns:
+        a `Trace`; of a sweep a `Sweep`, whose tables and traces are read when they are asked for.
 
     Raises:
         RunError: it is neither, or the run is not finished or damaged.
@@ -22,7 +28,7 @@ def open_folder(path: str | Path) -> Trace | Sweep:
     """
     path = Path(path)
     if is_sweep(path):
-        return load(path)
+        return load_sweep(path)
     demand(path)
     found = runs.load(path).trace()
     warn(found.cautions)
@@ -41,7 +47,7 @@ def demand(path: Path) -> None:
 
 
 def damaged(run: Path, error: BaseException) -> RunError:
-    """The one line about a finished run, a sweep's cell or one by itself, that cannot be read."""
+    """The error for a finished run that cannot be read, whether it is a sweep's cell or stands by itself."""
     what = one_line(error)
     folder = run.parent.parent
     if not is_sweep(folder):

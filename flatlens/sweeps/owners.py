@@ -17,7 +17,7 @@ from flatlens.files.atomic import disk, write_file, write_json
 from flatlens.files.locks import LOOKING, file_lock, is_held
 from flatlens.records import runs
 from flatlens.specs.run import from_dict
-from flatlens.sweeps.folder import PLAN, VERSION, Sweep, demand_no_links, is_sweep, load
+from flatlens.sweeps.folder import PLAN, VERSION, Sweep, demand_no_links, is_sweep, load_sweep
 from flatlens.sweeps.grid import Cell
 
 
@@ -30,6 +30,9 @@ def supervised(path: Path, cells: list[Cell], text: str, shard: tuple[int, int] 
         cells: what the sweep file amounts to.
         text: the sweep file's own.
         shard: i of n, where several supervisors share the cells.
+
+    Yields:
+        the sweep, which no other supervisor changes until the block ends.
 
     Raises:
         RunError: the folder holds other things, or another supervisor is at work on these cells.
@@ -86,7 +89,7 @@ def _amended(path: Path, cells: list[Cell], text: str) -> tuple[dict[str, dict[s
 
     Results of these same cells by an older measurement version, which had other keys, are set aside and counted.
     """
-    known = load(path) if is_sweep(path) else Sweep(path, {})
+    known = load_sweep(path) if is_sweep(path) else Sweep(path, {})
     stored = known.plan
     plan = {cell.key: cell.spec.to_dict() for cell in cells}
     wanted, older = {cell.spec.hash() for cell in cells}, 0

@@ -14,8 +14,7 @@ from flatlens.errors import DiskError, RunError, SpecError, unknown
 from flatlens.progress import Progress, Report
 from flatlens.records import runs
 from flatlens.specs.run import RunSpec
-from flatlens.sweeps import cells as results
-from flatlens.sweeps import grid
+from flatlens.sweeps import finished, grid
 from flatlens.sweeps.engines import (
     CELL,
     CHECK,
@@ -131,14 +130,14 @@ def run_sweep(
 
 def _dress(sweep: Sweep) -> None:
     """Give the cells' pages what they share, and draw those again that were emptied or removed."""
-    from flatlens.report import page, parts
+    from flatlens.report import html_file, page
 
     page.save_plotly(sweep.path)
-    for key in results.done(sweep):
+    for key in finished.keys(sweep):
         file = sweep.cell(key) / "report.html"
-        if not parts.is_whole(file):
+        if not html_file.is_whole(file):
             with contextlib.suppress(RunError):  # a damaged cell is told of elsewhere
-                page.write([results.trace(sweep, key)], file, plotly=PLOTLY)
+                page.write([finished.trace(sweep, key)], file, plotly=PLOTLY)
 
 
 def _engine(name: str, workers: int | None, address: str | None, gpus: float | None, accelerated: bool) -> Engine:

@@ -30,7 +30,7 @@ from flatlens.specs.run import RunSpec
 from flatlens.specs.train import TrainSpec
 from flatlens.specs.values import shown
 from flatlens.specs.wording import flat
-from flatlens.sweeps import cells as results
+from flatlens.sweeps import finished
 from flatlens.sweeps.folder import Sweep
 from flatlens.sweeps.grid import TRAIN
 from flatlens.sweeps.opening import damaged
@@ -54,7 +54,7 @@ def cells(sweep: Sweep) -> pa.Table:
     Raises:
         RunError: a cell is damaged.
     """
-    keys = results.done(sweep)
+    keys = finished.keys(sweep)
     found = [_figures(sweep, keys[i : i + _AT_ONCE]) for i in range(0, len(keys), _AT_ONCE)]
     return pa.concat_tables(found) if found else CELLS.empty_table()
 
@@ -86,19 +86,27 @@ def joined(sweep: Sweep, name: str) -> pa.Table:
 def stream(sweep: Sweep, name: str) -> Iterator[pa.Table]:
     """The tables ``steps`` or ``layers`` of the finished cells, a part of a cell at a time.
 
+    Yields:
+        some rows of a cell, behind its key.
+
     Raises:
         RunError: a cell is damaged.
-    """
-    for key in results.done(sweep):
+    """  # noqa: DOC501 (a function makes the error)
+    for key in finished.keys(sweep):
         try:
             for part in parts(sweep.cell(key), name):
                 yield part.add_column(0, CELL, constant(key, CELL.type, part.num_rows))
         except (DamageError, RunError) as error:
-            raise damaged(sweep.cell(key), error.__cause__ if isinstance(error, RunError) else error) from error
+            raise damaged(
+                sweep.cell(key), error.__cause__ or error if isinstance(error, RunError) else error
+            ) from error
 
 
 def parts(run: Path, name: str) -> Iterator[pa.Table]:
     """A run's table as it was measured, batch by batch.
+
+    Yields:
+        a batch of rows each.
 
     Raises:
         DamageError: it is not what was written, or no such table.
@@ -202,7 +210,7 @@ CELLS = pa.schema(
 
 def _figures(sweep: Sweep, keys: Sequence[str]) -> pa.Table:
     """The rows of some cells."""
-    manifests, digests = zip(*(results.figures(sweep, key) for key in keys), strict=True)
+    manifests, digests = zip(*(finished.figures(sweep, key) for key in keys), strict=True)
     try:
         points = [flat(sweep.plan[key]) for key in keys]
         about: list[list[Any]] = [list(keys)]
@@ -217,7 +225,8 @@ def _figures(sweep: Sweep, keys: Sequence[str]) -> pa.Table:
         return pa.table([*alike.take(pa.array([i for i, _ in rows], pa.int64())).columns, *own], schema=CELLS)
     except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError) as error:
         if len(keys) == 1:
-            what = f"its digest has no '{error.args[0]}'" if isinstance(error, KeyError) else error
+            lacking = isinstance(error, KeyError)
+            what = DamageError(f"its digest has no '{error.args[0]}'") if lacking else error
             raise damaged(sweep.cell(keys[0]), what) from error
     # Each by itself, to find the one that it is about.
     return pa.concat_tables([_figures(sweep, [key]) for key in keys])

@@ -1,7 +1,7 @@
 """Models by recipe: trained once, kept beside what they reach, and found again.
 
-    trained.train("flatlens:resnet18?width=8", TrainSpec("flatlens:digits", epochs=20), Path("resnet.safetensors"))
-    trained.find("flatlens:cnn", TrainSpec("flatlens:digits"))         # the same, in the cache
+    recipes.train("flatlens:resnet18?width=8", TrainSpec("flatlens:digits", epochs=20), Path("resnet.safetensors"))
+    recipes.obtain("flatlens:cnn", TrainSpec("flatlens:digits"))         # the same, in the cache
 
 Beside ``FILE.safetensors`` lies ``FILE.json``: the recipe, the accuracies, and the hash of what went in. While the
 training is under way, ``FILE.safetensors.part`` holds the last epoch; the same command goes on from there.
@@ -34,8 +34,8 @@ from flatlens.models import checkpoints, statedicts
 from flatlens.models.loaders import Loaded, sha256
 from flatlens.progress import Progress, Report
 from flatlens.specs.train import TrainSpec
+from flatlens.training import fit
 from flatlens.training.fit import History, accuracy, perturb
-from flatlens.training.fit import train as fit
 from flatlens.version import __version__
 
 VERSION = 1
@@ -78,7 +78,7 @@ def train(
     progress: Report | None = None,
     **trust: bool,
 ) -> Trained:
-    """Train ``model`` by ``recipe`` and write ``file``; what is finished is left as it is, what is not is gone on with.
+    """Train ``model`` by ``recipe`` and write ``file``; a finished model is left, an interrupted training goes on.
 
     Args:
         model: its URI; its own weights are where the training starts.
@@ -97,7 +97,7 @@ def train(
     return _train(_Work(model, recipe, trust), file, force=force, progress=progress)
 
 
-def find(model: str, recipe: TrainSpec, *, progress: Report | None = None, **trust: bool) -> Loaded:
+def obtain(model: str, recipe: TrainSpec, *, progress: Report | None = None, **trust: bool) -> Loaded:
     """The model of a recipe, from the cache, or trained now and kept there.
 
     The cache is `flatlens.files.places.cache`; a name in it is the hash of the recipe, the data and the initial
@@ -112,7 +112,7 @@ def find(model: str, recipe: TrainSpec, *, progress: Report | None = None, **tru
 
 
 def cost(model: str, recipe: TrainSpec, **trust: bool) -> Cost:
-    """What `find` would take, from three timed steps: nothing, if the model is there."""
+    """What `obtain` would take, from three timed steps: nothing, if the model is there."""
     work = _Work(model, recipe, trust)
     if _place(work).with_suffix(".json").exists():
         return NOTHING
@@ -133,7 +133,7 @@ def _passes(recipe: TrainSpec, samples: int) -> int:
 
 
 def recipe_sha256(model: str, recipe: TrainSpec, **trust: bool) -> str:
-    """The hash of what `find` trains from: recipe, data and initial weights; nothing is trained."""
+    """The hash of what `obtain` trains from: recipe, data and initial weights; nothing is trained."""
     return _Work(model, recipe, trust).hash
 
 
@@ -163,7 +163,7 @@ class _Work:
 
 
 def _train(work: _Work, file: Path, *, force: bool, progress: Report | None, cached: bool = False) -> Trained:
-    """Leave the model with its trained weights. What is damaged in the cache is trained again; elsewhere it is said."""
+    """Give the model its trained weights. A damaged file in the cache is trained again; elsewhere it is an error."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # Whoever else trains this recipe is waited for, and then has done the work.
@@ -231,7 +231,7 @@ def _put(work: _Work, file: Path, record: dict[str, Any]) -> None:
 def _history(model: nn.Module, recipe: TrainSpec, data: Dataset, **how: Any) -> History:
     """Train ``model`` in place, as the recipe says."""
     keys = recipe.to_dict().keys() - {"data", "limit", "seed"}
-    return fit(
+    return fit.train(
         model,
         torch.from_numpy(data.x),
         torch.from_numpy(data.y),

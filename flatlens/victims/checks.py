@@ -60,6 +60,9 @@ def check_layers(
         x: inputs, ``[n, …]``, on the model's device and in its dtype.
         perturbed: look at a random W′ as well, where the weights can be exchanged (`exchangeable`).
         embedded: layers whose weight an embedding uses too: what is measured is the layer's use alone.
+
+    Raises:
+        RuntimeError: the model's own, unless it overwrites a layer's input.
     """
     try:
         return _checked(model, layers, x, perturbed, embedded)

@@ -26,6 +26,9 @@ def fold(model: nn.Module, example: Tensor) -> tuple[nn.Module, dict[str, Tensor
     Returns:
         the folded model, and for each folded convolution the row scale D = γ / √(var + eps), ``[O]``: the
         user's weight times D is the folded one. ``(model, {})`` where nothing can be folded.
+
+    Raises:
+        KeyboardInterrupt: the user's, while the model runs.
     """
     if not any(isinstance(module, NORMS) for module in model.modules()):
         return model, {}

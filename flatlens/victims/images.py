@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
-from typing import Self
 
 import torch
 from jaxtyping import Int
@@ -101,7 +100,7 @@ class ImageVictim:
         self.needs = Needs(graph=any(layer.target != self.head for layer in self.layers.values()))
         """Where no layer but the head is probed, a pass whose gradient no one asks for is made without a graph."""
 
-    def needing(self, needs: Needs) -> Self:
+    def needing(self, needs: Needs) -> ImageVictim:
         """The same victim, whose passes are made as probes need them."""
         other = copy.copy(self)
         other.needs = needs

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import NamedTuple, Protocol, Self, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -128,7 +128,7 @@ class Victim(Protocol):
     def place(self, x: Tensor) -> Tensor:
         """``x`` on the victim's device, in its dtype and memory format."""
 
-    def needing(self, needs: Needs) -> Self:
+    def needing(self, needs: Needs) -> Victim:
         """The same victim, whose passes are made as probes need them."""
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from flatlens.errors import RunError
 from flatlens.files.borders import DamageError, inside, plain_file
 from flatlens.records import runs, unfinished
-from flatlens.report import parts
-from flatlens.sweeps import cells as results
+from flatlens.report import html_file
+from flatlens.sweeps import finished as results
 from flatlens.sweeps import folder as sweeps
 from flatlens.viewer.found import FINISHED, Folder, Found
 
@@ -68,7 +68,7 @@ class Pages:
             own = _own_file(path / REPORT, _sweep_program())
             if own is not None:
                 return own
-        return self._drawn((found.key, found.signature), lambda: results.document(sweeps.load(path)))
+        return self._drawn((found.key, found.signature), lambda: results.document(sweeps.load_sweep(path)))
 
     def comparison(self, chosen: Sequence[Found]) -> bytes:
         """Several finished runs on one page.
@@ -109,43 +109,43 @@ def policy() -> str:
     from flatlens.report import page, sweep_page
 
     own = (
-        parts.inline(parts.asset(parts.BUNDLE)),
-        parts.wrapped(page.program()),
-        parts.wrapped(sweep_page.program()),
+        html_file.inline(html_file.asset(html_file.BUNDLE)),
+        html_file.wrapped(page.program()),
+        html_file.wrapped(sweep_page.program()),
     )
     # The cells of a sweep share a plotly.min.js, the only script that this server has.
     return (
-        f"default-src 'none'; script-src 'self' {' '.join(map(parts.hashed, own))}; style-src 'unsafe-inline'; "
+        f"default-src 'none'; script-src 'self' {' '.join(map(html_file.hashed, own))}; style-src 'unsafe-inline'; "
         "img-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
     )
 
 
 def plotly() -> bytes:
     """The script that pages of a sweep's cells link."""
-    return parts.asset(parts.BUNDLE).encode()
+    return html_file.asset(html_file.BUNDLE).encode()
 
 
 @cache
 def _run_programs() -> tuple[str]:
     from flatlens.report import page
 
-    return (parts.wrapped(page.program()),)
+    return (html_file.wrapped(page.program()),)
 
 
 @cache
 def _sweep_program() -> str:
     from flatlens.report import sweep_page
 
-    return parts.wrapped(sweep_page.program())
+    return html_file.wrapped(sweep_page.program())
 
 
 def _own_file(file: Path, *programs: str) -> bytes | None:
     """A page that is there, whole, and whose program is one of these; else None."""
     try:
-        if not parts.is_whole(file):
+        if not html_file.is_whole(file):
             return None
         content = plain_file(file, LARGEST).read_bytes()
-        return content if parts.last_script(content.decode("utf-8")) in programs else None
+        return content if html_file.last_script(content.decode("utf-8")) in programs else None
     except (OSError, DamageError, ValueError):
         return None
 

@@ -162,7 +162,7 @@ class Folder:
         """The sweep, whose plan is read once, and what its cells are called."""
         kept = self._sweeps.get(place)
         if kept is None or kept.signature != signature:
-            sweep = sweeps.load(self.root.joinpath(*place))
+            sweep = sweeps.load_sweep(self.root.joinpath(*place))
             kept = _Plan(signature, sweep, rows.labels(sweep))
             self._sweeps[place] = kept
         return kept.sweep, kept.labels

@@ -9,7 +9,7 @@ from html import escape
 from string import Template
 from typing import Any
 
-from flatlens.report import packing, parts
+from flatlens.report import html_file, packing
 from flatlens.report.modules import joined
 from flatlens.report.roles import styles
 from flatlens.version import __version__
@@ -58,17 +58,17 @@ def live(root: str, row: Row) -> tuple[str, str]:
 def notice(said: str) -> tuple[str, str]:
     """One line about what cannot be shown, and its policy."""
     css = _css()
-    text = Template(parts.asset("notice.html")).substitute(css=css, said=escape(said))
-    style = parts.hashed(_styled(css))
+    text = Template(html_file.asset("notice.html")).substitute(css=css, said=escape(said))
+    style = html_file.hashed(_styled(css))
     return text, f"default-src 'none'; style-src {style}; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 def _page(template: str, program: str, begin: str, **texts: str) -> tuple[str, str]:
     css, script = _css(), _program(program, begin)
     texts["title"] = escape(texts["title"])
-    text = Template(parts.asset(template)).substitute(css=css, script=script, **texts)
+    text = Template(html_file.asset(template)).substitute(css=css, script=script, **texts)
     allowed = (
-        f"default-src 'none'; script-src {parts.hashed(script)}; style-src {parts.hashed(_styled(css))}; "
+        f"default-src 'none'; script-src {html_file.hashed(script)}; style-src {html_file.hashed(_styled(css))}; "
         "connect-src 'self'; frame-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"
     )
@@ -82,12 +82,12 @@ def _styled(text: str) -> str:
 
 @cache
 def _css() -> str:
-    return styles() + "\n" + parts.asset("run.css", "list.css").strip("\n")
+    return styles() + "\n" + html_file.asset("run.css", "list.css").strip("\n")
 
 
 @cache
 def _program(entry: str, begin: str) -> str:
-    return parts.wrapped(f"{joined(entry)}\n{begin}();")
+    return html_file.wrapped(f"{joined(entry)}\n{begin}();")
 
 
 def _name(row: Row) -> str:

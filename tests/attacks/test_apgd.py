@@ -26,6 +26,9 @@ from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch
 from tests.assets import fashion_mnist
 from tests.attacks.test_attacks import data, net
+from tests.expected import cautioned
+
+pytestmark = cautioned("flat-because-confident", "low-accuracy", "not-converged")
 
 THEIRS = {"linf": "Linf", "l2": "L2"}
 EPS = {"linf": 0.1, "l2": 0.5}

@@ -18,6 +18,7 @@ from flatlens.errors import AttackError
 from flatlens.victims.images import ImageVictim
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch
+from tests.expected import cautioned
 
 STEPS = 12
 
@@ -176,6 +177,7 @@ def test_says_what_is_wrong(settings: dict[str, object], said: str) -> None:
         fl.attacks.PGD(**settings)  # type: ignore[arg-type]
 
 
+@cautioned("zero-gradient", "low-accuracy")
 def test_zero_gradient_stays_where_it_is() -> None:
     model = nn.Linear(4, 3)
     nn.init.zeros_(model.weight)
@@ -203,6 +205,7 @@ def test_other_objectives_rise(objective: str, norm: str) -> None:
     assert (margin[:, -1] < margin[:, 0]).all()
 
 
+@cautioned("low-accuracy")
 def test_one_eps_each_is_the_same_as_each_alone() -> None:
     model, (x, y) = net(), data()
     eps = torch.linspace(0.05, 0.3, len(x), dtype=torch.float64)

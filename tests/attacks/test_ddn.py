@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import flatlens as fl
 from flatlens.errors import AttackError
+from tests.expected import cautioned
 
 WIDE = (-100.0, 100.0)
 
@@ -35,6 +36,7 @@ def linear(shape: tuple[int, ...], classes: int, seed: int) -> tuple[nn.Module, 
 SHAPES = [((2,), 2), ((784,), 2), ((10,), 3), ((784,), 10), ((1, 8, 8), 10), ((3, 32, 32), 10)]
 
 
+@cautioned("unnormalised")
 @pytest.mark.parametrize(("shape", "classes"), SHAPES)
 def test_lands_at_the_analytic_distance(shape: tuple[int, ...], classes: int) -> None:
     model, x, y, distance = linear(shape, classes, seed=len(shape) + classes)
@@ -72,6 +74,7 @@ def test_the_best_row_is_the_nearest_flipped_iterate() -> None:
     assert "too-large" not in [c.code for c in trace.cautions]
 
 
+@cautioned("unnormalised")
 def test_targeted_crosses_to_the_target() -> None:
     model, x, y, distance = linear((10,), 3, seed=5)
     trace = fl.trace(model, x, y, attack=fl.attacks.DDN(steps=200, target="next"), bounds=WIDE)
@@ -80,6 +83,7 @@ def test_targeted_crosses_to_the_target() -> None:
     assert (trace.result("l2") >= distance * (1 - 1e-9)).all()
 
 
+@cautioned("probabilities", "zero-gradient")
 def test_where_nothing_flips_the_last_iterate_is_the_result() -> None:
     model = nn.Linear(4, 2).eval()
     with torch.no_grad():

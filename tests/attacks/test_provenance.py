@@ -15,6 +15,7 @@ import flatlens as fl
 from flatlens import models
 from flatlens.measure import plan as planning
 from flatlens.specs.run import RunSpec
+from tests.expected import cautioned
 
 X, Y = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
 
@@ -85,12 +86,14 @@ def test_attacks_within_attacks_are_settings(model):
     assert found["apgd"]["n_iter"] == 100 and found["square"]["n_queries"] == 5000
 
 
+@cautioned("low-accuracy")
 @pytest.mark.parametrize("name", ["torchattacks", "foolbox", "function"])
 def test_it_stands_in_the_manifest(model, name):
     found = fl.trace(model, X, Y, attack=fl.attacks.recorded(made(name, model), eps=0.2)).manifest
     assert found["recorded_attack"]["parameters"] and json.dumps(found)
 
 
+@cautioned("not-converged")
 def test_also_of_a_run_by_name_and_not_of_flatlens_own(tmp_path):
     spec = RunSpec("flatlens:digits-cnn", "flatlens:digits", attack="torchattacks:PGD?steps=2&eps=0.1", limit=4)
     found = fl.run(spec, tmp_path / "a").manifest["recorded_attack"]

@@ -20,6 +20,21 @@ from flatlens.attacks.mapping import Call, UnmappableError, paths
 from flatlens.errors import AttackError, FlatlensError, SpecError
 from flatlens.measure import run as execute
 from flatlens.specs.run import RunSpec
+from tests.expected import cautioned
+
+pytestmark = cautioned(
+    "blank",
+    "differs-alone",
+    "flat-because-confident",
+    "low-accuracy",
+    "no-gradient",
+    "not-converged",
+    "one-by-one",
+    "silent-success",
+    "stopped-early",
+    "too-large",
+    "unconfirmed",
+)
 
 N = 12
 Planted = Callable[[nn.Module, Tensor, Tensor], Any]

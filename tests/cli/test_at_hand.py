@@ -27,6 +27,9 @@ from flatlens.errors import AttackError, DataError, FlatlensError, ModelError
 from flatlens.peers import verify as verification
 from flatlens.specs import wording as settings
 from flatlens.sweeps import grid
+from tests.expected import cautioned
+
+pytestmark = cautioned("low-accuracy", "out-of-bounds", "probabilities", "too-large", "zero-gradient")
 
 N, SHAPE = 6, (1, 8, 8)
 
@@ -274,7 +277,7 @@ def test_rounding_is_no_caution(kind: str) -> None:
 
 
 def test_every_command_has_examples_that_it_would_take(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in app.app.registered_commands:
+    for command in app.application().registered_commands:
         name = str(command.name)
         lines = examples.EXAMPLES[name]
         assert app.run([name, "--help"]) == 0

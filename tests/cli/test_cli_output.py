@@ -40,7 +40,7 @@ def flatlens(capsys):
 @pytest.fixture
 def finished(monkeypatch, tmp_path):
     """`execute.run` made to return a run with a known trace; gives what the run shall be."""
-    known = types.SimpleNamespace(trace=make_trace(30, 10), resumed="new", error=None, printed="", drawn=0)
+    known = types.SimpleNamespace(trace=make_trace(30, 10), resumed="new", error=None, printed="", drawn=0, compared=0)
 
     class Known(Run):
         def trace(self, *, whole=True):
@@ -58,8 +58,14 @@ def finished(monkeypatch, tmp_path):
         file.write_text("page")
         return file
 
+    def add_spectrum(done):
+        known.compared += 1
+        return done
+
     monkeypatch.setattr(execute, "run", run)
     monkeypatch.setattr("flatlens.report.page.write", write)
+    # The run has no folder with tables, into which the real one would put more.
+    monkeypatch.setattr("flatlens.peers.spectrum.add_spectrum", add_spectrum)
     return known
 
 
@@ -164,6 +170,14 @@ def test_quiet_prints_nothing_but_json(flatlens, finished, tmp_path):
     answer = flatlens("demo", "--out", tmp_path, "--quiet", "--json")
     assert answer.err == ""
     assert json.loads(answer.out)["layer"] == "head"
+
+
+@pytest.mark.parametrize(
+    ("words", "times"), [(["demo"], 1), (["trace", *NEEDED], 0), (["trace", *NEEDED, "--spectrum"], 1)]
+)
+def test_the_spectrum_is_measured_where_it_is_asked_for_and_in_the_demo(flatlens, finished, tmp_path, words, times):
+    assert flatlens(*words, "--out", tmp_path).code == 0
+    assert finished.compared == times
 
 
 def test_a_finished_run_says_so_and_keeps_its_report(flatlens, finished, tmp_path):

@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from flatlens_cli import app
 
 COMMAND = [str(Path(sys.executable).with_name("flatlens"))]
-RUN = ["trace", "--model", "flatlens:digits-cnn", "--data", "flatlens:digits", "--limit", "200", "--batch-size", "4",
+RUN = ["trace", "--model", "flatlens:digits-cnn", "--data", "flatlens:digits", "--limit", "100", "--batch-size", "4",
        "--eps", "0.3", "--steps", "20", "--control", "line-to-other-class"]  # fmt: skip
 SMALL = [*RUN[:5], "--limit", "6", "--eps", "0.3", "--steps", "3"]
 
@@ -55,11 +57,11 @@ def test_the_same_command_goes_on_with_a_run_that_was_stopped(uninterrupted, tmp
     if blow == signal.SIGINT:
         saved = len(list(out.glob("parts/*.steps.parquet")))
         assert process.returncode == 130
-        assert complained == f"interrupted: {saved} of 50 batches are saved; the same command goes on from there\n"
+        assert complained == f"interrupted: {saved} of 25 batches are saved; the same command goes on from there\n"
         assert printed == ""
     assert json.loads((out / "manifest.json").read_text())["state"] == "running"
     untouched = {file: file.stat().st_mtime_ns for file in out.glob("parts/*.steps.parquet")}
-    assert 3 <= len(untouched) < 50
+    assert 3 <= len(untouched) < 25
 
     early = run("report", out)
     assert early.returncode == 2
@@ -188,7 +190,9 @@ def test_help_in_a_pipe_has_no_escape_codes():
 @pytest.mark.parametrize(
     ("words", "absent"),
     [
-        (["--help"], ("torch", "numpy", "pyarrow", "plotly", "pandas")),
+        (["--help"], ("torch", "numpy", "pyarrow", "plotly", "pandas", "packaging", "flatlens.specs.run")),
+        (["--help"], tuple(f"flatlens_cli.{verb.module}" for verb in app.VERBS.values())),
+        (["trace", "--help"], ("flatlens_cli.sweeping", "flatlens_cli.doctor", "packaging")),
         (["trace", "--help"], ("torch", "numpy", "pyarrow", "plotly", "pandas")),
         (["attacks"], ("torch", "numpy", "pyarrow", "plotly", "pandas")),
         (["models"], ("torch", "pyarrow", "plotly", "pandas")),
@@ -203,6 +207,13 @@ def test_a_command_imports_no_more_than_it_needs(words, absent):
     )
     done = run(*words, command=[sys.executable, "-c", code])
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", app.VERBS)
+def test_a_command_is_listed_by_the_first_line_of_its_own_help(name):
+    verb = app.VERBS[name]
+    command = getattr(import_module(f"flatlens_cli.{verb.module}"), name)
+    assert verb.summary == command.__doc__.partition("\n")[0]
 
 
 def test_drawing_a_report_needs_no_torch(uninterrupted, tmp_path):

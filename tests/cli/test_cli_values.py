@@ -70,7 +70,7 @@ ODD = (
 )  # fmt: skip
 
 
-COMMAND = typer.main.get_command(app.app)
+COMMAND = typer.main.get_command(app.application())
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def stubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         datasets.load(datasets.with_split(str(recipe.data), "train"))
         raise SpecError("reached")
 
-    monkeypatch.setattr(app, "app", COMMAND)  # made once, and not for each value
+    monkeypatch.setattr(app, "application", lambda typed=None: COMMAND)  # made once, and not for each value
     for module in (execute, planning, verification):
         monkeypatch.setattr(module, "load", load)
     monkeypatch.setattr(trained, "train", train)

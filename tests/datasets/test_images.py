@@ -19,6 +19,7 @@ from flatlens.errors import DataError
 from flatlens.measure import run as execute
 from flatlens.specs.run import RunSpec
 from tests.assets import package
+from tests.expected import cautioned
 
 Image = package("PIL.Image", "pip install pillow")
 RANDOM = np.random.default_rng(0)
@@ -158,6 +159,7 @@ def saved(folder: Path, made: pa.Table, names: tuple[str, ...] = ("data-00000-of
     return folder
 
 
+@cautioned("low-accuracy")
 def test_a_folder_of_arrow_files(tmp_path):
     made = table()
     data = datasets.load(f"hf:{saved(tmp_path / 'a', made, ('one.arrow', 'two.arrow'))}")

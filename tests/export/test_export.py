@@ -26,8 +26,9 @@ from flatlens.export import formats
 from flatlens.export import images as arrays
 from flatlens.export import table as exporting
 from flatlens.records.schema import LAYERS, STEPS
-from flatlens.sweeps import cells as results
+from flatlens.sweeps import finished
 from tests.edited import unsealed
+from tests.expected import cautioned
 from tests.small_sweep import CNN, copied
 
 FRONT = ["cell", "model", "layers", "seed"]
@@ -160,6 +161,7 @@ def test_the_table_of_cells(own):
     assert rows == own.cells.num_rows
 
 
+@cautioned("flat-because-confident")
 def test_a_run_has_neither_key_nor_settings_in_front(cell, tmp_path):
     done = exporting.export(cell, format="parquet", out=tmp_path / "sub" / "run.parquet")
     table = pq.read_table(done.file)
@@ -175,7 +177,7 @@ def test_a_run_has_neither_key_nor_settings_in_front(cell, tmp_path):
 
 
 def test_images_of_all_runs_are_one_archive(own):
-    bare = results.done(own)[1]
+    bare = finished.keys(own)[1]
     (own.cell(bare) / "images.safetensors").unlink()
     done = exporting.export(own.path, images=True)
     assert done.images == own.path / "export.npz"
@@ -193,6 +195,7 @@ def test_images_of_all_runs_are_one_archive(own):
             assert np.array_equal(found[f"{key}/x"], trace.images.x[clean])
 
 
+@cautioned("flat-because-confident")
 def test_images_of_one_run(cell, tmp_path):
     done = exporting.export(cell, images=True, out=tmp_path / "a.csv")
     assert done.images == tmp_path / "a.npz"
@@ -201,6 +204,7 @@ def test_images_of_one_run(cell, tmp_path):
         assert np.array_equal(found["x_adv"], fl.open(cell).x_adv)
 
 
+@cautioned("flat-because-confident")
 def test_what_an_attack_found_is_the_last_of_a_samples_inputs(tmp_path, cell):
     """Best points and restarts follow as one more entry at the last step; parts of a run come in any order."""
     from safetensors.numpy import load_file, save_file
@@ -232,7 +236,7 @@ def test_no_name_in_the_archive_leads_out_of_it(own):
 
 
 def test_an_unfinished_sweep_gives_what_is_finished(own, capsys):
-    keys = results.done(own)
+    keys = finished.keys(own)
     for key in keys[2:]:
         shutil.rmtree(own.cell(key))
     assert app.run(["export", str(own.path)]) == 0
@@ -253,7 +257,7 @@ def test_an_unfinished_sweep_gives_what_is_finished(own, capsys):
 @pytest.mark.parametrize("name", ["steps.parquet", "layers.parquet"])
 @pytest.mark.parametrize("how", ["gone", "cut", "other"])
 def test_a_damaged_run_is_named_and_nothing_is_left_behind(own, name, how):
-    keys = results.done(own)
+    keys = finished.keys(own)
     file = own.cell(keys[3]) / name
     if how == "gone":
         file.unlink()
@@ -279,7 +283,7 @@ def test_a_file_begun_before_the_damage_is_found_is_let_go_of_in_silence(own, na
     said = []
     monkeypatch.setattr(sys, "unraisablehook", said.append)
     monkeypatch.setattr(formats, "_GATHERED", 1)
-    (own.cell(results.done(own)[3]) / "steps.parquet").write_bytes(b"PAR1")
+    (own.cell(finished.keys(own)[3]) / "steps.parquet").write_bytes(b"PAR1")
     with pytest.raises(RunError, match="is damaged"):
         exporting.export(own.path, format=name)
     gc.collect()
@@ -295,7 +299,7 @@ def test_a_damaged_run_by_itself_is_to_be_run_again(cell, tmp_path):
 
 
 def test_damaged_images_are_named(own):
-    key = results.done(own)[0]
+    key = finished.keys(own)[0]
     (own.cell(key) / "images.safetensors").write_bytes(b"12345678{}")
     with pytest.raises(RunError, match=f"cell {key} of the sweep in '.*' is damaged"):
         exporting.export(own.path, images=True)
@@ -320,7 +324,8 @@ def test_hostile_text_runs_in_no_spreadsheet_and_is_kept_elsewhere(small_sweep, 
     assert any(row[rows[0].index("margin")].startswith("-") for row in rows), "numbers are numbers"
     for name in ("json", "parquet"):
         file = exporting.export(whole.path, format=name).file
-        lines = pq.read_table(file).to_pylist() if name == "parquet" else map(json.loads, file.open())
+        with file.open("rb") as stream:
+            lines = pq.read_table(stream).to_pylist() if name == "parquet" else list(map(json.loads, stream))
         assert list(dict.fromkeys(row["model"] for row in lines)) == HOSTILE
     assert set(whole.cells["model"].to_pylist()) == set(HOSTILE)
     assert whole.labels()["0000000000000000"] == f"model {HOSTILE[0]}"
@@ -369,13 +374,13 @@ def test_the_format_is_the_files_own(own, tmp_path, capsys):
 
 
 def test_json_says_what_was_written(own, capsys):
-    (own.cell(results.done(own)[0]) / "images.safetensors").unlink()
+    (own.cell(finished.keys(own)[0]) / "images.safetensors").unlink()
     assert app.run(["export", str(own.path), "--images", "--json"]) == 0
     printed = capsys.readouterr()
     said = json.loads(printed.out)
     assert said["file"] == str(own.path / "export.csv")
-    assert said["without_images"] == results.done(own)[:1]
-    assert f'1 of 5 runs keep no inputs (images = "none"): {results.done(own)[0]}' in printed.err
+    assert said["without_images"] == finished.keys(own)[:1]
+    assert f'1 of 5 runs keep no inputs (images = "none"): {finished.keys(own)[0]}' in printed.err
 
 
 def test_stdout_holds_the_table_alone_also_when_its_reader_leaves(own):

@@ -24,10 +24,13 @@ from flatlens.records import claims
 from flatlens.records.schema import SPECTRUM
 from flatlens.specs.run import RunSpec
 from flatlens.specs.train import TrainSpec
-from flatlens.sweeps import cells as results
+from flatlens.sweeps.finished import figures, keys
 from flatlens.sweeps.folder import Failure
 from flatlens.sweeps.supervisor import run_sweep
 from flatlens.training import recipes as trained
+from tests.expected import cautioned
+
+pytestmark = cautioned("low-accuracy", "zero-gradient")
 
 FLIPS = 100
 SPEC = RunSpec(model="flatlens:mlp?width=4", data="flatlens:digits", steps=2, limit=6, batch_size=3, device="cpu")
@@ -86,14 +89,14 @@ def test_no_flipped_bit_of_a_run_is_silent(own: Path, name: str) -> None:
 
 def test_no_flipped_bit_of_a_cell_s_figures_is_silent(small_sweep: Path, tmp_path: Path) -> None:
     sweep = fl.open(shutil.copytree(small_sweep, tmp_path / "out"))
-    key = results.done(sweep)[0]
+    key = keys(sweep)[0]
     for name in ("digest.json", "manifest.json"):
         file = sweep.cell(key) / name
         content = file.read_bytes()
         for changed in flips(content):
             file.write_bytes(changed)
             with pytest.raises(RunError, match=f"cell {key} .* is damaged: "):
-                results.figures(sweep, key)
+                figures(sweep, key)
         file.write_bytes(content)
 
 
@@ -152,15 +155,15 @@ def test_a_damaged_part_is_measured_again(name: str, how: str, finished: Path, t
 def test_weights_of_the_cache_are_those_of_their_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLATLENS_CACHE", str(tmp_path))
     recipe = TrainSpec("flatlens:digits", epochs=1, limit=40)
-    made = trained.find("flatlens:mlp?width=4", recipe)
+    made = trained.obtain("flatlens:mlp?width=4", recipe)
     (weights,) = tmp_path.glob("*.safetensors")
     record = weights.with_suffix(".json")
     for file in (weights, record):
         content = file.read_bytes()
         for changed in (*flips(content, 5), b"", content[:-9]):
             file.write_bytes(changed)
-            assert trained.find("flatlens:mlp?width=4", recipe).sha256 == made.sha256
-        assert trained.find("flatlens:mlp?width=4", recipe).sha256 == made.sha256
+            assert trained.obtain("flatlens:mlp?width=4", recipe).sha256 == made.sha256
+        assert trained.obtain("flatlens:mlp?width=4", recipe).sha256 == made.sha256
 
 
 def test_damaged_weights_of_one_s_own_are_said(tmp_path: Path) -> None:

@@ -18,17 +18,18 @@ import flatlens as fl
 from flatlens.errors import FlatlensError
 from flatlens.measure import run as execute
 from flatlens.records import runs
-from flatlens.report import page, parts
+from flatlens.report import html_file, page
 from tests import strangers
+from tests.expected import cautioned
 
-COMMAND = typer.main.get_command(app.app)
+COMMAND = typer.main.get_command(app.application())
 REPORTS = 8
 """Of so many folders one is also drawn, which takes longer than all else."""
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "app", COMMAND)
+    monkeypatch.setattr(app, "application", lambda typed=None: COMMAND)
 
 
 def told(words: list[object], capsys: pytest.CaptureFixture[str], name: str) -> None:
@@ -55,6 +56,7 @@ def most_are_slow(parts: int) -> list[object]:
     return [part if part == 0 else pytest.param(part, marks=pytest.mark.slow) for part in range(parts)]
 
 
+@cautioned("flat-because-confident")
 @pytest.mark.parametrize("part", most_are_slow(4))
 def test_runs(part: int, small_sweep: Path, first: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i, (name, change) in enumerate(cut(strangers.runs(), part, 4)):
@@ -199,14 +201,14 @@ def test_a_planted_plotly_is_not_run(small_sweep: Path, tmp_path: Path) -> None:
     for plant in (
         lambda file: file.write_text("alert(1)"),
         lambda file: (file.unlink(), file.symlink_to(tmp_path / "other.js")),
-        lambda file: file.write_text(parts.get_plotlyjs() + "alert(1)"),
+        lambda file: file.write_text(html_file.asset(html_file.BUNDLE) + "alert(1)"),
         Path.unlink,
     ):
         plant(place / "plotly.min.js")
         page.save_plotly(place)
-        assert (place / "plotly.min.js").read_text() == parts.get_plotlyjs()
+        assert (place / "plotly.min.js").read_text() == html_file.asset(html_file.BUNDLE)
         assert not (place / "plotly.min.js").is_symlink() and not (tmp_path / "other.js").exists()
     (place / "plotly.min.js").write_text("alert(1)")
     fl.open(place).report()
-    assert (place / "plotly.min.js").read_text() == parts.get_plotlyjs()
+    assert (place / "plotly.min.js").read_text() == html_file.asset(html_file.BUNDLE)
     assert runs.load(place / "cells" / next(iter(fl.open(place).plan))).finished

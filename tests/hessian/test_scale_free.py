@@ -11,6 +11,7 @@ from torch import nn
 import flatlens as fl
 from flatlens.hessian.head import Head
 from flatlens.probes.prediction import gap
+from tests.expected import cautioned
 
 
 def head(classes=5, inputs=4, scale=1.0, seed=0):
@@ -101,6 +102,7 @@ def test_a_tie_has_none_and_neither_has_a_lost_confidence_term():
     assert fl.curvature(net(), x, y, layer="0", loss="mse").scale_free.isnan().all()
 
 
+@cautioned("low-accuracy")
 def test_a_trace_has_both_columns():
     x, y = points()
     trace = fl.trace(net(), x.float(), y, attack=fl.attacks.PGD(eps=0.3, steps=3), layers=["head", "0"])

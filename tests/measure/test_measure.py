@@ -12,6 +12,9 @@ from flatlens.errors import AttackError, DataError
 from flatlens.records.schema import LAYERS, STEPS
 from flatlens.records.trajectory import Trace
 from tests.attacks.test_attacks import data, net
+from tests.expected import cautioned
+
+pytestmark = cautioned("low-accuracy")
 
 CURVATURES = [f.name for f in LAYERS if pa.types.is_floating(f.type)]
 PGD = fl.attacks.PGD(eps=0.1, steps=6)

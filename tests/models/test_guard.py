@@ -17,6 +17,7 @@ import flatlens as fl
 from flatlens.errors import FlatlensError, ModelError, ResourceError
 from flatlens.records import runs
 from flatlens.victims.images import ImageVictim
+from tests.expected import cautioned
 
 STEPS, BATCH, N = 8, 4, 8
 """Of the attack, and samples at a time, of so many."""
@@ -144,8 +145,8 @@ class Armed(fl.attacks.PGD):  # type: ignore[misc]
         yield from super().__call__(victim, batch, rng)
 
 
-PASSES = {"first": 1, "seventh": 7, "last batch": STEPS + 2 + 7}
-"""Each batch makes a pass at each point of its path and one more that confirms its result."""
+PASSES = {"first": 1, "seventh": 7, "last batch": STEPS + 3 + 7}
+"""Each batch makes a pass at each point of its path, one for the gradient at its end, and one to confirm its result."""
 SAID = {"first": "at pass 1: step 0 of batch 1 of ", "seventh": "at pass 7: step 6 of batch 1 of ",
         "last batch": "at pass 7: step 6 of batch 2 of "}  # fmt: skip
 
@@ -163,6 +164,7 @@ def test_a_model_that_misbehaves(way: str, when: str) -> None:
     assert text.startswith("the model fails ") and model.state["left"] <= 0
 
 
+@cautioned("not-converged")
 @pytest.mark.parametrize("way", [way for way in WAYS if way not in NO_GRADIENT])
 def test_a_model_that_misbehaves_before_the_attack(way: str) -> None:
     model = Moody(way).eval()
@@ -187,6 +189,7 @@ def test_ctrl_c_and_memory_are_no_faults_of_the_model(when: str, monkeypatch: py
             fl.trace(model, x, y, attack=Armed(eps=0.1, steps=STEPS), batch_size=BATCH)
 
 
+@cautioned("not-finite-loss", "silent-success")
 def test_nan_is_a_finding_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(WAYS, "nan", lambda net, x, z: z * torch.nan)
     model = Moody("nan").eval()
@@ -344,6 +347,7 @@ def test_a_lazy_model_from_a_file_is_refused(tmp_path: Path) -> None:
         fl.models.load(f"{tmp_path}/net.py:make", shape=(6,), classes=10)
 
 
+@cautioned("low-accuracy")
 @pytest.mark.parametrize("wrap", [lambda z: {"logits": z, "features": z}, lambda z: {"logits": z}])
 def test_a_dictionary_with_logits_is_read(wrap: Callable[[Tensor], Any]) -> None:
     torch.manual_seed(0)

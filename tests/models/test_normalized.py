@@ -19,6 +19,9 @@ from flatlens import models
 from flatlens.errors import ModelError, SpecError
 from flatlens.models.normalized import Normalized
 from flatlens.models.zoo import Normalize
+from tests.expected import cautioned
+
+pytestmark = cautioned("low-accuracy", "not-converged", "out-of-bounds", "too-large", "unnormalised", "zero-gradient")
 
 N = 6
 

@@ -23,6 +23,9 @@ from flatlens.errors import ModelError
 from flatlens.measure import run as execute
 from flatlens.specs.run import RunSpec
 from tests.assets import fashion_mnist, package
+from tests.expected import cautioned
+
+pytestmark = cautioned("silent-success")
 
 ROOT = Path(flatlens.__file__).parents[1]
 COLOUR = (3, 32, 32)

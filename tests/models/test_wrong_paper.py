@@ -19,6 +19,7 @@ from flatlens.records import cautions
 from flatlens.specs.run import RunSpec
 from flatlens.training import reached
 from flatlens.wording import in_python
+from tests.expected import cautioned
 
 REPOSITORY = Path(__file__).parents[2]
 MODEL = """
@@ -85,6 +86,7 @@ def codes(trace):
     return {caution.code for caution in trace.cautions}
 
 
+@cautioned("low-accuracy", "not-converged")
 def test_in_python_it_is_a_warning_and_on_top_of_every_repr(trained):
     made, mean, std = trained
     x, y = digits("test")
@@ -98,6 +100,7 @@ def test_in_python_it_is_a_warning_and_on_top_of_every_repr(trained):
     assert not any("Caution" in repr(shown) for shown in (calm, calm.valley(), calm.valley().summary()))
 
 
+@cautioned("low-accuracy", "not-converged", "silent-success")
 @pytest.mark.parametrize("only_correct", [False, True])
 def test_on_the_terminal_on_the_page_and_in_the_manifest(trained, tmp_path, capsys, only_correct):
     made, mean, std = trained
@@ -178,6 +181,7 @@ def fl_model(uri):
     return models.load(uri, shape=(1, 8, 8), classes=10).model
 
 
+@cautioned("not-converged", "silent-success")
 @pytest.mark.parametrize("n", [1, 7, 60])
 def test_a_sound_model_says_nothing(n):
     x, y = digits("test")

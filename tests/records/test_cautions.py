@@ -16,6 +16,7 @@ import flatlens as fl
 from flatlens.records import cautions
 from flatlens.records.schema import LAYERS, STEPS
 from flatlens.records.trajectory import Trace
+from tests.expected import cautioned
 
 N, T = 4, 5
 
@@ -45,7 +46,7 @@ def trace(spec: dict[str, Any] | None = None, **columns: Any) -> Trace:
 
 
 def codes(found: Trace) -> dict[str, str]:
-    return {c.code: c.message for c in cautions.find(found)}
+    return {c.code: c.message for c in cautions.of_trace(found)}
 
 
 def row(values: list[float], default: list[float] | float) -> np.ndarray:
@@ -116,6 +117,7 @@ def linear(softmax: bool = False) -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), *([nn.Softmax(1)] if softmax else [])).eval()
 
 
+@cautioned("low-accuracy", "probabilities", "zero-gradient")
 def test_probabilities_instead_of_logits() -> None:
     x, y = torch.rand(5, 3), torch.tensor([0, 1, 2, 3, 0])
     # With a softmax behind it the Linear is no head any more; a Linear that gives probabilities is one.
@@ -128,6 +130,7 @@ def test_probabilities_instead_of_logits() -> None:
         fl.trace(linear(softmax=True), x, y)
 
 
+@cautioned("low-accuracy", "too-large", "unnormalised")
 def test_bounds_of_raw_bytes() -> None:
     x, y = 255 * torch.rand(5, 3), torch.tensor([0, 1, 2, 3, 0])
     attack = fl.attacks.PGD(eps=0.3, steps=2)
@@ -167,6 +170,7 @@ def test_layers_left_out() -> None:
     assert not list(cautions.not_probed({}))
 
 
+@cautioned("low-accuracy", "out-of-bounds", "too-large")
 def test_inputs_outside_their_bounds() -> None:
     x, y = torch.rand(5, 3), torch.tensor([0, 1, 2, 3, 0])
     x[1, 2] = 1.5

@@ -17,11 +17,14 @@ import flatlens as fl
 from flatlens.errors import RunError
 from flatlens.measure import run as execute
 from flatlens.records import cautions, reading, runs
+from flatlens.records.columnwise import StoredTable
 from flatlens.records.digest import digest
-from flatlens.records.runs import StoredTable
 from flatlens.records.schema import STEPS
-from flatlens.report import page, payload
+from flatlens.report import packing, page, page_data
 from flatlens.specs.run import RunSpec
+from tests.expected import cautioned
+
+pytestmark = cautioned("flat-because-confident")
 
 BASE = RunSpec("flatlens:digits-cnn", "flatlens:digits", eps=0.3, steps=4, limit=12, batch_size=5, device="cpu")
 KINDS = {
@@ -48,9 +51,9 @@ def test_judged_and_drawn_from_the_disk_it_is_the_same(run):
     whole, stored = run.trace(), run.trace(whole=False)
     assert not isinstance(stored.steps, pa.Table)
     assert isinstance(stored.steps, StoredTable) and isinstance(whole.steps, pa.Table)
-    assert cautions.find(stored) == cautions.find(whole)
+    assert cautions.of_trace(stored) == cautions.of_trace(whole)
     assert digest(stored) == digest(whole)
-    assert payload.to_json(payload.pages([stored])) == payload.to_json(payload.pages([whole]))
+    assert packing.to_json(page_data.pages([stored])) == packing.to_json(page_data.pages([whole]))
     assert page.document([stored]) == page.document([whole]) and repr(stored) == repr(whole)
     if whole.images is not None:
         np.testing.assert_array_equal(stored.x_adv, whole.x_adv)
@@ -71,7 +74,7 @@ def test_no_table_is_ever_read_as_a_whole(run, monkeypatch):
         monkeypatch.setattr(runs.pq, name, lambda *_, **__: pytest.fail("a whole table"))
     monkeypatch.setattr(runs, "load_file", lambda *_: pytest.fail("all inputs"), raising=False)
     trace = run.trace(whole=False)
-    cautions.find(trace), digest(trace), page.document([trace])
+    cautions.of_trace(trace), digest(trace), page.document([trace])
     assert asked and all(columns is not None and len(columns) == 1 for columns in asked)
 
 

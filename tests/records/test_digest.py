@@ -14,7 +14,10 @@ from flatlens.records import valley as valleys
 from flatlens.records.digest import accuracy, digest, record
 from flatlens.records.schema import MEASURES, Caution
 from flatlens.specs.run import RunSpec
+from tests.expected import cautioned
 from tests.synthetic import make_trace
+
+pytestmark = cautioned("flat-because-confident")
 
 
 @pytest.fixture(scope="module")

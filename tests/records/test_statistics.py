@@ -11,7 +11,7 @@ from scipy.stats import percentileofscore
 from flatlens.records import valley
 from flatlens.records.digest import attacked_at, digest
 from flatlens.records.intervals import LEAST
-from flatlens.records.valley import TAUS, find, median
+from flatlens.records.valley import TAUS, judge, median
 from flatlens.report import page
 from tests.synthetic import make_trace
 
@@ -21,7 +21,7 @@ TINY = 5e-324
 
 
 def one(measure, flipped=(NO, YES, YES, YES), **options):
-    return find(np.array([measure], float), np.array([flipped]), **options)
+    return judge(np.array([measure], float), np.array([flipped]), **options)
 
 
 # ---- ends, starts and heights that are 0, below 0, or at the edge of float64
@@ -62,7 +62,7 @@ def test_heights_of_all_kinds_without_a_warning(measure, depth, rise, end_vs_cle
 
 def test_the_deepest_valleys_count_in_the_median():
     shallow, deepest = [2.0, 20, 4, 1], [2.0, 20, 4, -1]
-    found = find(np.array([shallow] * 2 + [deepest] * 5), np.array([[NO, YES, YES, YES]] * 7))
+    found = judge(np.array([shallow] * 2 + [deepest] * 5), np.array([[NO, YES, YES, YES]] * 7))
     assert found.summary().depth.n == 7 and found.summary().depth.value == INF
     assert found.is_valley.all()
 
@@ -86,7 +86,7 @@ def test_the_deepest_valleys_count_in_the_median():
 def test_settled_is_flipped_at_the_end_from_its_last_flip_on(flipped, settled, step, beyond):
     # What stands beyond the end of a path is no part of it.
     whole = flipped + beyond
-    found = find(np.ones((1, len(whole))), np.array([whole]), last=np.array([3]))
+    found = judge(np.ones((1, len(whole))), np.array([whole]), last=np.array([3]))
     assert (found.settled[0], found.settled_step[0]) == (settled, step)
 
 
@@ -110,7 +110,7 @@ def test_flat_end_is_of_the_heights_alone(measure, tau, flat):
 def test_shares_are_of_the_flipped():
     measure = np.array([[2.0, 20, 4, 1], [2, 20, 4, 19], [2, 20, 4, 1], [2, 20, 4, 1]])
     flipped = np.array([[NO, YES, YES, YES], [NO, YES, NO, YES], [NO, YES, YES, NO], [NO] * 4])
-    found = find(measure, flipped).summary()
+    found = judge(measure, flipped).summary()
     assert [(f.count, f.n) for f in (found.settled, found.flat_end, found.flatter_than_clean)] == [
         (2, 3),
         (2, 3),
@@ -128,7 +128,7 @@ def test_the_percentile_is_scipys_and_of_samples_that_start_right():
     correct = rng.random(60) < 0.8
     flipped = np.zeros((60, 5), bool)
     flipped[:, 2:] = True
-    found = find(measure, flipped, correct=correct)
+    found = judge(measure, flipped, correct=correct)
     law = measure[correct, 0]
     expected = [percentileofscore(law, end, kind="mean") / 100 for end in measure[:, -1]]
     np.testing.assert_allclose(found.clean_percentile, expected)
@@ -146,10 +146,10 @@ def test_the_curve_over_tau_is_the_share_at_each_tau():
 def test_the_distribution_of_depth_is_empirical_and_leaves_room_for_the_infinite():
     depths = np.array([1.0, 2, 2, 3, 400])
     measure = np.array([[1.0, 10**d if d < 300 else 10.0, 1.0 if d < 300 else 0.0] for d in depths])
-    found = find(measure, np.array([[NO, YES, YES]] * 5)).depths()
+    found = judge(measure, np.array([[NO, YES, YES]] * 5)).depths()
     np.testing.assert_allclose(found.position, [1, 2, 3])
     np.testing.assert_allclose(found.value, [0.2, 0.6, 0.8])
-    many = find(np.c_[np.ones(999), 10 ** np.linspace(1, 5, 999), np.ones(999)], np.array([[NO, YES, YES]] * 999))
+    many = judge(np.c_[np.ones(999), 10 ** np.linspace(1, 5, 999), np.ones(999)], np.array([[NO, YES, YES]] * 999))
     few = many.depths(50)
     assert len(few.position) == 50 and few.value[-1] == 1 and few.n == 999
     np.testing.assert_allclose(few.value, (few.position - 1) / 4, atol=0.01)

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from flatlens.records import valley
-from flatlens.records.valley import align, band, find, median, wilson
+from flatlens.records.valley import align, band, judge, median, wilson
 
 NO, YES = False, True
 
 
 def one(measure: list[float], flipped: list[bool], **options: object) -> valley.Valley:
-    return find(np.array([measure]), np.array([flipped]), **options)  # type: ignore[arg-type]
+    return judge(np.array([measure]), np.array([flipped]), **options)  # type: ignore[arg-type]
 
 
 def test_a_valley() -> None:
@@ -51,14 +51,14 @@ def test_tau_is_inclusive_and_adjustable() -> None:
 
 
 def test_wrong_at_the_start_is_kept_apart() -> None:
-    v = find(np.array([[1, 9, 0.1]] * 3), np.array([[NO, YES, YES]] * 3), correct=np.array([YES, NO, YES]))
+    v = judge(np.array([[1, 9, 0.1]] * 3), np.array([[NO, YES, YES]] * 3), correct=np.array([YES, NO, YES]))
     s = v.summary()
     assert (s.n, s.correct.count, s.flipped.n, s.valley_of_flipped.count) == (3, 2, 2, 2)
 
 
 def test_a_measure_that_ends_at_zero_is_infinitely_deep() -> None:
     assert np.isinf(one([1, 10, 0], [NO, YES, YES]).depth[0])
-    assert np.isinf(find(np.array([[1, 10, 0]] * 4), np.array([[NO, YES, YES]] * 4)).summary().depth.value)
+    assert np.isinf(judge(np.array([[1, 10, 0]] * 4), np.array([[NO, YES, YES]] * 4)).summary().depth.value)
 
 
 def test_align_shifts_the_flip_to_zero() -> None:

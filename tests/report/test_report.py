@@ -1,8 +1,10 @@
-"""The page and the figures: what they say is what `valley` says, and nothing from outside becomes markup."""
+"""What the page embeds is what `valley` says, in bounded size; the file holds all it needs, and no foreign markup."""
 
 from __future__ import annotations
 
 import base64
+import gzip
+import hashlib
 import json
 import os
 import re
@@ -12,13 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import plotly.offline
 import pyarrow as pa
 import pytest
 
-from flatlens.errors import LayerError, ResourceError, RunError, SpecError
+from flatlens.errors import ResourceError, RunError
+from flatlens.records import runs
 from flatlens.records.schema import Caution
-from flatlens.report import figures, page, parts, payload, series
-from tests.browser import chromium, opened
+from flatlens.report import html_file, page, page_data, series
 from tests.synthetic import make_trace
 
 HOSTILE = "</script><script>window.owned=1</script><img src=x onerror=window.owned=1>&<!--"
@@ -32,7 +35,13 @@ def trace():
 
 
 def embedded(text):
-    return json.loads(re.search(r'id="flatlens-data">(.*?)</script>', text, re.S)[1])
+    held = re.search(r'id="flatlens-data">(.*?)</script>', text, re.S)[1]
+    return json.loads(gzip.decompress(base64.b64decode(held)))
+
+
+def plotly_array(packed):
+    """One of plotly's own arrays."""
+    return np.frombuffer(base64.b64decode(packed["bdata"]), f"<{packed['dtype']}")
 
 
 def unpack(packed):
@@ -49,25 +58,73 @@ def with_column(table, name, values):
 
 
 def test_statistics_are_those_of_valley(trace):
-    run = payload.pages([trace])["runs"][0]
-    for path in run["paths"]:
-        for layer, found in zip(run["layers"], path["layers"], strict=True):
-            for measure, look in found["measures"].items():
-                expected = trace.valley(measure, layer=layer["name"], path=path["name"]).summary()
-                assert look["summary"] == payload.record(expected)
+    run = page_data.pages([trace])["runs"][0]
+    for layer, found in zip(run["layers"], run["results"], strict=True):
+        for measure, of in found.items():
+            for path, look in zip(run["paths"], of, strict=True):
+                expected = trace.valley(measure, layer=layer["name"], path=path["name"])
+                assert look["summary"] == page_data.record(expected.summary())
+                kinds = look["kinds"]
+                assert kinds["valley"] == expected.is_valley.sum()
+                assert kinds["valley"] + kinds["none"] == expected.flipped.sum()
+                assert sum(kinds[name] for name in ("valley", "none", "unflipped", "wrong")) == run["n"]
+
+
+def test_every_measure_layer_and_path_has_its_numbers_and_its_figure(trace):
+    run = page_data.pages([trace])["runs"][0]
+    assert [layer["name"] for layer in run["layers"]] == list(trace.layer_names)
+    for index, found in enumerate(run["results"]):
+        assert list(found) == run["measures"]
+        for measure in found:
+            for steps in ("flip", "raw"):
+                assert f"{measure}|{index}|{steps}" in run["figures"]["valley"]["variants"]
+            for name in ("tau", "peak", "crossing"):
+                assert f"{measure}|{index}" in run["figures"][name]["variants"]
+    assert len(run["lead"]) == len(run["layers"]) * len(run["measures"])
+
+
+def test_single_samples_numbers_are_the_traces(trace):
+    """What the inspector, the dots and the tables read: of every path, measure and layer."""
+    run = page_data.pages([trace])["runs"][0]
+    rows = np.searchsorted(trace.matrix("label").sample, run["sample"])
+    for index, path in enumerate(run["paths"]):
+        flow = {name: trace.matrix(name, path=path["name"]).values[rows] for name in path["flow"]}
+        assert set(flow) == {"loss", "margin", "confidence", "prediction"}
+        for name, values in flow.items():
+            np.testing.assert_allclose(unpack(path["flow"][name]), values, rtol=1e-6)
+        np.testing.assert_array_equal(unpack(path["flip"]), trace.valley(path=path["name"]).flip_step[rows])
+        for layer, found in zip(run["layers"], run["results"], strict=True):
+            for measure, of in found.items():
+                matrix = trace.matrix(measure, path=path["name"], layer=layer["name"]).values
+                np.testing.assert_allclose(unpack(of[index]["lines"]), matrix[rows], rtol=1e-6)
+                valley = trace.valley(measure, path=path["name"], layer=layer["name"])
+                np.testing.assert_array_equal(unpack(of[index]["peak"]), valley.peak_step[rows])
+                np.testing.assert_array_equal(unpack(of[index]["valley"]), valley.is_valley[rows])
+                np.testing.assert_allclose(unpack(of[index]["rise"]), valley.rise[rows], rtol=1e-6)
+
+
+def test_measures_that_say_the_same_in_other_units_are_left_out(trace):
+    assert series.measures(trace) == ("relative_flatness",)
+    values = np.array(trace.layers["trace"]) * np.random.default_rng(0).uniform(0.5, 2, trace.layers.num_rows)
+    other = replace(trace, layers=with_column(trace.layers, "trace", values))
+    assert series.measures(other) == ("relative_flatness", "trace")
 
 
 def test_aggregates_are_over_all_samples_and_lines_over_a_few():
     trace = make_trace(900, 10)
-    run = payload.pages([trace])["runs"][0]
+    run = page_data.pages([trace])["runs"][0]
     values = trace.matrix("relative_flatness", layer="head").values
-    look = run["paths"][0]["layers"][0]["measures"]["relative_flatness"]
-    np.testing.assert_allclose(unpack(look["raw"]["median"]), np.median(values, axis=0), rtol=1e-6)
-    assert (unpack(look["raw"]["n"]) == 900).all()
-    assert len(run["sample"]) == payload.MOST_SAMPLES and len(run["lines"]) == payload.MOST_LINES
+    look = run["results"][0]["relative_flatness"][0]
+    np.testing.assert_allclose(unpack(look["median"]), np.median(values, axis=0), rtol=1e-6)
+    drawn = run["figures"]["valley"]["variants"]["relative_flatness|0|raw"]["data"]
+    (line,) = [t for t in drawn if t.get("name") == "attack"]
+    np.testing.assert_allclose(plotly_array(line["y"]), np.median(values, axis=0), rtol=1e-6)
+    band = plotly_array(line["customdata"]).reshape(-1, 3)
+    assert (band[:, 2] == 900).all()
+    assert len(run["sample"]) == page_data.MOST_SAMPLES
     np.testing.assert_allclose(unpack(look["lines"]), values[run["sample"]], rtol=1e-6)
-    cells = look["cells"]
-    assert unpack(cells["count"]).sum() == trace.valley().summary().flipped.count
+    (marks,) = run["figures"]["peak"]["variants"]["relative_flatness|0"]["data"]
+    assert plotly_array(marks["text"]).sum() == trace.valley().summary().flipped.count
 
 
 def test_accuracy_counts_all_samples(trace):
@@ -77,24 +134,35 @@ def test_accuracy_counts_all_samples(trace):
     assert found.attacked.value == pytest.approx((prediction[:, -1] == label[:, 0]).mean())
 
 
-def test_factors_add_up(trace):
-    moved = series.factors(trace, "head", series.flip_step(trace))
-    total = sum(moved[k].raw.mean for k in ("confidence_term", "feature_norm_sq", "weight_norm"))
-    # The synthetic trace has 5 % noise on the product.
-    np.testing.assert_allclose(moved["relative_sharpness"].raw.mean, total, atol=0.02)
-    assert series.factors(trace, "conv2", series.flip_step(trace)) is None
+def test_the_ledger_adds_up(trace):
+    moved = series.ledger(trace, "head")
+    values = {
+        name: np.log10(trace.matrix(name, layer="head").values)
+        for name in ("relative_flatness", "confidence_term", "feature_norm_sq")
+    }
+    since = {name: of - of[:, :1] for name, of in values.items()}
+    loose = since["relative_flatness"] - since["confidence_term"] - since["feature_norm_sq"]
+    np.testing.assert_allclose(
+        moved["relative_flatness"].raw.median, np.median(since["relative_flatness"], axis=0), atol=1e-12
+    )
+    np.testing.assert_allclose(
+        moved["confidence_term"].raw.median, np.median(since["confidence_term"], axis=0), atol=1e-12
+    )
+    np.testing.assert_allclose(moved["dispersion"].raw.median, np.median(loose, axis=0), atol=1e-12)
+    # What the synthetic trace has beside the two factors is 5 % noise.
+    assert np.abs(moved["dispersion"].raw.median).max() < 0.05 < np.abs(moved["relative_flatness"].raw.median).max()
+    assert series.ledger(trace, "conv2") is None
 
 
 def test_looseness_is_the_bound_over_the_true_rise(trace):
-    own = trace
-    found = series.looseness(own, "head", series.flip_step(own))
+    found = series.looseness(trace, "head")
     eigenvalue, kappa = found["certificate_bound_eigenvalue"].raw, found["certificate_bound_kappa"].raw
     at = eigenvalue.position > 0
     np.testing.assert_allclose(eigenvalue.median[at], 1.2 + eigenvalue.position[at] / 21, rtol=1e-12)
     np.testing.assert_allclose(kappa.median[at], 3 * eigenvalue.median[at])
-    rise = own.matrix("loss_change", layer="head").values
+    rise = trace.matrix("loss_change", layer="head").values
     np.testing.assert_array_equal(eigenvalue.n, (rise > 0).sum(0))
-    assert series.looseness(trace, "conv2", series.flip_step(trace)) is None
+    assert series.looseness(trace, "conv2") is None
 
 
 def test_the_chosen_samples_are_the_same_every_time_and_of_all_kinds():
@@ -114,7 +182,7 @@ def test_100_000_samples_make_a_bounded_file(tmp_path):
 def test_images_are_bounded_and_precise(trace):
     budget = 40_000
     ids = trace.matrix("label").sample
-    kept = payload.images(trace, ids, budget)
+    kept = page_data.images(trace, ids, budget)
     assert 0 < kept["samples"] < len(ids)
     assert len(kept["x"]["u16"]) < 1.5 * budget
     drawn = kept["low"] + unpack(kept["x"]).astype(float) * (kept["high"] - kept["low"]) / 65535
@@ -126,7 +194,7 @@ def test_images_are_bounded_and_precise(trace):
     ("value", "kind"), [(1.0, "f32"), (1e-200, "f64"), (1e90, "f64"), (np.nan, "f32"), (np.inf, "f32")]
 )
 def test_small_and_large_numbers_survive(value, kind):
-    packed = payload.pack(np.array([0.0, value]))
+    packed = page_data.pack(np.array([0.0, value]))
     assert list(packed) == [kind, "shape"]
     assert unpack(packed)[1] == value or not np.isfinite(value)
 
@@ -136,9 +204,9 @@ def test_nan_and_infinite_values_are_valid_json(trace):
     values[0], values[3] = np.nan, np.inf  # the first layer's rows: every third one
     broken = replace(trace, layers=with_column(trace.layers, "relative_flatness", values))
     run = embedded(page.document([broken]))["runs"][0]
-    look = run["paths"][0]["layers"][0]["measures"]["relative_flatness"]
+    look = run["results"][0]["relative_flatness"][0]
     assert look["summary"]["not_finite"] == broken.valley().summary().not_finite > 0
-    assert np.isfinite(unpack(look["raw"]["median"])).all()
+    assert np.isfinite(unpack(look["median"])).all()
 
 
 # --- the file
@@ -147,19 +215,42 @@ def test_nan_and_infinite_values_are_valid_json(trace):
 def test_what_comes_from_outside_cannot_become_markup(trace):
     names = {"labels": (HOSTILE,) * 10, "cautions": (Caution(HOSTILE, HOSTILE),), "model": HOSTILE}
     hostile = make_trace(12, 5, (HOSTILE,), controls=(HOSTILE,), **names)
-    text = page.document([hostile, trace])
-    outside = text.replace(parts.inline(parts.get_plotlyjs()), "")
-    assert HOSTILE not in outside and "<img" not in outside and "onerror=window.owned=1>" not in outside
-    assert outside.count("<script") == outside.count("</script") == 3
-    assert embedded(text)["runs"][0]["cautions"] == [[HOSTILE, HOSTILE]]
+    for text in (page.document([hostile, trace]), page.document([hostile], plotly='../"><img src=x>/plotly.min.js')):
+        assert HOSTILE not in text and "<img" not in text and "onerror=window.owned=1>" not in text
+        assert text.count("<script") == text.count("</script")
+        assert embedded(text)["runs"][0]["cautions"] == [[HOSTILE, HOSTILE]]
 
 
-def test_the_file_refers_to_nothing_outside(trace):
+def test_the_file_refers_to_nothing_outside_and_its_policy_names_what_may_run(trace):
     text = page.document([trace])
-    own = text.replace(parts.inline(parts.get_plotlyjs()), "")
-    assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", own)
-    assert not re.search(r"https?://", own)
-    assert "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:" in own
+    assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", text)
+    assert set(re.findall(r"https?://[^\s\"'`<>)]+", text)) <= {"http://www.w3.org/2000/svg"}
+    policy = re.search(r"Content-Security-Policy\" content=\"(.*?)\"", text)[1]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    allowed = re.search("script-src ([^;]*)", policy)[1]
+    assert "unsafe" not in allowed and "nonce" not in allowed
+    # The program on the page, and plotly as it is once it is unpacked, and nothing else.
+    held = re.search(r'<script type="application/octet-stream" id="plotly">(.*?)</script>', text, re.S)[1]
+    own = (gzip.decompress(base64.b64decode(held)).decode(), re.search(r"<script>(.*?)</script>", text, re.S)[1])
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in own]
+    assert allowed.split() == [f"'sha256-{digest}'" for digest in hashes]
+
+
+def test_without_a_program_the_picture_and_the_table_are_there(trace):
+    text = re.sub(r"<script.*?</script>", "", page.document([trace]), flags=re.S)
+    share = trace.valley().summary().valley_of_flipped
+    assert text.count("<svg") >= 2 and 'clip-path="url(#inside)"' in text
+    assert f"<td>{100 * share.value:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}]</td>" in text
+    assert "<noscript>" in text and "not converged" in text
+
+
+def test_the_bundle_is_the_one_of_the_installed_plotly():
+    bundle = html_file.asset(html_file.BUNDLE)
+    assert f"plotly.js (cartesian - minified) v{plotly.offline.get_plotlyjs_version()}" in bundle[:300]
+    assert (
+        hashlib.sha256(bundle.encode()).hexdigest()
+        == "79542150855a52c567260e3137095dbe2b744e6d702a5cabe67da246942fba7a"
+    )
 
 
 def test_write_replaces_the_file_at_once_and_leaves_nothing_behind(trace, tmp_path):
@@ -180,19 +271,19 @@ def test_two_machines_may_write_a_page_at_the_same_time(tmp_path, monkeypatch):
 
     def later(number):
         if waiting:
-            parts.save(waiting.pop(), file)
+            html_file.save(waiting.pop(), file)
         sync(number)
 
     monkeypatch.setattr(os, "fsync", later)
-    parts.save("ours", file)
+    html_file.save("ours", file)
     assert file.read_text() == "ours" and [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_plotly_can_be_shared_by_many_pages(trace, tmp_path):
     shared = page.save_plotly(tmp_path)
-    assert shared.name == "plotly.min.js" and shared.read_text() == parts.get_plotlyjs()
+    assert shared.name == "plotly.min.js" and shared.read_text() == html_file.asset(html_file.BUNDLE)
     shared.write_text("kept")
-    assert page.save_plotly(tmp_path).read_text() == parts.get_plotlyjs()
+    assert page.save_plotly(tmp_path).read_text() == html_file.asset(html_file.BUNDLE)
     text = page.document([trace], plotly='../"><script>/plotly.min.js')
     assert len(text) < 2_000_000 and text.count("<script") == text.count("</script") == 3
     policy = re.search(r"Content-Security-Policy\" content=\"(.*?)\"", text)[1]
@@ -202,8 +293,8 @@ def test_plotly_can_be_shared_by_many_pages(trace, tmp_path):
 
 
 def test_runs_are_named_by_what_differs():
-    assert payload.run_names([{"eps": 0.1, "model": "m"}, {"eps": 0.3, "model": "m"}]) == ["eps 0.1", "eps 0.3"]
-    assert payload.run_names([{"eps": 0.1}, {"eps": 0.1}]) == ["run 1", "run 2"]
+    assert page_data.run_names([{"eps": 0.1, "model": "m"}, {"eps": 0.3, "model": "m"}]) == ["eps 0.1", "eps 0.3"]
+    assert page_data.run_names([{"eps": 0.1}, {"eps": 0.1}]) == ["run 1", "run 2"]
 
 
 def test_drawing_needs_no_torch():
@@ -211,304 +302,23 @@ def test_drawing_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-# --- figures for notebooks
-
-
-@pytest.mark.parametrize("aligned", [False, True])
-def test_every_figure_can_be_drawn(trace, aligned):
-    drawn = figures.valley(trace, "trace", layer="conv2", aligned=aligned)
-    assert {"attack", *trace.paths} == {t.name for t in drawn.data if t.name}
-    for figure in (
-        figures.flow(trace, aligned=aligned),
-        figures.factors(trace, aligned=aligned),
-        figures.certificate(trace, aligned=aligned),
-        figures.against_margin(trace),
-        figures.flip_and_peak(trace),
-        figures.layers(trace),
-    ):
-        json.loads(figure.to_json())
-
-
-def test_a_figure_says_what_it_cannot_draw(trace):
-    with pytest.raises(SpecError, match="Did you mean 'trace'"):
-        figures.valley(trace, "trac")
-    with pytest.raises(LayerError, match="this trace has: head"):
-        figures.valley(trace, layer="heat")
-    with pytest.raises(LayerError, match="confidence term"):
-        figures.factors(trace, layer="conv1")
-    with pytest.raises(LayerError, match="certificate"):
-        figures.certificate(trace, layer="conv1")
-
-
-# --- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def file(trace, tmp_path_factory):
-    return page.write([trace], tmp_path_factory.mktemp("page") / "report.html")
-
-
-MEDIAN = "[...document.getElementById('valley').data.find((t) => t.name?.startsWith('attack')).y]"
-CHOSEN = "Number(document.getElementById('sample').value)"
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 768, 1440])
-def test_it_opens_without_errors_or_requests_and_fits(browser, file, scheme, width):
-    with opened(browser, file, width=width, scheme=scheme) as it:
-        assert it.look("document.documentElement.dataset.theme") == scheme
-        assert it.look("document.documentElement.scrollWidth") <= width
-        before = it.look("getComputedStyle(document.body).backgroundColor")
-        it.page.click("#theme")
-        it.settle()
-        assert it.look("getComputedStyle(document.body).backgroundColor") != before
-        assert it.problems == []
-        assert [r for r in it.requests if not r.startswith(("file:", "data:", "blob:"))] == []
-
-
-@pytest.mark.browser
-def test_the_page_shows_the_statistics_of_valley(browser, file, trace):
-    summary = trace.valley().summary()
-    with opened(browser, file) as it:
-        for shown in ("#tiles", "#statistics"):
-            text = it.page.inner_text(shown)
-            assert f"{100 * summary.valley_of_flipped.value:.1f} %" in text
-            assert f"{100 * summary.valley_of_flipped.low:.1f}–{100 * summary.valley_of_flipped.high:.1f}" in text
-        assert "not-converged" in it.page.inner_text("#cautions")
-
-
-@pytest.mark.browser
-def test_menus_switch_what_is_drawn(browser, file, trace):
-    with opened(browser, file) as it:
-        for choose, value in (("measure", "trace"), ("layer", "2"), ("path", "1"), ("layer", "0")):
-            before = it.look(
-                "JSON.stringify([...document.getElementById('valley').data].map((t) => [...t.y].slice(0, 30)))"
-            )
-            it.page.select_option(f"#{choose}", value)
-            it.settle()
-            after = it.look(
-                "JSON.stringify([...document.getElementById('valley').data].map((t) => [...t.y].slice(0, 30)))"
-            )
-            assert before != after, choose
-        expected = np.median(trace.matrix("trace", layer="head").values, axis=0)
-        np.testing.assert_allclose(it.look(MEDIAN), expected, rtol=1e-5)
-        for scale in ("linear", "symlog", "log"):
-            it.look(f"document.querySelector('#scale input[value={scale}]').click()")
-            it.settle()
-            assert it.look("document.getElementById('valley').layout.yaxis.type") == (
-                "log" if scale == "log" else "linear"
-            )
-        it.page.uncheck("#controls-on")
-        it.page.select_option("#path", "0")
-        it.settle()
-        assert it.look("document.getElementById('valley').data.filter((t) => t.name).length") == 1
-        assert it.problems == []
-
-
-@pytest.mark.browser
-def test_alignment_at_the_flip(browser, file, trace):
-    found = trace.valley()
-    curve = series.curve(trace.matrix("relative_flatness", layer="head").values, found.flip_step).aligned
-    with opened(browser, file) as it:
-        it.look("document.querySelector('#aligned input[value=true]').click()")
-        it.settle()
-        np.testing.assert_allclose(it.look(MEDIAN), curve.median[curve.n > 0], rtol=1e-5)
-        assert "steps from the flip" in it.page.inner_text("#valley")
-        assert it.problems == []
-
-
-@pytest.mark.browser
-def test_a_click_on_a_line_chooses_its_sample_everywhere(browser, file):
-    with opened(browser, file) as it:
-        before = it.look(CHOSEN)
-        # A point of some other sample's line, far from the chosen one, in the page's pixels.
-        spot = it.look(
-            """() => {
-              const plot = document.getElementById('valley');
-              plot.scrollIntoView({ block: 'center' });
-              const box = plot.getBoundingClientRect();
-              const lines = plot.data.find((t) => t.mode === 'lines' && typeof t.customdata?.[0] === 'number');
-              const { xaxis, yaxis } = plot._fullLayout;
-              let k = -1;
-              lines.y.forEach((y, at) => { if (y !== null && (k < 0 || y > lines.y[k])) k = at; });
-              const x = box.left + xaxis._offset + xaxis.d2p(lines.x[k]);
-              return { x, y: box.top + yaxis._offset + yaxis.d2p(lines.y[k]), sample: lines.customdata[k] };
-            }"""
-        )
-        it.page.mouse.move(spot["x"] - 3, spot["y"])
-        it.page.mouse.move(spot["x"], spot["y"])
-        it.page.mouse.click(spot["x"], spot["y"])
-        it.settle()
-        assert it.look(CHOSEN) == spot["sample"] != before
-        for figure in ("valley", "flow", "margin"):
-            own = f"document.getElementById('{figure}').data.at(-2).customdata[0]"
-            assert it.look(own) == spot["sample"]
-        assert it.problems == []
-
-
-@pytest.mark.browser
-def test_a_brush_marks_its_samples_in_the_other_figures(browser, file):
-    with opened(browser, file) as it:
-        it.look("document.querySelector('#drag input[value=brush]').click()")
-        it.settle()
-        it.page.locator("#peak").scroll_into_view_if_needed()
-        box = it.page.locator("#peak .nsewdrag").bounding_box()
-        x, y, width, height = (box[k] for k in ("x", "y", "width", "height"))
-        traces = it.look("document.getElementById('valley').data.length")
-        it.page.mouse.move(x + 3, y + 3)
-        it.page.mouse.down()
-        it.page.mouse.move(x + width * 0.7, y + height * 0.7, steps=4)
-        it.page.mouse.move(x + width - 3, y + height - 3, steps=4)
-        it.page.mouse.up()
-        # plotly gathers the events of a drag and reports a little after the button is released.
-        it.until(f"document.getElementById('valley').data.length === {traces + 1}")
-        assert it.problems == []
-
-
-@pytest.mark.browser
-def test_the_inspector_by_keyboard(browser, file):
-    with opened(browser, file) as it:
-        it.page.focus("#step")
-        it.page.keyboard.press("Home")
-        at = int(it.look("document.getElementById('step').value"))
-        picture = it.look("document.getElementById('canvas-input').toDataURL()")
-        for expected in (at + 1, at + 2):
-            it.page.keyboard.press("ArrowRight")
-            it.settle()
-            assert int(it.look("document.getElementById('step').value")) == expected
-            assert it.look("document.activeElement.id") == "step"
-        assert it.look("document.getElementById('canvas-input').toDataURL()") != picture
-        before = it.look(CHOSEN)
-        it.page.focus("#next")
-        it.page.keyboard.press("Enter")
-        assert it.look(CHOSEN) == before + 1
-        it.page.fill("#sample", "40")
-        it.page.keyboard.press("Enter")
-        assert it.look(CHOSEN) == 40
-        assert it.page.locator(".bars .truth").count() == 1
-        assert it.problems == []
-
-
-ODD = {
-    "one sample": make_trace(1, 6),
-    "no flips": make_trace(9, 6, flips=False),
-    "no images": make_trace(9, 6, images="none"),
-    "no controls": make_trace(9, 6, controls=()),
-    "no labels": make_trace(9, 6, labels=None),
-    "one step": make_trace(9, 1),
-    "every image": make_trace(9, 12, images="all"),
-}
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("kind", ODD)
-def test_unusual_traces_can_be_opened(browser, tmp_path, kind):
-    with opened(browser, page.write([ODD[kind]], tmp_path / "report.html"), width=390) as it:
-        it.look("document.querySelector('#aligned input[value=true]').click()")
-        it.settle()
-        it.page.click("#next")
-        it.settle()
-        assert it.look("document.documentElement.scrollWidth") <= 390
-        assert it.problems == []
-
-
-@pytest.mark.browser
-def test_inputs_that_are_not_images_are_said_to_be_so(browser, tmp_path, trace):
-    flat = replace(trace, images=trace.images._replace(x=trace.images.x.reshape(len(trace.images.x), -1)))
-    with opened(browser, page.write([flat], tmp_path / "report.html")) as it:
-        assert "not images" in it.page.inner_text("#inspector-note")
-        assert it.page.locator("canvas#canvas-input").count() == 0
-        assert it.problems == []
-
-
-@pytest.mark.browser
-def test_hostile_texts_stay_texts(browser, tmp_path):
-    names = {"labels": (HOSTILE,) * 10, "cautions": (Caution(HOSTILE, HOSTILE),), "model": HOSTILE}
-    hostile = make_trace(12, 5, (HOSTILE, "<b>x</b>"), controls=(HOSTILE,), **names)
-    with opened(browser, page.write([hostile, make_trace(9, 6)], tmp_path / "report.html"), width=390) as it:
-        assert it.look("window.owned") is None
-        assert it.look("document.images.length") == 0
-        assert HOSTILE in it.page.inner_text("#cautions")
-        assert it.look("document.documentElement.scrollWidth") <= 390
-        assert it.problems == []
-
-
-@pytest.mark.browser
-def test_paper_is_light_and_the_screen_is_as_before(browser, file, tmp_path):
-    with opened(browser, file, scheme="dark") as it:
-        it.look("addEventListener('beforeprint', () => { window.printed = document.documentElement.dataset.theme; })")
-        it.page.pdf(path=tmp_path / "report.pdf", format="A4")
-        assert it.look("window.printed") == "light"
-        assert it.look("document.documentElement.dataset.theme") == "dark"
-        assert it.problems == []
-
-
-@pytest.mark.browser
-def test_a_linked_plotly_is_loaded_from_disk_and_nothing_else(browser, trace, tmp_path):
-    page.save_plotly(tmp_path)
-    (tmp_path / "other.js").write_text("window.owned = 1")
-    file = page.write([trace], tmp_path / "cells" / "k" / "report.html", plotly="../../plotly.min.js")
-    with opened(browser, file) as it:
-        assert it.problems == []
-        assert [r.rsplit("/", 1)[1] for r in it.requests if r.startswith("file:")] == ["report.html", "plotly.min.js"]
-        for kind in ("src", "text"):
-            it.look(
-                """(kind) => { const s = document.createElement('script');
-                s[kind] = { src: '../../other.js', text: 'window.owned = 1' }[kind]; document.body.append(s); }""",
-                kind,
-            )
-        it.look("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.owned = 1\">')")
-        it.page.wait_for_timeout(200)
-        assert it.look("window.owned") is None
-        assert len([p for p in it.problems if "Content Security Policy" in p]) >= 3
-
-
-@pytest.mark.browser
-def test_several_runs_share_a_page(browser, tmp_path):
-    runs = [make_trace(20, 10, eps=0.1), make_trace(30, 10, eps=0.3, seed=1)]
-    with opened(browser, page.write(runs, tmp_path / "report.html")) as it:
-        it.page.select_option("#run", "1")
-        it.page.check("#runs-on")
-        it.settle()
-        assert "eps 0.1, seed 0" in it.look("document.getElementById('valley').data.map((t) => t.name)")
-        assert "eps 0.3" in it.page.inner_text("#statistics") and "eps 0.1" in it.page.inner_text("#statistics")
-        assert "30" in it.page.inner_text("#chips")
-        assert it.problems == []
-
-
 # --- beyond one number: κ without confidence, the curve over τ, where the accuracy is taken
 
 
 def test_the_page_has_what_hangs_on_no_choice(trace):
-    run = payload.pages([trace])["runs"][0]
+    run = page_data.pages([trace])["runs"][0]
     assert run["attacked_at"] == "last iterate"
-    for path in run["paths"]:
-        for layer, found in zip(run["layers"], path["layers"], strict=True):
-            values = trace.matrix("scale_free", layer=layer["name"], path=path["name"]).values
-            np.testing.assert_allclose(unpack(found["free"]["raw"]["median"]), np.median(values, axis=0), rtol=1e-6)
-            valley = trace.valley(layer=layer["name"], path=path["name"])
-            look = found["measures"]["relative_flatness"]
-            np.testing.assert_allclose(unpack(look["over_tau"]["value"]), valley.over_tau().value, rtol=1e-6)
-            assert look["over_tau"]["n"] == look["depths"]["n"] == valley.summary().flipped.count
+    for index, layer in enumerate(trace.layer_names):
+        values = trace.matrix("scale_free", layer=layer).values
+        drawn = run["figures"]["free"]["variants"][f"{index}|raw"]["data"]
+        (line,) = [t for t in drawn if t.get("name") == "attack"]
+        np.testing.assert_allclose(plotly_array(line["y"]), np.median(values, axis=0), rtol=1e-6)
+        shares = trace.valley(layer=layer).over_tau()
+        drawn = run["figures"]["tau"]["variants"][f"relative_flatness|{index}"]["data"]
+        (line,) = [t for t in drawn if t["meta"]["path"] == "attack" and t["line"]["width"] > 2]
+        np.testing.assert_allclose(plotly_array(line["y"]), 100 * shares.value, rtol=1e-6)
 
 
-@pytest.mark.browser
-@pytest.mark.parametrize(("which", "shown"), [("now", True), ("version 1", False)])
-def test_the_second_curve_is_drawn_where_it_was_measured(browser, trace, tmp_path, which, shown):
-    from flatlens.records import runs
-
+def test_a_run_of_version_1_has_no_curve_that_it_did_not_measure():
     old = runs.load(Path(__file__).parents[1] / "version1" / "run").trace()
-    file = page.write([trace if which == "now" else old], tmp_path / "page.html")
-    with opened(browser, file) as seen:
-        assert seen.look("() => !document.getElementById('free-card').hidden") == shown
-        assert seen.look("() => document.querySelectorAll('#free .main-svg').length > 0") == shown
-        assert seen.look("() => document.querySelectorAll('#tau .main-svg').length > 0")
-        tiles = seen.look("() => document.getElementById('tiles').textContent")
-        assert "right at the last iterate" in tiles and seen.problems == []
+    assert "free" not in page_data.pages([old])["runs"][0]["figures"]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from flatlens.records.digest import digest
-from flatlens.report import page, parts, sweep_page, sweep_payload
+from flatlens.report import html_file, page, sweep_data, sweep_page
 from flatlens.report.pairs import Pair, pairs
-from flatlens.report.sweep_payload import Cell, varying
+from flatlens.report.sweep_data import DrawnCell, varying
 from flatlens.specs.run import RunSpec
 from flatlens.specs.train import TrainSpec
 from tests.browser import chromium, opened
@@ -29,7 +29,7 @@ def spec(model="flatlens:cnn", **more):
 
 
 def cell(k, values, of, **more):
-    return Cell(f"{k:016x}", values, of, f"cells/{k:016x}/report.html", "done", **({"seconds": 1.5 + k} | more))
+    return DrawnCell(f"{k:016x}", values, of, f"cells/{k:016x}/report.html", "done", **({"seconds": 1.5 + k} | more))
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,8 @@ def cells(digests):
         for m, model in enumerate(("flatlens:cnn", "flatlens:mlp"))
         for r in (0, 1)
     ]
-    failed = Cell("f" * 16, spec("flatlens:vit-tiny"), None, None, "failed", "heads=3 does not divide width=16")
-    return [*found, failed, Cell("e" * 16, spec("flatlens:vgg11-bn"), None, None, "waiting")]
+    failed = DrawnCell("f" * 16, spec("flatlens:vit-tiny"), None, None, "failed", "heads=3 does not divide width=16")
+    return [*found, failed, DrawnCell("e" * 16, spec("flatlens:vgg11-bn"), None, None, "waiting")]
 
 
 def embedded(text):
@@ -73,15 +73,15 @@ def test_varying_settings_come_in_the_order_of_a_specification():
 def test_trained_or_not_is_a_difference_by_itself():
     specs = [spec(), spec(train=ROBUST)]
     assert varying(specs) == ["train"]
-    column = sweep_payload.page([Cell(str(k), s, None, None, "waiting") for k, s in enumerate(specs)], "s")["varying"][
-        0
-    ]
+    column = sweep_data.page([DrawnCell(str(k), s, None, None, "waiting") for k, s in enumerate(specs)], "s")[
+        "varying"
+    ][0]
     assert column["values"] == ["pgd 0.1, 3 epochs", "–"] and column["of"] == [1, 0]
 
 
 def test_values_are_written_as_typed_and_ordered_as_numbers():
     specs = [spec() | {"eps": e} for e in (0.3, 8 / 255, 2.0)]
-    (column,) = sweep_payload.page([Cell(str(k), s, None, None, "waiting") for k, s in enumerate(specs)], "s")[
+    (column,) = sweep_data.page([DrawnCell(str(k), s, None, None, "waiting") for k, s in enumerate(specs)], "s")[
         "varying"
     ]
     assert column["key"] == "eps" and column["values"] == ["8/255", "0.3", "2"] and column["of"] == [1, 0, 2]
@@ -105,7 +105,7 @@ def test_pairs_differ_in_adversarial_training_alone():
 
 
 def test_what_is_embedded_is_what_the_digests_say(cells):
-    data = sweep_payload.page(cells, "s")
+    data = sweep_data.page(cells, "s")
     rows = data["rows"]
     assert data["paths"] == ["attack", *CONTROLS] and data["layers"] == ["head", "conv1"]
     assert len(rows["cell"]) == 4 * 3 * 2
@@ -129,21 +129,21 @@ def test_tiny_values_zeros_and_infinite_depths_survive(digests):
     found = json.loads(json.dumps(digests[0]))
     found["curves"][0]["median"][3:6] = [1e-260, 0.0, None]
     found["rows"][0]["depth"]["value"] = "+inf"
-    data = json.loads(json.dumps(sweep_payload.page([cell(0, spec(), found)], "s"), allow_nan=False))
+    data = json.loads(json.dumps(sweep_data.page([cell(0, spec(), found)], "s"), allow_nan=False))
     median = unpack(data["curves"]["values"][0])[0]
     assert median[3] == pytest.approx(-260) and median[4] == -400 and np.isnan(median[5])
     assert np.isposinf(unpack(data["rows"]["medians"]["depth"])[0, 0])
 
 
 def test_curves_have_a_budget(cells, monkeypatch):
-    monkeypatch.setattr(sweep_payload, "CURVE_BYTES", 2000)
-    data = sweep_payload.page(cells, "s")
+    monkeypatch.setattr(sweep_data, "CURVE_BYTES", 2000)
+    data = sweep_data.page(cells, "s")
     assert data["curves"]["left_out"] == 4 - len(set(data["curves"]["cell"])) > 0
 
 
 @pytest.mark.parametrize("link", ["javascript:alert(1)", "//host/x", "/etc/passwd", "http://host", "a\\b", "a\nb"])
 def test_a_link_that_leads_elsewhere_is_none(link, digests):
-    assert sweep_payload.page([cell(0, spec(), digests[0])._replace(page=link)], "s")["cells"]["page"] == [None]
+    assert sweep_data.page([cell(0, spec(), digests[0])._replace(page=link)], "s")["cells"]["page"] == [None]
 
 
 @pytest.fixture(scope="module")
@@ -152,13 +152,13 @@ def hostile():
     found = digest(make_trace(12, 5, images="none", **values))
     found["cautions"] = [{"code": HOSTILE, "message": HOSTILE}]
     bad = [cell(k, spec() | {"model": HOSTILE + str(k), "train": {"adversarial": HOSTILE * k}}, found) for k in (0, 1)]
-    return [*bad, Cell(HOSTILE, spec() | {"model": HOSTILE}, None, HOSTILE, "failed", HOSTILE)]
+    return [*bad, DrawnCell(HOSTILE, spec() | {"model": HOSTILE}, None, HOSTILE, "failed", HOSTILE)]
 
 
 @pytest.mark.parametrize("plotly", [None, "plotly.min.js"])
 def test_what_comes_from_outside_cannot_become_markup(hostile, plotly):
     text = sweep_page.document(hostile, name=HOSTILE, plotly=plotly)
-    outside = text.replace(parts.inline(parts.asset(parts.BUNDLE)), "")
+    outside = text.replace(html_file.inline(html_file.asset(html_file.BUNDLE)), "")
     assert HOSTILE not in outside and "<img" not in outside
     assert outside.count("<script") == outside.count("</script") == 3
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", outside)
@@ -363,7 +363,7 @@ def test_hostile_names_stay_text(browser, hostile, tmp_path):
 @pytest.mark.browser
 @pytest.mark.parametrize("count", [0, 1])
 def test_small_and_empty_sweeps(browser, count, digests, tmp_path):
-    few = [cell(0, spec(), digests[0])][:count] or [Cell("0" * 16, spec(), None, None, "waiting")]
+    few = [cell(0, spec(), digests[0])][:count] or [DrawnCell("0" * 16, spec(), None, None, "waiting")]
     with view(browser, sweep_page.write(few, tmp_path / "s.html", name="s"), width=390) as it:
         assert f"{count} of 1 done" in it.page.inner_text("#states")
         assert it.look("document.getElementById('panels-card').hidden") == (count == 0)

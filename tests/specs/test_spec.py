@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from flatlens.attacks import ATTACKS, CONTROLS
 from flatlens.errors import SpecError
-from flatlens.specs.run import RunSpec, difference, from_dict, number
+from flatlens.specs.run import RunSpec, difference, from_dict
 from flatlens.specs.toml import assign, read_toml
+from flatlens.specs.values import number
 
 LEAST = {"model": "flatlens:digits-cnn", "data": "flatlens:digits"}
 

@@ -40,6 +40,7 @@ MISUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "control": ({"controls": "line"}, ["--control", "line"]),
     "layer": ({"layers": "fx"}, ["--layer", "fx"]),
     "layer-last": ({"layers": "last:0"}, ["--layer", "last:0"]),
+    "surface": ({"surface": "maybe"}, ["--set", "surface='maybe'"]),
     "attack": ({"attack": "pdg"}, ["--attack", "pdg"]),
     "attack-scheme": ({"attack": "torchatack:PGD"}, ["--attack", "torchatack:PGD"]),
 }

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from flatlens.sweeps.engines.local import SAFE, _sheltered, gpus, shares
+from flatlens.sweeps.engines.local import SAFE, _sheltered, own_gpus, shares
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_workers_and_their_threads(machine, cores, listed, visible, wanted, expe
 
 def test_gpus_that_no_cell_uses_make_no_workers(machine):
     machine(4, TWO)
-    assert gpus() == 2
+    assert own_gpus() == 2
     assert shares(None, accelerated=False) == (4, 1)
 
 

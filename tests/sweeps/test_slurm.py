@@ -53,8 +53,8 @@ def test_an_array(tmp_path):
         subprocess.run(["bash", script, "sweep.toml", "out"], cwd=tmp_path, env=environment, check=True)
 
     job(1)
-    assert len(sweeps.load(out).state().done) == 2
+    assert len(sweeps.load_sweep(out).state().done) == 2
     job(2, SLURM_ARRAY_TASK_COUNT="1", SHARDS="2")  # given again, alone
-    assert len(sweeps.load(out).state().done) == 3
+    assert len(sweeps.load_sweep(out).state().done) == 3
     assert len(list((tmp_path / "out.models").glob("*.safetensors"))) == 1
     assert (tmp_path / "options").read_text().split() == ["--ntasks=1", "--cpus-per-task=1"] * 2

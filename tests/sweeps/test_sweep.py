@@ -49,7 +49,7 @@ def place(whole: Place, tmp_path: Path) -> Place:
 
 
 def test_a_cell_is_the_run_of_its_spec(whole: Place, tmp_path: Path) -> None:
-    found = sweep.load(whole.out)
+    found = sweep.load_sweep(whole.out)
     key = list(found.plan)[-1]
     run = execute.run(found.spec(key), tmp_path / "run")
     for name in ("steps", "layers"):

@@ -170,7 +170,7 @@ def cells(count: int, model: str) -> str:
 
 def tables(out: Path) -> dict:
     found = {}
-    for key in sweeps.load(out).plan:
+    for key in sweeps.load_sweep(out).plan:
         found[key] = [pq.read_table(out / "cells" / key / f"{name}.parquet") for name in ("steps", "layers")]
     assert found
     return found
@@ -182,7 +182,7 @@ def same(one: dict, two: dict) -> bool:
 
 def complete(out: Path) -> bool:
     left = [entry for name in ("work", "failed") if (out / name).exists() for entry in (out / name).iterdir()]
-    return not left and sweeps.load(out).state().total == len(sweeps.load(out).state().done)
+    return not left and sweeps.load_sweep(out).state().total == len(sweeps.load_sweep(out).state().done)
 
 
 GRID = RECIPE + "[grid]\nseed = [0, 1, 2]\n"

@@ -21,11 +21,11 @@ import flatlens as fl
 from flatlens.errors import RunError, SpecError
 from flatlens.files.sealing import seal
 from flatlens.report import sweep_page
-from flatlens.report.sweep_payload import Cell
+from flatlens.report.sweep_data import DrawnCell
 from flatlens.specs.run import KEYS
-from flatlens.sweeps import cells as results
-from flatlens.sweeps import tables
+from flatlens.sweeps import finished, tables
 from tests.edited import plan_of, unsealed
+from tests.expected import cautioned
 from tests.small_sweep import CNN, ROBUST, copied
 
 README = Path(__file__).parents[2] / "README.md"
@@ -83,7 +83,7 @@ def test_lists_are_as_one_types_them():
 
 
 def test_infinities_are_numbers_and_nothing_known_is_null(own):
-    key = results.done(own)[0]
+    key = finished.keys(own)[0]
     file = unsealed(own.cell(key)) / "digest.json"
     found = json.loads(file.read_text())
     found["rows"][0]["depth"] = {"value": "+inf", "low": 1, "high": "inf", "n": 3}
@@ -168,7 +168,7 @@ def test_digits_that_several_cells_have_are_refused(small_sweep, tmp_path):
 
 
 def test_a_cell_that_failed_says_why(own):
-    key = results.done(own)[0]
+    key = finished.keys(own)[0]
     shutil.rmtree(own.cell(key))
     (own.path / "failed").mkdir(exist_ok=True)
     failure = {"error": "no such weights", "kind": "ModelError", "details": "", "when": 0.0, "attempts": 1}
@@ -193,7 +193,7 @@ def test_a_cell_that_failed_says_why(own):
     ],
 )
 def test_a_damaged_cell_is_named(own, name, content, table):
-    key = results.done(own)[2]
+    key = finished.keys(own)[2]
     file = own.cell(key) / name
     file.unlink() if content is None else file.write_bytes(content)
     with pytest.raises(
@@ -211,6 +211,7 @@ def test_a_plan_that_leads_elsewhere_is_refused(own):
         fl.open(own.path)
 
 
+@cautioned("flat-because-confident")
 def test_a_folder_of_neither_kind_is_refused_with_what_would_work(tmp_path, whole):
     (file := tmp_path / "s.toml").touch()
     kinds = {tmp_path / "no": "does not exist", tmp_path: "holds no manifest.json and no plan.json", file: "is a file"}
@@ -226,7 +227,7 @@ def test_a_folder_of_neither_kind_is_refused_with_what_would_work(tmp_path, whol
 @pytest.fixture
 def drawn(monkeypatch):
     """What the sweep's page was asked to draw."""
-    seen: list[tuple[list[Cell], Path, str]] = []
+    seen: list[tuple[list[DrawnCell], Path, str]] = []
 
     def write(cells, file, *, name, plotly=None):
         seen.append((list(cells), file, name))
@@ -238,7 +239,7 @@ def drawn(monkeypatch):
 
 
 def test_a_sweep_is_drawn_from_its_digests(own, drawn):
-    keys = results.done(own)
+    keys = finished.keys(own)
     shutil.rmtree(own.cell(keys[1]))
     (own.cell(keys[2]) / "digest.json").write_text("{")
     page = own.report(own.path / "page.html")
@@ -262,12 +263,12 @@ def test_links_lead_from_the_pages_own_folder(own, drawn, tmp_path):
     own.path.rename(tmp_path / "a b" / "x#y")
     moved = fl.open(tmp_path / "a b" / "x#y")
     moved.report(tmp_path / "page.html")
-    assert drawn[0][0][0].page == f"a%20b/x%23y/cells/{results.done(moved)[0]}/report.html"
+    assert drawn[0][0][0].page == f"a%20b/x%23y/cells/{finished.keys(moved)[0]}/report.html"
     assert not (moved.path / "cells.parquet").exists()
 
 
 def test_a_damaged_cell_is_named_once_the_page_is_drawn(own, drawn):
-    (own.cell(results.done(own)[2]) / "digest.json").write_text("{")
+    (own.cell(finished.keys(own)[2]) / "digest.json").write_text("{")
     with pytest.raises(RunError, match="is damaged: digest.json"):
         own.report()
     assert (own.path / "report.html").exists()
@@ -280,7 +281,7 @@ def test_the_table_of_cells_is_a_file_beside_the_page(own, drawn):
 
 
 def test_the_page_is_drawn_of_a_sweep_that_is_half_finished(own):
-    keys = results.done(own)
+    keys = finished.keys(own)
     shutil.rmtree(own.cell(keys[0]))
     page = own.report().read_text(encoding="utf-8")
     assert f"cells/{keys[1]}/report.html" in page
@@ -293,7 +294,7 @@ def test_report_takes_a_sweep_alone(own, drawn, capsys):
     assert capsys.readouterr().out == f"report   {own.path / 'report.html'}\n"
     assert app.run(["report", str(own.path), "--out", str(own.path / "p.html")]) == 0
     assert drawn[-1][1] == own.path / "p.html"
-    assert app.run(["report", str(own.path), str(own.cell(results.done(own)[0]))]) == 2
+    assert app.run(["report", str(own.path), str(own.cell(finished.keys(own)[0]))]) == 2
     assert "is a sweep, which is drawn on a page of its own; name it alone" in capsys.readouterr().err
 
 

@@ -14,6 +14,7 @@ from flatlens.hessian.any_layer import AnyLayer
 from flatlens.victims.images import ImageVictim
 from flatlens.victims.precision import exact_arithmetic
 from tests.attacks.test_attacks import data, net
+from tests.expected import cautioned
 
 
 def digest(model: nn.Module) -> tuple[object, ...]:
@@ -25,6 +26,7 @@ def digest(model: nn.Module) -> tuple[object, ...]:
     )
 
 
+@cautioned("low-accuracy")
 def test_the_users_model_is_unchanged() -> None:
     model, (x, y) = net(), data()
     model(x).sum().backward()
@@ -61,6 +63,7 @@ def test_folds_in_float32() -> None:
     torch.testing.assert_close(victim(victim.place(x), y).logits, model(x.float()), rtol=1e-5, atol=1e-5)
 
 
+@cautioned("low-accuracy")
 def test_folding_changes_no_reported_number() -> None:
     model, (x, y) = net(), data()
     with_norm = fl.trace(model, x, y, attack=fl.attacks.PGD(eps=0.1, steps=8))
@@ -257,6 +260,7 @@ class Doubled(nn.Linear):
         return 2 * super().forward(x)
 
 
+@cautioned("low-accuracy", "not-probed", "zero-gradient")
 def test_a_pattern_leaves_out_what_cannot_be_probed_and_says_so() -> None:
     model = nn.Sequential(nn.Flatten(), Doubled(64, 5), nn.ReLU(), nn.Linear(5, 10)).double().eval()
     x, y = data()

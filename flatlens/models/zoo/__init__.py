@@ -8,12 +8,12 @@ layer is a module of its own that is used once per pass; nothing works in place.
 
 from __future__ import annotations
 
+from flatlens.models.zoo.blocks import ACTIVATIONS as ACTIVATIONS
+from flatlens.models.zoo.blocks import NORMS as NORMS
+from flatlens.models.zoo.blocks import Normalize as Normalize
+from flatlens.models.zoo.blocks import SwiGLU as SwiGLU
+from flatlens.models.zoo.blocks import lanes as lanes
 from flatlens.models.zoo.densenet import densenet121 as densenet121
-from flatlens.models.zoo.parts import ACTIVATIONS as ACTIVATIONS
-from flatlens.models.zoo.parts import NORMS as NORMS
-from flatlens.models.zoo.parts import Normalize as Normalize
-from flatlens.models.zoo.parts import SwiGLU as SwiGLU
-from flatlens.models.zoo.parts import lanes as lanes
 from flatlens.models.zoo.plain import cnn as cnn
 from flatlens.models.zoo.plain import mlp as mlp
 from flatlens.models.zoo.resnet import resnet18 as resnet18

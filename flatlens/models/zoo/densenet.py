@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flatlens.models.zoo.parts import ACTIVATIONS, NORMS, Normalize, conv, initialize, lanes
+from flatlens.models.zoo.blocks import ACTIVATIONS, NORMS, Normalize, conv, initialize, lanes
 
 BLOCKS = (6, 12, 24, 16)
 BOTTLENECK = 4

@@ -7,7 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from flatlens.models.zoo.parts import ACTIVATIONS, Normalize, lanes
+from flatlens.models.zoo.blocks import ACTIVATIONS, Normalize, lanes
 
 
 def cnn(shape: tuple[int, ...], classes: int, *, act: str = "relu", width: int = 8) -> nn.Sequential:

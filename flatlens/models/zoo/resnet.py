@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flatlens.errors import ModelError
-from flatlens.models.zoo.parts import ACTIVATIONS, NORMS, Normalize, conv, initialize, lanes
+from flatlens.models.zoo.blocks import ACTIVATIONS, NORMS, Normalize, conv, initialize, lanes
 
 
 class BasicBlock(nn.Module):

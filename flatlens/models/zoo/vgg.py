@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from flatlens.models.zoo.parts import ACTIVATIONS, NORMS, Normalize, initialize, lanes
+from flatlens.models.zoo.blocks import ACTIVATIONS, NORMS, Normalize, initialize, lanes
 
 STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 """Channels of each convolution, in units of the width; a max-pool follows each stage."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flatlens.errors import ModelError
-from flatlens.models.zoo.parts import ACTIVATIONS, Normalize, SwiGLU, lanes
+from flatlens.models.zoo.blocks import ACTIVATIONS, Normalize, SwiGLU, lanes
 
 EXPANSION = 4
 EPS = 1e-6

@@ -1,4 +1,4 @@
-"""Where a sweep's cells run: what an engine is, what it is given to do, and what comes of it (no torch)."""
+"""Where a sweep's cells run: engines, the tasks that they are given, and their outcomes (no torch)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a process comes to be connected to a Ray cluster, within seconds and without a word."""
+"""Connecting to a Ray cluster, or starting one: within seconds, and with nothing printed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LONGEST = 48
 
 
 def join(ray: Any, address: str) -> None:
-    """Connect to the cluster at ``address``; if this process is connected to one, it must be that.
+    """Connect to the cluster at ``address``; a process that is connected already must be connected to that one.
 
     Raises:
         SpecError: it cannot be reached.
@@ -74,7 +74,7 @@ def start(ray: Any, cpus: int) -> Path:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Let Ray report nothing to anybody, print nothing, leave the signals as they are, and import nothing from here."""
+    """While Ray starts: no usage reports, no output, no other signal handlers, no imports from the working folder."""
     ray_private.silence_workers()
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -89,8 +89,8 @@ def _quietly() -> Iterator[None]:
 def _nowhere() -> Iterator[None]:
     """Let no process of Ray import from the working folder, where a stranger's sweep may have brought a ``torch.py``.
 
-    Ray puts the folder in which it is initialised first on the path of every worker. In the root there are no modules
-    but its owner's. What a node starts by itself keeps to `SAFE`.
+    Ray puts the folder in which it is initialised first on the path of every worker. So that is the root folder, where
+    only its owner can put modules. Processes that a node starts later obey `SAFE`.
     """
     with contextlib.chdir(Path.cwd().anchor), _environment(**{SAFE: "1"}):
         yield
@@ -98,7 +98,7 @@ def _nowhere() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _only_here() -> Iterator[None]:
-    """Let a cluster listen to this machine alone, and so what it starts."""
+    """Let a cluster, and the processes that it starts, listen to this machine alone."""
     with ray_private.on_this_machine_only(), _environment(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0"):
         yield
 

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 from pebble import ProcessExpired, ProcessPool
 
 from flatlens.errors import ResourceError, one_line
-from flatlens.sweeps.engines import DIED, Outcome, Task, Trouble, overdue
-from flatlens.sweeps.engines import worker as work
+from flatlens.sweeps.engines import DIED, Outcome, Task, Trouble, overdue, worker
 
 LOOK = 1.0
 """Seconds between two looks at whether a process has left its task without a word."""
@@ -34,8 +33,8 @@ class _Busy(NamedTuple):
     slot: int
     task: Task
     timeout: float | None
-    births: int
-    """How many processes its worker will have had by the time that it begins."""
+    starts: int
+    """How many processes its pool will have started, at the least, when the task begins."""
     again: bool
     """Whether another worker was given it before, which was killed while it was idle."""
 
@@ -51,7 +50,7 @@ class Local:
         self.slots, self._threads = workers, threads
         self._free = list(reversed(range(workers)))
         self._pools: dict[int, ProcessPool] = {}
-        self._births: dict[int, Any] = {}  # of each pool, a counter that its processes share
+        self._starts: dict[int, Any] = {}  # of each pool, a counter that its processes share
         self._busy: dict[Future[Outcome], _Busy] = {}
         self._over: SimpleQueue[Future[Outcome]] = SimpleQueue()
 
@@ -66,8 +65,8 @@ class Local:
                 # A pool whose idle process was killed is broken, and says so only now.
                 self._drop(slot)
                 pool = self._pool(slot)
-            future = pool.schedule(work.do, args=(task,), timeout=timeout)
-        self._busy[future] = _Busy(slot, task, timeout, max(1, self._births[slot].value), again)
+            future = pool.schedule(worker.do, args=(task,), timeout=timeout)
+        self._busy[future] = _Busy(slot, task, timeout, max(1, self._starts[slot].value), again)
         future.add_done_callback(self._over.put)
 
     def next(self) -> tuple[Task, Outcome]:
@@ -89,7 +88,7 @@ class Local:
                 return self._ended(future, Trouble(f"its process ended: {_how(error.exitcode)}", DIED))
             except Exception as error:  # the pool broke: its process ended before it took the task
                 busy = self._busy[future]
-                if not self._births[busy.slot].value:
+                if not self._starts[busy.slot].value:
                     raise ResourceError(HOW_TO_START) from error
                 if busy.again:
                     return self._ended(future, Trouble(f"its process ended: {one_line(error)}", DIED))
@@ -109,9 +108,9 @@ class Local:
 
     def _pool(self, slot: int) -> ProcessPool:
         context = _Context()
-        births = self._births[slot] = context.Value("i", 0)
-        how = (births, slot, self._threads)
-        self._pools[slot] = ProcessPool(1, initializer=work.born, initargs=how, context=context)
+        starts = self._starts[slot] = context.Value("i", 0)
+        how = (starts, slot, self._threads)
+        self._pools[slot] = ProcessPool(1, initializer=worker.begin_worker, initargs=how, context=context)
         return self._pools[slot]
 
     def _ended(self, future: Future[Outcome], trouble: Trouble) -> tuple[Task, Outcome]:
@@ -121,9 +120,9 @@ class Local:
         return busy.task, trouble
 
     def _left(self) -> Future[Outcome] | None:
-        """A task whose process has ended with exit code 0, which the pool takes for a good end, and was replaced."""
+        """A task whose process ended with exit code 0 and no answer, which its pool takes for success."""
         for future, busy in self._busy.items():
-            if not future.done() and self._births[busy.slot].value > busy.births:
+            if not future.done() and self._starts[busy.slot].value > busy.starts:
                 return future
         return None
 
@@ -198,11 +197,11 @@ def shares(workers: int | None, *, accelerated: bool = True) -> tuple[int, int]:
         accelerated: whether GPUs are used at all.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = workers or (gpus() if accelerated else 0) or cores
+    workers = workers or (own_gpus() if accelerated else 0) or cores
     return workers, max(1, cores // workers)
 
 
-def gpus() -> int:
+def own_gpus() -> int:
     """How many GPUs of NVIDIA this process may use, found without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

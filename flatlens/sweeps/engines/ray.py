@@ -1,8 +1,8 @@
 """Workers of a Ray cluster: one that is there, or one of this machine only, for the time of the sweep.
 
-Ray finds a place for each task, and tells when a node or a process is lost. What is done about it, the supervisor
-decides: Ray itself tries nothing again (``max_retries=0``), or a cell that exhausts the memory would be begun by both.
-The results are in the sweep's folder; what travels through Ray are a task and the word that it is over.
+Ray finds a place for each task, and tells when a node or a process is lost; the supervisor decides what to do about it.
+Ray itself tries nothing again (``max_retries=0``): otherwise both would repeat a cell that exhausts the memory. The
+results are in the sweep's folder; only tasks, and messages that they are over, travel through Ray.
 """
 
 from __future__ import annotations
@@ -20,16 +20,14 @@ from typing import Any, NamedTuple
 from flatlens.errors import SpecError, one_line
 from flatlens.extras import need
 from flatlens.files.places import cache
-from flatlens.sweeps.engines import DIED, LOST, Outcome, Task, Trouble, joining, overdue
-from flatlens.sweeps.engines import worker as work
-from flatlens.sweeps.engines.local import SAFE, shares
-from flatlens.sweeps.engines.local import gpus as own_gpus
+from flatlens.sweeps.engines import DIED, LOST, Outcome, Task, Trouble, joining, overdue, worker
+from flatlens.sweeps.engines.local import SAFE, own_gpus, shares
 
 SETTLE = 1.0
 """Seconds after which a process's end may turn out to have been its node's."""
 
 
-class Setting(NamedTuple):
+class WorkerSetup(NamedTuple):
     """What a worker must know besides its task: plain data."""
 
     threads: int
@@ -38,8 +36,8 @@ class Setting(NamedTuple):
     cache: str
 
 
-class Begun(NamedTuple):
-    """A worker's first word: where it is, when all is imported."""
+class Started(NamedTuple):
+    """A worker's first message, sent when all is imported: where it runs."""
 
     node: str
     host: str
@@ -73,7 +71,7 @@ class Cluster:
             raise SpecError(f"--gpus {gpus:g}: needs a share of a GPU, or a whole number of them")
         self._ray = need("ray", "ray", "sweeps with --engine ray", SpecError)
         self._running: dict[Any, _Running] = {}
-        self._begun: dict[Any, tuple[float, Begun]] = {}
+        self._begun: dict[Any, tuple[float, Started]] = {}
         self._temporary: Path | None = None
         self._workers, self._threads = workers, 1
         self._ours = not self._ray.is_initialized()
@@ -91,7 +89,7 @@ class Cluster:
         except BaseException:
             self.stop()
             raise
-        self._setting = Setting(self._threads, self._gpus, str(Path.cwd()), str(cache().absolute()))
+        self._setting = WorkerSetup(self._threads, self._gpus, str(Path.cwd()), str(cache().absolute()))
         # A process with a GPU ends with its task, as is Ray's way, and so gives back all of the memory that it had.
         self._do = self._ray.remote(
             num_returns="streaming",
@@ -162,7 +160,7 @@ class Cluster:
         return self._running.pop(stream).task
 
     def _heard(self, stream: Any) -> Outcome | None:
-        """What a task has said; None if it has just begun."""
+        """The outcome that a task has sent; None if its message was that it has begun."""
         errors = self._ray.exceptions
         try:
             said = self._ray.get(next(stream))
@@ -179,7 +177,7 @@ class Cluster:
             return Trouble(f"a worker cannot begin: {said}", type(error.cause).__name__, str(error))
         except errors.RayError as error:
             return Trouble(f"ray: {one_line(error)}", type(error).__name__)
-        if isinstance(said, Begun):
+        if isinstance(said, Started):
             self._begun[stream] = time.monotonic(), said
             return None
         outcome: Outcome = said
@@ -189,7 +187,7 @@ class Cluster:
         return f" on {self._begun[stream][1].host}" if stream in self._begun else ""
 
     def _node_lost(self, stream: Any) -> bool:
-        """Whether a process did not die by itself."""
+        """Whether a process ended because its node was lost."""
         if stream not in self._begun:
             return False
         time.sleep(SETTLE)
@@ -199,7 +197,7 @@ class Cluster:
     # ---- the cluster ----------------------------------------------------------------------------
 
     def _check(self, nodes: list[Mapping[str, float]], address: str | None) -> None:
-        """That any node could run a task; a cluster that has none yet may get them."""
+        """Refuse a cluster none of whose nodes could run a task; one that has no nodes yet may get them."""
         if self._gpus and not room(nodes, self._threads, self._gpus):
             most = max((node.get("GPU", 0) for node in nodes), default=0)
             place = "this machine" if address is None else f"any node at '{address}'"
@@ -218,12 +216,12 @@ def room(nodes: Iterable[Mapping[str, float]], threads: int, gpus: float) -> int
 
 # ---- in a worker ----------------------------------------------------------------------------------
 
-_as: Setting | None = None
+_as: WorkerSetup | None = None
 """What this process has been started as."""
 
 
-def _do(setting: Setting, task: Task) -> Iterator[Begun | Outcome]:
-    """A task: first the word that it has begun, and then what came of it."""
+def _do(setting: WorkerSetup, task: Task) -> Iterator[Started | Outcome]:
+    """Do a task: first yield the message that it has begun, and then its outcome."""
     global _as
     import ray
 
@@ -236,7 +234,7 @@ def _do(setting: Setting, task: Task) -> Iterator[Begun | Outcome]:
         with contextlib.suppress(OSError):  # names of files in a spec are relative to it
             os.chdir(setting.folder)
         # The process belongs to Ray, which ends it with the node, and with the driver.
-        work.start(None, setting.threads)
+        worker.start(None, setting.threads)
         _as = setting
-    yield Begun(ray.get_runtime_context().get_node_id(), socket.gethostname(), os.getpid())
-    yield work.do(task)
+    yield Started(ray.get_runtime_context().get_node_id(), socket.gethostname(), os.getpid())
+    yield worker.do(task)

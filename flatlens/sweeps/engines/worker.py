@@ -26,10 +26,10 @@ PLOTLY = "../../plotly.min.js"
 """Where a cell's page finds plotly: beside the sweep's page, and not 5 MB in each."""
 
 
-def born(births: Synchronized[int], slot: int, threads: int) -> None:
-    """A worker's first act: count itself among the processes of its pool, and get ready."""
-    with births.get_lock():
-        births.value += 1
+def begin_worker(starts: Synchronized[int], slot: int, threads: int) -> None:
+    """The first thing that a worker does: count itself among the processes of its pool, and get ready."""
+    with starts.get_lock():
+        starts.value += 1
     start(slot, threads)
 
 
@@ -46,7 +46,7 @@ def start(slot: int | None, threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
 
-    from flatlens.measure import run as execute  # noqa: F401  (here, once, and not with the first cell)
+    import flatlens.measure.run  # noqa: F401  (here, once, and not with the first cell)
 
     torch.set_num_threads(threads)
     if slot is not None and torch.cuda.is_available():
@@ -59,9 +59,9 @@ def do(task: Task) -> Outcome:
         if task.kind == TRAIN:
             return _train(task)
         if task.kind == CHECK:
-            from flatlens.measure import load as loading
+            from flatlens.measure.load import sources
 
-            return Done(loading.sources(from_dict(task.spec)))
+            return Done(sources(from_dict(task.spec)))
         return _cell(task)
     except DiskError as error:
         return Trouble(str(error), DISK)
@@ -77,18 +77,18 @@ def _plain(text: str) -> str:
 
 
 def _train(task: Task) -> Done:
-    from flatlens.training import recipes as trained
+    from flatlens.training import recipes
 
     spec = from_dict(task.spec)
     assert spec.train is not None
     # The first of the cells that need the model is under way with its training.
     with Sweep(Path(task.root), {}).claim(task.key):
-        trained.find(spec.model, spec.train, **{key: getattr(spec, key) for key in TRUST})
+        recipes.obtain(spec.model, spec.train, **{key: getattr(spec, key) for key in TRUST})
     return Done()
 
 
 def _cell(task: Task) -> Outcome:
-    from flatlens.measure import run as execute
+    from flatlens.measure.run import measure
 
     sweep, whole = Sweep(Path(task.root), {}), task.batches is None
     with sweep.claim(task.key, "" if task.batches is None else f".{task.batches[0]}"):
@@ -98,7 +98,7 @@ def _cell(task: Task) -> Outcome:
         missing = begun.run.missing()
         wanted = missing if task.batches is None else sorted(set(task.batches).intersection(missing))
         began = time.monotonic()
-        execute.measure(begun, wanted, until=began + task.seconds)
+        measure(begun, wanted, until=began + task.seconds)
         if not whole:
             return Done()
         if left := begun.run.missing():
@@ -114,7 +114,7 @@ _kept: dict[str, Begun] = {}
 
 
 def _begin(task: Task, folder: Path) -> Begun:
-    from flatlens.measure import run as execute
+    from flatlens.measure.run import begin
 
     kept = _kept.pop(task.key, None)
     _kept.clear()
@@ -122,21 +122,21 @@ def _begin(task: Task, folder: Path) -> Begun:
         return kept
     spec = from_dict(task.spec)
     try:
-        return execute.begin(spec, folder, parents=False, whole=task.batches is None)
+        return begin(spec, folder, parents=False, whole=task.batches is None)
     except StaleRunError:
         # It was begun with other weights or data than there are now.
         shutil.rmtree(folder, ignore_errors=True)
-        return execute.begin(spec, folder, parents=False)
+        return begin(spec, folder, parents=False)
 
 
 def _finish(begun: Begun) -> None:
     from flatlens.files.atomic import disk, write_file
-    from flatlens.measure import run as execute
+    from flatlens.measure.run import finish
     from flatlens.records import digest
     from flatlens.report import page
 
     # It may have been killed after it was finished, and before it was declared so to the sweep.
-    trace = begun.run.trace(whole=False) if begun.run.finished else execute.finish(begun)
+    trace = begun.run.trace(whole=False) if begun.run.finished else finish(begun)
     begun.run.keep("digest.json", digest.digest(trace))
     text = page.document([trace], plotly=PLOTLY).encode("utf-8", "backslashreplace")
     with disk(begun.run.path):

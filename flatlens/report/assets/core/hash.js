@@ -15,7 +15,7 @@ export function write(runs, state) {
   if (state.measure !== base.measure) parts.set("m", state.measure);
   if (state.layer) parts.set("l", run.layers[state.layer].name);
   if (state.path) parts.set("p", run.paths[state.path].name);
-  if (state.off.length) parts.set("off", state.off.join("~"));
+  state.off.forEach((name) => parts.append("off", name));
   if (state.brush) parts.set("sel", ranges(state.brush.map((i) => run.sample[i])));
   if (state.filter !== "all") parts.set("f", state.filter);
   if (state.order !== "id") parts.set("o", state.order);
@@ -37,7 +37,7 @@ export function read(runs, hash) {
     measure: parts.get("m") ?? undefined,
     layer: place(run.layers.findIndex((l) => l.name === parts.get("l"))),
     path: place(run.paths.findIndex((p) => p.name === parts.get("p"))),
-    off: (parts.get("off") ?? "").split("~"),
+    off: parts.getAll("off"),
     brush: selected === null ? null : members(selected, run.sample),
     filter: parts.get("f") ?? undefined,
     order: parts.get("o") ?? undefined,
@@ -59,6 +59,7 @@ function ranges(ids) {
 
 /** @param {string} text @param {number[]} sample */
 function members(text, sample) {
+  if (!/^\d{1,15}(-\d{1,15})?(\.\d{1,15}(-\d{1,15})?)*$/.test(text)) return [];
   const spans = text.split(".").map((part) => part.split("-").map(Number));
   return sample.map((id, i) => (spans.some(([a, b = a]) => id >= a && id <= b) ? i : -1)).filter((i) => i >= 0);
 }

@@ -3,7 +3,7 @@
 /** @typedef {import("./types.js").Packed} Packed */
 /** @typedef {import("./types.js").Matrix} Matrix */
 
-const ARRAYS = { f32: Float32Array, f64: Float64Array, u16: Uint16Array };
+const ARRAYS = { f32: Float32Array, f64: Float64Array, u16: Uint16Array, u8: Uint8Array };
 
 /** @param {string} text @returns {Uint8Array<ArrayBuffer>} */
 export function bytesOf(text) {
@@ -14,7 +14,7 @@ export function bytesOf(text) {
 
 /** @param {Packed} packed @returns {Matrix} */
 export function decode(packed) {
-  const kind = /** @type {"f32" | "f64" | "u16"} */ (Object.keys(ARRAYS).find((name) => name in packed));
+  const kind = /** @type {keyof typeof ARRAYS} */ (Object.keys(ARRAYS).find((name) => name in packed));
   const values = new ARRAYS[kind](bytesOf(/** @type {string} */ (packed[kind])).buffer);
   const width = packed.shape.length > 1 ? packed.shape.slice(1).reduce((a, b) => a * b, 1) : 1;
   return { values, width, row: (i) => values.subarray(i * width, (i + 1) * width) };
@@ -27,7 +27,7 @@ export function decode(packed) {
 export function unpack(node) {
   if (!node || typeof node !== "object" || "bdata" in node) return node;
   for (const [name, part] of Object.entries(node)) {
-    const packed = part && typeof part === "object" && "shape" in part && ("f32" in part || "f64" in part || "u16" in part);
+    const packed = part && typeof part === "object" && "shape" in part && Object.keys(ARRAYS).some((kind) => kind in part);
     node[name] = packed ? decode(part) : unpack(part);
   }
   return node;

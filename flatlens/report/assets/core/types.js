@@ -1,7 +1,7 @@
 // The shapes of the page's data, for the type checker alone: nothing here runs.
 
-/** @typedef {{ f32?: string, f64?: string, u16?: string, shape: number[] }} Packed */
-/** @typedef {{ values: Float32Array | Float64Array | Uint16Array, width: number, row: (i: number) => Float32Array | Float64Array | Uint16Array }} Matrix */
+/** @typedef {{ f32?: string, f64?: string, u16?: string, u8?: string, shape: number[] }} Packed */
+/** @typedef {{ values: Float32Array | Float64Array | Uint16Array | Uint8Array, width: number, row: (i: number) => Float32Array | Float64Array | Uint16Array | Uint8Array }} Matrix */
 /** @typedef {{ value: number | null, low: number | null, high: number | null, count: number, n: number }} Fraction */
 /** @typedef {{ value: number | null, low: number | null, high: number | null, n: number }} Median */
 /** @typedef {Record<string, any> & { valley_of_flipped: Fraction, flipped: Fraction, settled: Fraction, flat_end: Fraction, flatter_than_clean: Fraction, rise: Median, depth: Median, lag: Median, end_vs_clean: Median }} Summary */

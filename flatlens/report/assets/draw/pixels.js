@@ -7,7 +7,7 @@ import { make } from "./dom.js";
 
 /** One value of a kept input, in the units of the input. @param {Kept} kept @param {number} row @returns {(k: number) => number} */
 export function values(kept, row) {
-  const raw = /** @type {any} */ (kept.x).row(row), low = kept.low ?? 0, step = ((kept.high ?? 1) - low) / 65535;
+  const raw = /** @type {any} */ (kept.x).row(row), low = kept.low ?? 0, step = ((kept.high ?? 1) - low) / (raw instanceof Uint8Array ? 255 : 65535);
   return (k) => low + raw[k] * step;
 }
 

@@ -29,7 +29,7 @@ const fine = (points) => points.flatMap((p, k) => (k === points.length - 1 ? [p]
 
 /** @param {any} canvas @param {Land} land @param {Turn} turn @param {Record<string, string>} colours */
 export function paintRidge(canvas, land, turn, colours) {
-  const width = canvas.clientWidth, height = Math.round(Math.min(380, Math.max(230, width * 0.55))), scale = Math.min(2, window.devicePixelRatio || 1);
+  const width = canvas.clientWidth, height = Math.round(Math.min(356, Math.max(230, width * 0.55))), scale = Math.min(2, window.devicePixelRatio || 1);
   canvas.width = width * scale;
   canvas.height = height * scale;
   canvas.style.height = `${height}px`;

@@ -21,30 +21,31 @@ import { drawCompare, drawSame } from "../parts/compare.js";
 /** @typedef {import("../core/types.js").State} State */
 /**
  * @typedef {{ data: Data, run: Run, state: State, colours: Record<string, string>,
- *   change: (parts: Partial<State>) => void, tell: (at: any, text: string) => void }} View
+ *   change: (parts: Partial<State>) => void, tell: (at: any, text: string) => void, paper: boolean }} View
  */
 
 const NAMES = /** @type {(keyof typeof PLOTS)[]} */ (Object.keys(PLOTS));
+const THIN = NAMES.filter((name) => PLOTS[name].thin);
 const WITH_SAMPLE = NAMES.filter((name) => "y" in PLOTS[name] || name === "peak");
 
 /** @param {Data} data */
 export function start(data) {
   const runs = data.runs, waiting = new Set();
   /** @type {View} */
-  const view = { data, run: runs[0], state: read(runs, location.hash), colours: palette(data), change, tell };
+  const view = { data, run: runs[0], state: read(runs, location.hash), colours: palette(data), change, tell, paper: false };
   view.run = runs[view.state.run];
   let quiet = false;
 
   // Redraws are gathered per frame: a held arrow key must not queue them up.
   /** @param {string[]} names */
   function later(...names) {
-    if (!waiting.size) requestAnimationFrame(() => { const now = [...waiting]; waiting.clear(); now.forEach(work); });
+    if (!waiting.size) requestAnimationFrame(() => { const now = [...waiting]; waiting.clear(); now.forEach((name) => work(name, now)); });
     names.forEach((name) => waiting.add(name));
   }
 
-  /** @param {any} name */
-  function work(name) {
-    if (name === "dots") WITH_SAMPLE.forEach((plot) => near(plot) && moveDot(view, plot));
+  /** @param {any} name @param {string[]} now what else is drawn in this frame: a figure that is has its dot already */
+  function work(name, now) {
+    if (name === "dots") WITH_SAMPLE.forEach((plot) => near(plot) && !now.includes(plot) && moveDot(view, plot));
     else if (name === "film") drawFilm(view);
     else if (name === "rail") { drawRail(view); drawSame(view); }
     else if (name === "compare") drawCompare(view);
@@ -77,8 +78,11 @@ export function start(data) {
     if (moved("run")) { drawMast(view); menus(); drawPeers(view); later("ridge"); }
     if (moved("run", "measure", "layer")) { drawLead(view); drawStatistics(view); }
     if (moved("run", "measure", "layer", "off")) drawPaths(view);
-    if (moved("run", "measure", "layer", "align", "off", "path", "brush")) { later(...NAMES, "compare"); controls(); }
-    else if (moved("sample")) later(...WITH_SAMPLE);
+    if (moved("run", "measure", "layer", "align", "off", "path")) { later(...NAMES, "compare"); controls(); }
+    else {
+      if (moved("sample")) later(...WITH_SAMPLE);
+      if (moved("brush")) later(...THIN);
+    }
     if (moved("run", "measure", "layer", "path", "brush", "filter", "order")) { drawGallery(view); drawSelection(view); }
     else if (moved("sample")) markGallery(view);
     if (moved("sample", "step")) { later("dots", "film", "ridge"); announce(); }
@@ -131,11 +135,17 @@ export function start(data) {
 
   function all() {
     view.colours = palette(data);
+    $("ridge-card").hidden = !view.run.surfaces.length;
     drawMast(view); menus(); controls(); drawLead(view); drawPaths(view); drawStatistics(view); drawGallery(view); drawSelection(view);
     drawPeers(view);
     later(...NAMES, "rail", "ridge", "compare");
   }
 
+  // The address holds the state: a link inside the page must not write over it.
+  document.querySelectorAll("a.skip").forEach((link) => link.addEventListener("click", (event) => {
+    event.preventDefault();
+    $(/** @type {HTMLAnchorElement} */ (link).hash.slice(1)).focus();
+  }));
   const step = listenRail(view);
   for (const id of ["run", "layer", "path"]) $(id).addEventListener("change", () => change({ [id]: Number($(id).value) }));
   $("measure").addEventListener("change", () => change({ measure: $("measure").value }));
@@ -147,14 +157,27 @@ export function start(data) {
   document.addEventListener("keydown", (event) => keys(event, view, step));
   document.addEventListener("keyup", (event) => event.key === "Shift" && drag("select"));
   document.addEventListener("keydown", (event) => event.key === "Shift" && drag("zoom"));
-  window.addEventListener("beforeprint", () => { printing = true; [...stale].forEach((name) => { stale.delete(name); drawPlot(view, name); }); });
-  window.addEventListener("afterprint", () => { printing = false; });
-  let width = document.documentElement.clientWidth;
+  // Paper is light and has a width of its own; its figures are drawn at once, since printing does not wait.
+  let screen = theme();
+  window.addEventListener("beforeprint", () => { screen = theme(); paper(true); });
+  window.addEventListener("afterprint", () => paper(false));
+  /** @param {boolean} begins */
+  function paper(begins) {
+    view.paper = begins;
+    printing = begins;
+    dress(begins ? "light" : screen);
+    view.colours = palette(data);
+    drawPaths(view);
+    NAMES.forEach((name) => (near(name) ? drawPlot(view, name) : stale.add(name)));
+    drawRidge(view);
+    drawRail(view);
+  }
+  let width = $("valley").clientWidth;
   new ResizeObserver(() => {
-    if (document.documentElement.clientWidth === width) return;
-    width = document.documentElement.clientWidth;
+    if ($("valley").clientWidth === width) return;
+    width = $("valley").clientWidth;
     later(...NAMES, "ridge", "compare");
-  }).observe(document.documentElement);
+  }).observe($("valley"));
   document.querySelectorAll("figure.watched").forEach((node) => watch.observe(node));
   all();
   document.documentElement.dataset.ready = "yes";

@@ -30,12 +30,12 @@ export function drawPaths(view) {
       make("td", { class: "opt" }, whisker(of.valley_of_flipped, colour, few)),
       make("td", { class: "num" }, make("b", {}, percent(of.valley_of_flipped.value)), " ", make("small", {}, span(of.valley_of_flipped))),
       make("td", { class: "num opt" }, `${count(of.flipped.count)} of ${count(of.flipped.n)}`),
-      make("td", { class: "num opt" }, of.valley_of_flipped.n ? `${count(kinds.flatter)}` : "–"),
+      make("td", { class: "num opt opt2" }, of.valley_of_flipped.n ? `${count(kinds.flatter)}` : "–"),
       make("td", { class: "num opt" }, quiet(of.rise, (v) => `×${num(v)}`)),
       make("td", { class: "num opt" }, quiet(of.depth, (v) => (Number.isFinite(v) ? v.toFixed(2) : "∞"))),
-      make("td", { class: "num opt" }, quiet(of.lag, (v) => String(v).replace("-", "−"))));
+      make("td", { class: "num opt opt2" }, quiet(of.lag, (v) => String(v).replace("-", "−"))));
   });
-  const heads = [["path", ""], ["median", "opt"], ["valleys of the flipped", "opt"], ["share, 95 %", "num"], ["flipped", "num opt"], ["flatter than clean", "num opt"], ["rise", "num opt"], ["depth", "num opt"], ["lag", "num opt"]];
+  const heads = [["path", ""], ["median", "opt"], ["valleys of the flipped", "opt"], ["share, 95 %", "num"], ["flipped", "num opt"], ["flatter than clean", "num opt opt2"], ["rise", "num opt"], ["depth", "num opt"], ["lag", "num opt opt2"]];
   $("paths").replaceChildren(
     make("thead", {}, make("tr", {}, ...heads.map(([text, kind]) => make("th", { scope: "col", class: kind || null }, text)))),
     make("tbody", {}, ...rows));

@@ -14,6 +14,8 @@ import { fade } from "../core/colours.js";
 const plotly = () => /** @type {any} */ (globalThis).Plotly;
 
 const LINES = 120;
+/** Of A4, in px, within a card over both columns and over one. */
+const PAPER = { wide: 636, half: 296 };
 
 /** What each figure shows of single samples, and which variant is drawn. */
 export const PLOTS = {
@@ -66,7 +68,8 @@ export function drawPlot(view, name) {
   }
   if (name === "peak") over.push(ring(view));
   const layout = { ...drawn.layout, uirevision: `${view.state.run}|${plot.variant(view)}`, dragmode: y ? "select" : "zoom", height: heightOf(name, node), selectdirection: "any", hoverdistance: 14, newselection: { line: { color: view.colours.ink, width: 1, dash: "dot" } } };
-  if (window.innerWidth < 640) narrow(layout, name);
+  if (view.paper) layout.width = name === "valley" ? PAPER.wide : PAPER.half;
+  else if (window.innerWidth < 640) narrow(layout, name);
   const first = !node.data;
   plotly().react(node, [...under, ...drawn.data, ...over], layout, CONFIG);
   node.setAttribute("aria-label", describe(view, name));
@@ -100,8 +103,9 @@ function heightOf(name, node) {
 /** On a telephone names at the lines' ends have no room. @param {any} layout @param {Name} name */
 function narrow(layout, name) {
   if (name !== "valley") return;
-  layout.margin = { ...layout.margin, l: 46, r: 8 };
-  layout.annotations = (layout.annotations ?? []).filter((/** @type {any} */ note) => !note.name).map((/** @type {any} */ note) => ({ ...note, text: note.text.replace("prediction ", "") }));
+  layout.margin = { ...layout.margin, l: 40, r: 8 };
+  layout.yaxis = { ...layout.yaxis, title: { text: "" } };
+  layout.annotations = (layout.annotations ?? []).filter((/** @type {any} */ note) => !note.name && note.yref === "paper").map((/** @type {any} */ note) => ({ ...note, text: note.text.replace("prediction ", "") }));
 }
 
 /** @param {number} n @param {number} most */

@@ -89,7 +89,7 @@ function slopeAt(view) {
 function drawSlope(view, at) {
   const kept = /** @type {import("../core/types.js").Kept} */ (view.run.images), of = view.run.gradients, [depth, height, width] = kept.shape;
   const raw = of.values.row(at.row), size = height * width, mean = new Float32Array(size);
-  for (let k = 0; k < size; k++) for (let c = 0; c < depth; c++) if (channel < 0 || c === channel) mean[k] += (raw[k + c * size] / 65535) * 2 - 1;
+  for (let k = 0; k < size; k++) for (let c = 0; c < depth; c++) if (channel < 0 || c === channel) mean[k] += (raw[k + c * size] / 254) * 2 - 1;
   const full = mean.reduce((most, v) => Math.max(most, Math.abs(v)), 0) || 1;
   paint($("picture-change"), signed(mean, full, view.colours));
   const what = of.own[at.row] ? "of the attack’s objective" : "of the loss";

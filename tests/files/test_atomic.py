@@ -14,12 +14,13 @@ from flatlens.files.borders import DamageError, read_json
 from flatlens.files.sealing import SEAL
 
 RECORDS: dict[str, dict[str, Any]] = {
-    "empty": {},
-    "nested": {"a": {"b": [1, 2.5, None, True, "x"]}},
-    "other scripts": {"name": "größer ≥ 口"},
-    "half a character, of a name that is no UTF-8": {"name": "caf\udce9"},
-    "a hash of before": {SEAL: "0" * 64, "a": 1},
+    "empty": {"files": {}},
+    "nested": {"files": {}, "a": {"b": [1, 2.5, None, True, "x"]}},
+    "other scripts": {"name": "größer ≥ 口", "files": {}},
+    "half a character, of a name that is no UTF-8": {"files": {"caf\udce9": "x"}},
+    "a hash of before": {SEAL: "0" * 64, "files": {}},
 }
+"""Records that tell of other files' hashes, and so must have one of their own."""
 
 
 @pytest.mark.parametrize("indent", [None, 2])

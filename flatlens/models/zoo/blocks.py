@@ -112,6 +112,9 @@ def _open_gates(model: nn.Sequential, shape: tuple[int, ...]) -> None:
     Left to themselves, gates square the scale of a sample layer after layer: a batch norm then sees one sample alone,
     and a deep net learns nothing. For the same reason batch norms do not start from mean 0 and variance 1, but from
     what they see of noise: an untrained net would overflow in eval mode, and with it adversarial training's attack.
+
+    Raises:
+        ModelError: there is no norm.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.GroupNorm)]
     if not norms:

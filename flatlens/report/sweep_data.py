@@ -13,7 +13,7 @@ from flatlens.records.schema import ATTACK, MEASURES
 from flatlens.report.packing import Plain, encode, pack
 from flatlens.report.pairs import pairs
 from flatlens.report.roles import colours, looks
-from flatlens.specs import wording as settings
+from flatlens.specs import wording
 from flatlens.specs.wording import varying as varying
 
 CURVE_BYTES = 16_000_000
@@ -26,7 +26,7 @@ SHARES = ("valley_of_flipped", "valley_of_all")
 MEDIANS = ("rise", "depth", "lag", "flip_step")
 
 
-class Cell(NamedTuple):
+class DrawnCell(NamedTuple):
     """One run of a sweep, finished or not."""
 
     key: str
@@ -43,11 +43,11 @@ class Cell(NamedTuple):
     seconds: float | None = None
 
 
-def page(cells: Sequence[Cell], name: str) -> Plain:
+def page(cells: Sequence[DrawnCell], name: str) -> Plain:
     """What the page draws."""
     specs = [cell.spec for cell in cells]
     keys = varying(specs)
-    flat = [settings.flat(spec) for spec in specs]
+    flat = [wording.flat(spec) for spec in specs]
     layers = list(dict.fromkeys(row["layer"] for cell in cells for row in _all(cell, "rows")))
     # The attack first, then controls as they come.
     paths = list(dict.fromkeys([ATTACK, *(row["path"] for cell in cells for row in _all(cell, "rows"))]))
@@ -59,15 +59,15 @@ def page(cells: Sequence[Cell], name: str) -> Plain:
         "paths": paths,
         "looks": [[look.role, look.dash] for look in looks(tuple(paths)).values()],
         "colours": colours(),
-        "shared": [[k, settings.text(k, v)] for k, v in settings.shared(flat, keys)],
-        "varying": [settings.column(key, specs) for key in keys],
+        "shared": [[k, wording.text(k, v)] for k, v in wording.shared(flat, keys)],
+        "varying": [wording.column(key, specs) for key in keys],
         "cells": {
             "key": [cell.key for cell in cells],
             "state": [cell.state for cell in cells],
             "page": [_link(cell.page) for cell in cells],
             "error": {str(i): cell.error for i, cell in enumerate(cells) if cell.error},
             "seconds": pack(np.array([_number(cell.seconds) for cell in cells])),
-            "model": [settings.model_of(spec, epochs="train.epochs" in keys) for spec in specs],
+            "model": [wording.model_of(spec, epochs="train.epochs" in keys) for spec in specs],
             "cautions": {str(i): found for i, cell in enumerate(cells) if (found := _cautions(cell))},
             "accuracy": {at: pack(_table(_accuracy(cell, at) for cell in cells)) for at in ("clean", "attacked")},
         },
@@ -78,7 +78,7 @@ def page(cells: Sequence[Cell], name: str) -> Plain:
     }
 
 
-def _rows(cells: Sequence[Cell], layers: Sequence[str], paths: Sequence[str]) -> Plain:
+def _rows(cells: Sequence[DrawnCell], layers: Sequence[str], paths: Sequence[str]) -> Plain:
     """The statistics of every cell, layer and path, as one matrix for each quantity."""
     rows = [(i, row) for i, cell in enumerate(cells) for row in _all(cell, "rows")]
     attacks = [row for _, row in rows if row["path"] == ATTACK]
@@ -102,7 +102,7 @@ def _rows(cells: Sequence[Cell], layers: Sequence[str], paths: Sequence[str]) ->
     }
 
 
-def _curves(cells: Sequence[Cell], layers: Sequence[str], paths: Sequence[str]) -> Plain:
+def _curves(cells: Sequence[DrawnCell], layers: Sequence[str], paths: Sequence[str]) -> Plain:
     """Quartiles of the attack and of the one control that is drawn beside it, as log10, while there is room.
 
     A saturated head's κ reaches 1e-260: its logarithm is small enough for 32 bits, and it is drawn as a logarithm.
@@ -134,7 +134,7 @@ def _curves(cells: Sequence[Cell], layers: Sequence[str], paths: Sequence[str]) 
     return out | {"positions": [list(at) for at in positions], "left_out": left_out}
 
 
-def _heights(cells: Sequence[Cell], layers: Sequence[str]) -> Plain:
+def _heights(cells: Sequence[DrawnCell], layers: Sequence[str]) -> Plain:
     """log10 of each measure at clean inputs, peaks and ends."""
     found = [(i, m) for i, cell in enumerate(cells) for m in _all(cell, "measures")]
     layer, measure = ({name: k for k, name in enumerate(names)} for names in (layers, MEASURES))
@@ -149,17 +149,17 @@ def _heights(cells: Sequence[Cell], layers: Sequence[str]) -> Plain:
 
 
 def _log10(values: Any) -> Any:
-    """Of 0, far below any number: it is drawn at a scale's lower edge; of what is negative or unknown, NaN."""
+    """log10: of 0 far below all others, to be drawn at the scale's lower edge; NaN of what is negative or unknown."""
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log10(values)
     return np.where(values == 0, -400.0, logs)
 
 
-def _all(cell: Cell, name: str) -> Sequence[Mapping[str, Any]]:
+def _all(cell: DrawnCell, name: str) -> Sequence[Mapping[str, Any]]:
     return () if cell.digest is None else cell.digest[name]
 
 
-def _accuracy(cell: Cell, at: str) -> list[float]:
+def _accuracy(cell: DrawnCell, at: str) -> list[float]:
     return [math.nan] * 5 if cell.digest is None else _share(cell.digest["accuracy"][at])
 
 
@@ -180,13 +180,13 @@ def _table(rows: Iterable[list[float]]) -> Any:
 
 
 def _exact(values: Any) -> Plain:
-    """As `pack`, which keeps no infinity: a depth may be infinite."""
+    """As `pack`, but infinities are kept: a depth may be infinite."""
     size = np.abs(values[np.isfinite(values)])
     narrow = not size.size or size.max() < 1e38
     return encode(values.astype("<f4" if narrow else "<f8"), "f32" if narrow else "f64")
 
 
-def _cautions(cell: Cell) -> list[list[str]]:
+def _cautions(cell: DrawnCell) -> list[list[str]]:
     return [[caution["code"], caution["message"]] for caution in _all(cell, "cautions")]
 
 

@@ -16,10 +16,10 @@ from flatlens.sweeps.folder import DONE, STATES, Sweep
 from flatlens.sweeps.opening import damaged
 
 if TYPE_CHECKING:
-    from flatlens.report.sweep_payload import Cell
+    from flatlens.report.sweep_data import DrawnCell
 
 
-def done(sweep: Sweep) -> list[str]:
+def keys(sweep: Sweep) -> list[str]:
     """The keys of the finished cells, in the order of the plan."""
     there = sweep.keys("cells")
     return [key for key in sweep.plan if key in there]
@@ -43,7 +43,7 @@ def figures(sweep: Sweep, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Raises:
         RunError: the cell is damaged.
-    """
+    """  # noqa: DOC501 (a function makes the error)
     about = manifest(sweep, key)
     try:
         return about, digests.read(sweep.cell(key), about.get("files"))
@@ -53,7 +53,7 @@ def figures(sweep: Sweep, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def trace(sweep: Sweep, key: str) -> Trace:
     """The trace of a finished cell, by its key or the first digits of it."""
-    key = find(sweep, key)
+    key = full_key(sweep, key)
     if not sweep.is_done(key):
         failure = sweep.failure(key)
         why = "" if failure is None else f": {failure.error}"
@@ -64,7 +64,7 @@ def trace(sweep: Sweep, key: str) -> Trace:
         raise damaged(sweep.cell(key), error.__cause__ or error) from error
 
 
-def find(sweep: Sweep, text: str) -> str:
+def full_key(sweep: Sweep, text: str) -> str:
     """The key that is meant by its first digits."""
     if text in sweep.plan:
         return text
@@ -96,9 +96,9 @@ def document(sweep: Sweep) -> str:
     return sweep_page.document(cells, name=sweep.path.resolve().name)
 
 
-def listed(sweep: Sweep, folder: Path) -> list[Cell]:
+def listed(sweep: Sweep, folder: Path) -> list[DrawnCell]:
     """All cells as the sweep's page has them; links lead from ``folder``, to pages that are there."""
-    from flatlens.report.sweep_payload import Cell
+    from flatlens.report.sweep_data import DrawnCell
 
     state = sweep.state()
     states = {key: name for name in STATES for key in getattr(state, name)}
@@ -111,11 +111,13 @@ def listed(sweep: Sweep, folder: Path) -> list[Cell]:
             except RunError as damage:
                 about, found, error = {}, None, str(damage)
             seconds = about.get("seconds")
-            cells.append(Cell(key, spec, found, _link(sweep.cell(key) / "report.html", folder), DONE, error, seconds))
+            cells.append(
+                DrawnCell(key, spec, found, _link(sweep.cell(key) / "report.html", folder), DONE, error, seconds)
+            )
         else:
             failure = sweep.failure(key)
             error = None if failure is None else failure.error
-            cells.append(Cell(key, spec, None, None, states[key], error))
+            cells.append(DrawnCell(key, spec, None, None, states[key], error))
     return cells
 
 

@@ -1,4 +1,4 @@
-"""What every page is made of: assets, plotly inside or linked, a policy that lets nothing else in, an atomic file."""
+"""One HTML file: styles, scripts and data inside, plotly inside or linked, and a policy that allows nothing else."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def asset(*names: str) -> str:
 
 
 def inline(script: str) -> str:
-    """A program that cannot end the script element around it."""
+    """A program, escaped so that it cannot end the script element around it."""
     # Inside a script element only these two sequences end or disturb it; both occur in strings at most.
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
@@ -112,7 +112,7 @@ def save(text: str, file: Path) -> Path:
 
 
 def is_whole(file: Path) -> bool:
-    """Whether a page is there to its end: it may have been emptied, or cut off by a disk. What is no page stays."""
+    """Whether a page was not emptied or cut off, as by a full disk; a file that is no page counts as complete."""
     try:
         with plain_file(file).open("rb") as page:
             begin = page.read(9)

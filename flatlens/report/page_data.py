@@ -15,7 +15,7 @@ from flatlens.records.digest import record as record
 from flatlens.records.schema import ATTACK, MEASURES
 from flatlens.records.trajectory import Trace
 from flatlens.records.valley import Ints, Valley
-from flatlens.report import figures, lands, packing, series
+from flatlens.report import drawn, lands, packing, series
 from flatlens.report.comparison import comparison
 from flatlens.report.density import density
 from flatlens.report.packing import encode, pack
@@ -26,8 +26,10 @@ from flatlens.specs.wording import text
 MOST_SAMPLES = 140
 """Samples whose own curves (and images) are embedded."""
 CURVE_BYTES = 8_000_000
-IMAGE_BYTES = 20_000_000
+IMAGE_BYTES = 5_000_000
 """What all runs of one page together may spend on curves of single samples, and on images."""
+LARGE = 3 * 64 * 64
+"""Numbers of an input beyond which it is kept in 8 bits: at four moments, ImageNet's take 0.6 MB a sample."""
 MOST_CLASSES = 1000
 """Probabilities of more classes than this are not embedded."""
 
@@ -51,7 +53,7 @@ def pages(traces: Sequence[Trace]) -> Plain:
     return {
         "colours": colours(),
         "measures": MEASURES,
-        "symbols": figures.SYMBOLS,
+        "symbols": drawn.SYMBOLS,
         "runs": runs,
         "compared": {measure: [packing.figure(record(one)) for one in of] for measure, of in apart.items()},
     }
@@ -75,20 +77,20 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
     ids = label.sample[chosen]
     told = series.accuracy(trace)
     seen = looks(trace.paths)
-    drawn = Figures()
+    made = Figures()
     for column in ("margin", "loss"):
         curves = {path: series.curves(trace, column, None, path) for path in trace.paths}
         for aligned in (True, False):
-            drawn.add(column, key(aligned=aligned), figures.flow(curves, seen, column, aligned=aligned))
-    layers = [_layer(trace, index, probe.name, measures, ids, drawn) for index, probe in enumerate(probes)]
+            made.add(column, key(aligned=aligned), drawn.flow(curves, seen, column, aligned=aligned))
+    layers = [_layer(trace, index, probe.name, measures, ids, made) for index, probe in enumerate(probes)]
     if len(probes) > 1:
         for measure in measures:
             by_layer = {probe.name: series.curves(trace, measure, probe.name, ATTACK) for probe in probes}
-            drawn.add("layers", key(measure), figures.heat(by_layer))
+            made.add("layers", key(measure), drawn.heat(by_layer))
     spread = density(trace)
     if spread is not None:
         values = [f"{value:g}".replace("-", "−") for value in spread.value]
-        drawn.add("spectrum", "", figures.spectrum(spread.position, spread.curves, spread.tick.tolist(), values))
+        made.add("spectrum", "", drawn.spectrum(spread.position, spread.curves, spread.tick.tolist(), values))
     return {
         "name": name,
         "spec": [[str(k), text(k, v)] for k, v in trace.spec.items() if v not in (None, [], ())],
@@ -109,10 +111,10 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
         "results": layers,
         "ledger": [series.told(trace, probe.name) for probe in probes],
         "lead": [_lead(trace, measure, probe.name, told) for probe in probes for measure in measures],
-        "figures": drawn.packed(),
+        "figures": made.packed(),
         "images": images(trace, ids, share.images),
         "surfaces": lands.surfaces(trace),
-        "gradients": lands.gradients(trace.gradients, ids),
+        "gradients": lands.gradients(trace.gradients, ids, share.images // 2),
         "peers": lands.peers(trace),
         "eps": _number(trace.spec.get("eps")),
         "spectrum_samples": None if spread is None else spread.samples,
@@ -128,9 +130,9 @@ class Figures:
     def __init__(self) -> None:
         self._found: dict[str, dict[str, Plain]] = {}
 
-    def add(self, name: str, variant: str, drawn: Plain) -> None:
+    def add(self, name: str, variant: str, figure: Plain) -> None:
         """One figure, in one of its variants."""
-        self._found.setdefault(name, {})[variant] = drawn
+        self._found.setdefault(name, {})[variant] = figure
 
     def packed(self) -> Plain:
         """All of them, for JSON."""
@@ -138,9 +140,9 @@ class Figures:
         for name, variants in self._found.items():
             common = next(iter(variants.values()))["layout"]
             kept = {}
-            for variant, drawn in variants.items():
-                own = {part: value for part, value in drawn["layout"].items() if common.get(part) != value}
-                kept[variant] = packing.figure({"data": drawn["data"], "layout": own})
+            for variant, figure in variants.items():
+                own = {part: value for part, value in figure["layout"].items() if common.get(part) != value}
+                kept[variant] = packing.figure({"data": figure["data"], "layout": own})
             out[name] = {"layout": packing.figure(common), "variants": kept}
         return out
 
@@ -163,34 +165,34 @@ def _path(trace: Trace, name: str, ids: Ints, flip: Ints) -> Plain:
 
 
 def _layer(
-    trace: Trace, index: int, layer: str, measures: Sequence[str], ids: Ints, drawn: Figures
+    trace: Trace, index: int, layer: str, measures: Sequence[str], ids: Ints, made: Figures
 ) -> dict[str, list[Plain]]:
-    """At one layer, for each measure what each path did; its figures go into ``drawn``."""
+    """At one layer, for each measure what each path did; its figures go into ``made``."""
     seen = looks(trace.paths)
     out: dict[str, list[Plain]] = {}
     for measure in measures:
         found = {path: trace.valley(measure, layer=layer, path=path) for path in trace.paths}
         curves = {path: series.curves(trace, measure, layer, path) for path in trace.paths}
         for aligned in (True, False):
-            drawn.add("valley", key(measure, index, aligned=aligned),
-                      figures.sharpness(curves, seen, measure, aligned=aligned))  # fmt: skip
-        drawn.add("tau", key(measure, index), figures.tau({p: v.over_tau() for p, v in found.items()}, seen))
+            made.add("valley", key(measure, index, aligned=aligned),
+                      drawn.sharpness(curves, seen, measure, aligned=aligned))  # fmt: skip
+        made.add("tau", key(measure, index), drawn.tau({p: v.over_tau() for p, v in found.items()}, seen))
         end = trace.matrix("margin").values.shape[1] - 1
-        drawn.add("peak", key(measure, index), figures.counts(series.flip_peak_counts(found[ATTACK]), end))
+        made.add("peak", key(measure, index), drawn.counts(series.flip_peak_counts(found[ATTACK]), end))
         across = series.curve_of(trace.matrix("margin").values)
         own = series.curve_of(trace.matrix(measure, layer=layer).values)
-        drawn.add("crossing", key(measure, index), figures.crossing(own, across, measure))
+        made.add("crossing", key(measure, index), drawn.crossing(own, across, measure))
         out[measure] = [_measured(trace, measure, layer, path, found[path], ids) for path in trace.paths]
     free = {path: series.curves(trace, "scale_free", layer, path) for path in trace.paths}
     ledger, loose = series.ledger(trace, layer), series.looseness(trace, layer)
     for aligned in (True, False):
         variant = key(layer=index, aligned=aligned)
         if free[ATTACK].raw.n.any():
-            drawn.add("free", variant, figures.sharpness(free, seen, "scale_free", aligned=aligned, small=True))
+            made.add("free", variant, drawn.sharpness(free, seen, "scale_free", aligned=aligned, small=True))
         if ledger is not None:
-            drawn.add("ledger", variant, figures.decades(ledger, aligned=aligned))
+            made.add("ledger", variant, drawn.decades(ledger, aligned=aligned))
         if loose is not None:
-            drawn.add("certificate", variant, figures.tightness(loose, aligned=aligned))
+            made.add("certificate", variant, drawn.tightness(loose, aligned=aligned))
     return out
 
 
@@ -241,8 +243,10 @@ def images(trace: Trace, ids: Ints, budget: int) -> Plain | None:
     shape = kept.x.shape[1:]
     drawable = len(shape) == 3 and shape[0] in (1, 3)
     classes = kept.probabilities.shape[-1]
-    # 16 bits are steps of 1/65,535 of the range: finer than any perturbation that is shown enlarged.
-    size = 2 * int(np.prod(shape)) * drawable + 4 * classes * (classes <= MOST_CLASSES)
+    # 16 bits are steps of 1/65,535 of the range: finer than any change that is shown. Large inputs have 8.
+    numbers = int(np.prod(shape))
+    bits = 16 if numbers <= LARGE else 8
+    size = bits // 8 * numbers * drawable + 4 * classes * (classes <= MOST_CLASSES)
     per_sample = size * max(len(kept.x) / max(len(np.unique(kept.sample)), 1), 1)
     few = has[series.spread(len(has), max(int(budget / max(per_sample, 1)), 1))]
     rows = np.flatnonzero(np.isin(kept.sample, few))
@@ -258,7 +262,8 @@ def images(trace: Trace, ids: Ints, budget: int) -> Plain | None:
         x = np.nan_to_num(kept.x[rows].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         low, high = float(min(x.min(), 0.0)), float(max(x.max(), 1.0))
         out |= {"low": low, "high": high}
-        out["x"] = encode(np.round((x - low) / (high - low) * 65535).astype("<u2"), "u16")
+        levels = np.round((x - low) / (high - low) * (2**bits - 1))
+        out["x"] = encode(levels.astype(f"<u{bits // 8}"), f"u{bits}")
     if classes <= MOST_CLASSES:
         out["p"] = pack(kept.probabilities[rows])
     return out

@@ -150,6 +150,7 @@ def test_a_folder_can_be_hosted(place: Path, tmp_path: Path) -> None:
         page.click("#runs a")
         page.wait_for_selector("#valley .main-svg", timeout=120_000)
     server.shutdown()
+    server.server_close()
     assert problems == []
 
 

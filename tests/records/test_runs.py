@@ -60,6 +60,7 @@ def test_the_folder_is_what_it_says(whole: runs.Run) -> None:
         "layers.parquet",
         "images.safetensors",
         "gradients.safetensors",
+        "digest.json",
     }
     manifest = json.loads((whole.path / "manifest.json").read_text())
     assert manifest["state"] == "finished" and manifest["schema_version"] == 1

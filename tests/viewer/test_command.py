@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flatlens_cli import app, viewing
+from flatlens_cli import app
 
 from tests.swept import COMMAND, killed_afterwards
 
@@ -100,4 +100,3 @@ def test_the_browser_is_opened_unless_told_not_to(
 def test_it_is_among_the_commands() -> None:
     done = subprocess.run([*COMMAND, "view", "--help"], capture_output=True, text=True, check=True)
     assert "flatlens view runs" in done.stdout and "--no-browser" in done.stdout
-    assert viewing.COMMANDS[0] is viewing.view

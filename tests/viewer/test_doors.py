@@ -176,15 +176,15 @@ def test_what_has_not_changed_is_not_sent_again(served: Served) -> None:
     assert (again.status, again.body) == (304, b"")
 
 
-def test_two_requests_in_one_are_two(served: Served) -> None:
-    """The body of a refused request is not taken for the next one."""
+@pytest.mark.parametrize("begin", ["POST / HTTP/1.1", "GET /api/list HTTP/1.1", "HEAD / HTTP/1.1"])
+@pytest.mark.parametrize("body", ["Content-Length: {}", "Transfer-Encoding: chunked"])
+def test_the_body_of_a_request_is_not_taken_for_the_next_one(begin: str, body: str, served: Served) -> None:
     inner = f"GET /api/list HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nCookie: {served.cookie}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", served.port), timeout=20) as line:
-        line.sendall(
-            f"POST / HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nContent-Length: {len(inner)}\r\n\r\n{inner}".encode()
-        )
+        head = f"{begin}\r\nHost: 127.0.0.1:{served.port}\r\nCookie: {served.cookie}\r\n"
+        line.sendall(f"{head}{body.format(len(inner))}\r\n\r\n{inner}".encode())
         answer = b"".join(iter(lambda: line.recv(65536), b""))
-    assert answer.count(b"HTTP/1.1 ") == 1 and answer.startswith(b"HTTP/1.1 405")
+    assert answer.count(b"HTTP/1.1 ") == 1
 
 
 GARBAGE = {
@@ -227,6 +227,7 @@ def test_a_client_that_is_killed_leaves_no_thread(served: Served) -> None:
 def test_a_client_that_says_nothing_is_let_go(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     from flatlens.viewer import app
 
+    assert 0 < app.Handler.timeout <= 60
     monkeypatch.setattr(app.Handler, "timeout", 0.3)
     with socket.create_connection(("127.0.0.1", served.port), timeout=20) as line:
         line.sendall(b"GET / HTTP/1.1\r\n")

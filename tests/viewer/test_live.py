@@ -17,6 +17,7 @@ import flatlens as fl
 from flatlens.errors import RunError
 from flatlens.records import runs, unfinished
 from tests.browser import chromium
+from tests.expected import cautioned
 from tests.served import Served, make, serving
 from tests.swept import MODEL, Place, killed_afterwards, until
 
@@ -130,6 +131,7 @@ def batches(tmp_path: Path) -> runs.Run:
     return begun.run
 
 
+@cautioned("flat-because-confident")
 def test_it_is_what_the_finished_run_says_of_the_same_samples(batches: runs.Run, tmp_path: Path) -> None:
     from flatlens.measure import run as measuring
 

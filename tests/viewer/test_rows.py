@@ -16,6 +16,7 @@ from flatlens.records import digest, runs, stored
 from flatlens.viewer import found, rows
 from flatlens.viewer.found import Folder, demand
 from tests import strangers
+from tests.expected import cautioned
 from tests.served import make, serving
 from tests.synthetic import make_trace
 
@@ -76,6 +77,7 @@ def test_no_table_is_opened(small: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert len(look(tmp_path)) == 6
 
 
+@cautioned("flat-because-confident")
 def test_a_run_from_the_command_line_tells_its_result(tmp_path: Path) -> None:
     from flatlens.measure.run import run
     from flatlens.specs.run import RunSpec

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from flatlens.errors import RunError, UsageError
+from flatlens.errors import DataError, RunError, UsageError
 from flatlens.specs.run import RunSpec
 from flatlens.wording import CautionWarning
 from flatlens_cli import options, terminal
@@ -113,7 +113,10 @@ def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool, spec
                 from flatlens.peers.spectrum import add_spectrum
 
                 drawn = drawn and all((done.path / f"{name}.parquet").exists() for name in ("spectrum", "peers"))
-                done = add_spectrum(done)
+                try:
+                    done = add_spectrum(done)
+                except DataError as error:  # what was measured is shown all the same
+                    terminal.complain(str(error))
             made = done.trace(whole=False)
             if not drawn:
                 made.report(page)

@@ -41,10 +41,10 @@ def add_spectrum(run: runs.Run) -> runs.Run:
     if trace.spectrum is not None and trace.peers is not None:
         return run
     if trace.images is None:
-        raise DataError("--spectrum needs the inputs of the run (images = 'none'); run it with --images key")
+        raise DataError("no spectrum: it needs the inputs, and images = 'none' keeps none; run it with --images key")
     valley = trace.valley()
     if not valley.flipped.any():
-        raise DataError("--spectrum compares the clean input, the flip and the end, and no sample flips")
+        raise DataError("no spectrum: it compares the clean input, the flip and the end, and no sample flips")
     job = load.load(dataclasses.replace(run.spec, control=(), limit=None, samples=(0,), only_correct=False)).job
     kept = enumerate(zip(trace.images.sample, trace.images.step, strict=True))
     # At its last step a path's own point comes first, a best one after it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from flatlens.specs.run import RunSpec
 from flatlens.training import reached
 from flatlens.wording import in_python
 from tests.expected import cautioned
+from tests.page_text import embedded
 
 REPOSITORY = Path(__file__).parents[2]
 MODEL = """
@@ -115,7 +115,7 @@ def test_on_the_terminal_on_the_page_and_in_the_manifest(trained, tmp_path, caps
         out[name] = " ".join(capsys.readouterr().out.split())
     assert "once they are standardised" in out["without"] and "standardised" not in out["with"]
     page = (tmp_path / "run-without" / "report.html").read_text()
-    shown = json.loads(re.search(r'id="flatlens-data">(.*?)</script>', page, re.S)[1])["runs"][0]["cautions"]
+    shown = embedded(page)["runs"][0]["cautions"]
     assert "not-normalised" in [code for code, _ in shown]
     manifest = json.loads((tmp_path / "run-without" / "manifest.json").read_text())
     assert "not-normalised" in [caution["code"] for caution in manifest["warnings"]]

@@ -71,7 +71,15 @@ def test_it_is_kept_in_the_run_and_drawn(tmp_path: Path) -> None:
 
 @cautioned("flat-because-confident", "too-large")
 def test_it_says_what_it_needs(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="needs the inputs of the run"):
+    with pytest.raises(DataError, match="needs the inputs"):
         spectrum.add_spectrum(run(RunSpec(**(SPEC.__dict__ | {"images": "none"})), tmp_path / "a"))
     with pytest.raises(DataError, match="no sample flips"):
         spectrum.add_spectrum(run(RunSpec(**(SPEC.__dict__ | {"eps": 1e-6})), tmp_path / "b"))
+
+
+@pytest.mark.parametrize(("words", "said"), [("--eps 1e-6", "no sample flips"), ("--images none", "needs the inputs")])
+def test_the_command_shows_what_it_measured_without_one(words, said, tmp_path):
+    command = [sys.executable, "-m", "flatlens", "trace", "--spectrum", "--out", str(tmp_path / "run")]
+    command += ["--model", SPEC.model, "--data", SPEC.data, "--steps", "2", "--limit", "4", *words.split()]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert said in " ".join(shown.stderr.split()) and (tmp_path / "run" / "report.html").exists()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import json
 import os
 import re
 import subprocess
@@ -22,6 +21,7 @@ from flatlens.errors import ResourceError, RunError
 from flatlens.records import runs
 from flatlens.records.schema import Caution
 from flatlens.report import html_file, page, page_data, series
+from tests.page_text import embedded
 from tests.synthetic import make_trace
 
 HOSTILE = "</script><script>window.owned=1</script><img src=x onerror=window.owned=1>&<!--"
@@ -32,11 +32,6 @@ KINDS = {"f32": "<f4", "f64": "<f8", "u16": "<u2"}
 def trace():
     cautions = (Caution("not-converged", "The loss still rises at the last step of 12 % of the samples."),)
     return make_trace(80, 20, ("head", "conv2", "conv1"), cautions=cautions)
-
-
-def embedded(text):
-    held = re.search(r'id="flatlens-data">(.*?)</script>', text, re.S)[1]
-    return json.loads(gzip.decompress(base64.b64decode(held)))
 
 
 def plotly_array(packed):

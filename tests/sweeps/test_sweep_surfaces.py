@@ -30,5 +30,5 @@ def test_cells_have_surfaces_where_they_are_asked_for(tmp_path: Path) -> None:
         done = run_sweep(file, tmp_path / "out", workers=1)
         assert (done.done, done.failed) == (2, 0), done.notes
         sweep = fl.open(tmp_path / "out")
-        found = {sweep.plan[key].get("surface", False): sweep.trace(key).surfaces for key in results.done(sweep)}
+        found = {sweep.plan[key].get("surface", False): sweep.trace(key).surfaces for key in results.keys(sweep)}
     assert found[False] is None and found[True] is not None and len(found[True]) == 4

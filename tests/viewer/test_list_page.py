@@ -16,6 +16,7 @@ from tests.browser import chromium
 from tests.edited import plan_of
 from tests.served import VERSION1, Served, make, serving
 from tests.synthetic import make_trace
+from tests.web_tools import axe
 
 HOSTILE = "</script><script>window.owned=1</script><img src=x onerror=window.owned=1>&<!--\u202e"
 NAME = "<img src=x onerror=window.owned=1>&\u202e'\""
@@ -197,17 +198,15 @@ def test_names_of_anybodys_are_text(browser: Any, tmp_path: Path, scripts: bool)
 @pytest.mark.parametrize("width", [390, 1440])
 def test_nobody_is_kept_out(browser: Any, served: Served, scheme: str, width: int) -> None:
     """axe finds nothing, and nothing is wider than the window."""
-    axe = next(Path(__file__).parents[2].glob("tests/web/node_modules/axe-core/axe.min.js"), None)
     context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, bypass_csp=True)
     tab = Tab(served, context.new_page())
     for path in ("", served.rows()["half"]["href"]):
         tab.open(path)
         assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
         assert tab.page.evaluate("document.documentElement.dataset.theme") == scheme
-        if axe is not None:
-            tab.page.add_script_tag(content=axe.read_text(encoding="utf-8"))
-            found = tab.page.evaluate("axe.run(document, { iframes: false })")
-            assert [(one["id"], [n["html"] for n in one["nodes"]]) for one in found["violations"]] == []
+        tab.page.add_script_tag(content=axe())
+        found = tab.page.evaluate("axe.run(document, { iframes: false })")
+        assert [(one["id"], [n["html"] for n in one["nodes"]]) for one in found["violations"]] == []
     tab.open()
     assert tab.page.evaluate(SMALL) == []
     context.close()

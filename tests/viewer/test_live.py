@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
-import re
 import shutil
 import time
 from pathlib import Path
@@ -18,6 +14,7 @@ from flatlens.errors import RunError
 from flatlens.records import runs, unfinished
 from tests.browser import chromium
 from tests.expected import cautioned
+from tests.page_text import embedded
 from tests.served import Served, make, serving
 from tests.swept import MODEL, Place, killed_afterwards, until
 
@@ -34,8 +31,7 @@ def started(folder: Path) -> list[str]:
 
 
 def data_of(page: str) -> dict:
-    packed = re.search(r'id="flatlens-data">(.*?)</script>', page, re.S)[1]
-    return json.loads(gzip.decompress(base64.b64decode(packed)))["runs"][0]
+    return embedded(page)["runs"][0]
 
 
 def pictured(served: Served, key: str) -> dict | None:

@@ -18,6 +18,7 @@ from flatlens.specs.run import RunSpec
 from flatlens.specs.train import TrainSpec
 from tests.browser import chromium, opened
 from tests.synthetic import CONTROLS, make_trace
+from tests.web_tools import barriers
 
 HOSTILE = "</script><script>window.owned=1</script><img src=x onerror=window.owned=1>&<!--"
 ROBUST = TrainSpec(epochs=3, adversarial="pgd", eps=0.1)
@@ -210,6 +211,14 @@ def test_it_opens_without_errors_or_requests_and_fits(browser, file, scheme, wid
             assert it.look(f"document.querySelectorAll('#{name} .main-svg').length") > 0
         assert it.look("document.querySelectorAll('#panels svg').length") == 4
         assert it.problems == [] and len([r for r in it.requests if not r.startswith(("data:", "blob:"))]) == 1
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_axe_finds_no_barrier(browser, file, scheme, width):
+    with view(browser, file, width=width, scheme=scheme) as it:
+        assert barriers(it.look) == []
 
 
 @pytest.mark.browser

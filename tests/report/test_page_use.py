@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 
+import numpy as np
 import pytest
 
 from flatlens.records.schema import Caution
@@ -378,6 +379,32 @@ def test_paper_is_light_has_five_pages_at_most_and_clips_nothing(browser, file, 
         assert it.look(OUTSIDE) == []
         assert it.look(SMALL) == []
         assert it.problems == []
+
+
+CHOSEN = """() => { const traces = [...document.querySelectorAll('#valley .scatterlayer .trace')].slice(-3);
+  const boxes = traces.slice(0, 2).map((t) => t.querySelector('.js-line')?.getBBox());
+  const lines = boxes.map((b) => b && [b.x, b.y, b.width, b.height]);
+  const dot = traces[2].querySelector('.point')?.getAttribute('transform').match(/-?[0-9.]+/g).map(Number);
+  return [...lines, dot].flat().filter((v) => v !== undefined && v > -900); }"""
+ANEW = """() => { const { off } = flatlens.state; flatlens.change({ off: ['gaussian-noise'] });
+  requestAnimationFrame(() => flatlens.change({ off })); }"""
+
+
+@pytest.mark.browser
+def test_a_curve_that_is_moved_lies_where_one_drawn_anew_does(it):
+    samples, compared = it.look("flatlens.run.sample.length"), 0
+    it.look("() => { const drawn = Plotly.react; Plotly.react = (...of) => { window.drawn++; return drawn(...of); }; }")
+    for sample in np.random.default_rng(0).choice(samples, 12, replace=False).tolist():
+        it.look("(sample) => { window.drawn = 0; flatlens.change({ sample, step: -1 }); }", sample)
+        it.settle()
+        moved, again = it.look(CHOSEN), it.look("window.drawn")
+        it.look(ANEW)
+        it.settle()
+        assert again < it.look("window.drawn")
+        anew = it.look(CHOSEN)
+        assert moved[: len(anew)] == pytest.approx(anew, abs=0.5)
+        compared += len(anew) > 0
+    assert compared > 6
 
 
 @pytest.mark.browser

@@ -9,7 +9,7 @@ import { $, make, segments } from "../draw/dom.js";
 import { palette, theme } from "../draw/figure.js";
 import { drawLead, drawMast } from "../parts/lead.js";
 import { drawPaths, drawStatistics } from "../parts/paths.js";
-import { PLOTS, drawFilm, drawPlot, moveDot } from "../parts/plots.js";
+import { PLOTS, drawFilm, drawPlot, moveDot, moveSample } from "../parts/plots.js";
 import { drawGallery, drawRail, drawSelection, listenRail, markGallery } from "../parts/rail.js";
 import { listenExport } from "../parts/export.js";
 import { drawRidge, listenRidge } from "../parts/ridge.js";
@@ -45,7 +45,8 @@ export function start(data) {
 
   /** @param {any} name @param {string[]} now what else is drawn in this frame: a figure that is has its dot already */
   function work(name, now) {
-    if (name === "dots") WITH_SAMPLE.forEach((plot) => near(plot) && !now.includes(plot) && moveDot(view, plot));
+    if (name === "chosen") WITH_SAMPLE.filter((plot) => !now.includes(plot)).forEach((plot) => { if (near(plot)) moveSample(view, plot); else stale.add(plot); });
+    else if (name === "dots") WITH_SAMPLE.forEach((plot) => near(plot) && !now.includes(plot) && !now.includes("chosen") && moveDot(view, plot));
     else if (name === "film") drawFilm(view);
     else if (name === "rail") { drawRail(view); drawSame(view); }
     else if (name === "compare") drawCompare(view);
@@ -80,7 +81,7 @@ export function start(data) {
     if (moved("run", "measure", "layer", "off")) drawPaths(view);
     if (moved("run", "measure", "layer", "align", "off", "path")) { later(...NAMES, "compare"); controls(); }
     else {
-      if (moved("sample")) later(...WITH_SAMPLE);
+      if (moved("sample")) later("chosen");
       if (moved("brush")) later(...THIN);
     }
     if (moved("run", "measure", "layer", "path", "brush", "filter", "order")) { drawGallery(view); drawSelection(view); }

@@ -14,6 +14,8 @@ import { fade } from "../core/colours.js";
 const plotly = () => /** @type {any} */ (globalThis).Plotly;
 
 const LINES = 120;
+/** Where a dot is put that has no place: beyond what an axis shows. */
+const AWAY = [-999, -999];
 /** Of A4, in px, within a card over both columns and over one. */
 const PAPER = { wide: 636, half: 296 };
 
@@ -82,22 +84,50 @@ export function drawPlot(view, name) {
 export function moveDot(view, name) {
   const node = $(name), own = /** @type {any} */ (PLOTS[name]).y;
   if (!node.data || !own || node.dot < 0) return;
-  const i = view.state.sample, t = view.state.step, x = xOf(view, name)(i, t), y = own(view, i, t);
-  const { xaxis, yaxis } = node._fullLayout, mark = [...node.querySelectorAll(".scatterlayer .trace")].at(-1)?.querySelector(".point");
-  const at = [xaxis.d2p(x), yaxis.d2p(y)], held = node.calcdata?.[node.dot]?.[0];
-  // plotly would work all curves out anew for one dot: where the dot is drawn already, it alone is moved.
-  if (!mark || ![held?.x, held?.y, ...at].every(Number.isFinite)) return plotly().restyle(node, { x: [[x]], y: [[y]] }, [node.dot]);
-  const trace = node.data[node.dot];
-  trace.x[0] = held.x = x;
-  trace.y[0] = held.y = y;
-  mark.setAttribute("transform", `translate(${at[0]},${at[1]})`);
+  const i = view.state.sample, t = view.state.step, x = [xOf(view, name)(i, t)], y = [own(view, i, t)];
+  if (!put(node, i, node.dot, ".point", x, y)) plotly().restyle(node, { x: [x], y: [y] }, [node.dot]);
+}
+
+/** Another sample is chosen: its curve and its dot, or its ring. @param {View} view @param {Name} name */
+export function moveSample(view, name) {
+  const node = $(name), last = node.data?.length - 1, i = view.state.sample, t = view.state.step;
+  const own = /** @type {any} */ (PLOTS[name]).y, at = xOf(view, name);
+  let done = Boolean(node.data);
+  if (done && name === "peak") {
+    const { x, y } = ring(view);
+    done = put(node, i, last, ".point", x, y);
+  } else if (done) {
+    const steps = Array.from({ length: view.run.steps + 1 }, (_, k) => k), x = steps.map((k) => at(i, k)), y = steps.map((k) => own(view, i, k));
+    done = put(node, i, last - 2, ".js-line", x, y) && put(node, i, last - 1, ".js-line", x, y) && put(node, i, last, ".point", [x[t]], [y[t]]);
+  }
+  if (!done) return drawPlot(view, name);
+  node.setAttribute("aria-label", describe(view, name));
+}
+
+/**
+ * Move what is drawn of one trace, of as many points as before; plotly would work all curves out anew.
+ * @param {any} node @param {number} i the sample @param {number} index of the trace @param {string} part @param {number[]} x @param {number[]} y
+ * @returns {boolean} false, and nothing done, where plotly has drawn it otherwise, or would choose other axes
+ */
+function put(node, i, index, part, x, y) {
+  const { xaxis, yaxis } = node._fullLayout, held = node.calcdata?.[index], trace = node.data[index];
+  const marks = [...node.querySelectorAll(".scatterlayer .trace")].at(index - node.data.length)?.querySelectorAll(part);
+  if (marks?.length !== 1 || held?.length !== x.length) return false;
+  const at = x.map((value, k) => [xaxis.d2p(value), yaxis.d2p(y[k])]), there = at.map((point) => point.every(Number.isFinite));
+  const auto = xaxis.autorange || yaxis.autorange, within = (/** @type {number[]} */ [left, top]) => left >= 0 && left <= xaxis._length && top >= 0 && top <= yaxis._length;
+  if (auto && !at.every((point, k) => !there[k] || within(point))) return false;
+  x.forEach((value, k) => Object.assign(held[k], { x: there[k] ? value : undefined, y: there[k] ? y[k] : undefined }));
+  Object.assign(trace, { x, y, customdata: x.map(() => i) });
+  if (part === ".point") marks[0].setAttribute("transform", `translate(${there[0] ? at[0] : AWAY})`);
+  else marks[0].setAttribute("d", at.map((point, k) => (there[k] ? `${k && there[k - 1] ? "L" : "M"}${point}` : "")).join(""));
+  return true;
 }
 
 /** @param {View} view */
 function ring(view) {
   const i = view.state.sample, flip = view.run.paths[view.state.path].flip.values[i], peak = measured(view.run, view.state).peak.values[i];
   const there = flip >= 0 && peak >= 0;
-  return { type: "scatter", mode: "markers", x: there ? [flip] : [], y: there ? [peak] : [], hoverinfo: "skip", showlegend: false, marker: { size: 17, color: "rgba(0,0,0,0)", line: { color: view.colours.chosen, width: 2.4 } } };
+  return { type: "scatter", mode: "markers", x: [there ? flip : NaN], y: [there ? peak : NaN], hoverinfo: "skip", showlegend: false, marker: { size: 17, color: "rgba(0,0,0,0)", line: { color: view.colours.chosen, width: 2.4 } } };
 }
 
 /** @param {Name} name @param {any} node */

@@ -233,9 +233,9 @@ class Trace:
 
     def report(self, file: str | Path = "report.html") -> Path:
         """Draw the trace as one self-contained page and return where it is."""
-        from flatlens.report import page
+        from flatlens.report import of_trace
 
-        return page.write([self], Path(file))
+        return of_trace.write(self, Path(file))
 
     def view(self, *, height: int = 900) -> Any:
         """The page of the trace, to play with in a notebook: an object that the notebook shows.
@@ -243,15 +243,15 @@ class Trace:
         Args:
             height: of its frame in px.
         """
-        from flatlens.report import notebook
+        from flatlens.report import of_trace
 
-        return notebook.View(self, height)
+        return of_trace.framed(self, height)
 
     def _repr_html_(self) -> str:
         """What a notebook shows of it: the picture and the paths' table, without any program."""
-        from flatlens.report import notebook
+        from flatlens.report import of_trace
 
-        return notebook.static(self)
+        return of_trace.still(self)
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write the trace into a new folder as a finished run, with its report, and return where it is.

@@ -1,6 +1,7 @@
-"""Draw the README's pictures of a run's page anew, from the report of `make demo`.
+"""Draw the README's pictures anew: of a run's page, from the report of `make demo`, or of a sweep's.
 
     .venv/bin/python data/pictures/draw.py runs/demo/report.html
+    .venv/bin/python data/pictures/draw.py --sweep runs/architectures/report.html
 
 Needs Debian's chromium and the test extra (playwright, pillow). Writes WebP files beside this one: the first screen in
 both themes, on a wide screen and on a phone, and a short moving picture: the ridge is turned, the slider is played.
@@ -20,6 +21,8 @@ HERE = Path(__file__).parent
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 SCREENS = {1440: 900, 390: 844}
 FRAMES, MILLISECONDS = 26, 110
+LONGEST = 1700
+"""Pixels of a picture's height."""
 
 
 def shot(page: Page, **how: object) -> Image.Image:
@@ -48,16 +51,32 @@ def moving(page: Page, file: Path) -> None:
     )  # fmt: skip
 
 
-def main(report: str) -> None:
+def swept(page: Page, scheme: str, width: int) -> None:
+    """A sweep's head with its table, and the curves with what is below them."""
+    whole = shot(page, full_page=True)
+    edge = page.evaluate("document.getElementById('panels-card').getBoundingClientRect().top + scrollY") - 10
+    below = page.evaluate("document.getElementById('heat-card').getBoundingClientRect().top + scrollY") - 10
+    head = whole.crop((0, 0, width, int(min(edge, LONGEST))))
+    head.save(HERE / f"sweep-{scheme}-{width}.webp", quality=82, method=6)
+    if width == max(SCREENS):
+        curves = whole.crop((0, int(edge), width, int(below)))
+        curves.save(HERE / f"sweep-curves-{scheme}-{width}.webp", quality=82, method=6)
+
+
+def main(report: str, *, sweep: bool) -> None:
     """All of them."""
+    ready = "#runs tbody tr" if sweep else "html[data-ready]"
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         for scheme in ("light", "dark"):
             for width, height in SCREENS.items():
                 page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
                 page.goto(Path(report).resolve().as_uri())
-                page.wait_for_selector("html[data-ready]")
+                page.wait_for_selector(ready)
                 page.wait_for_timeout(800)
+                if sweep:
+                    swept(page, scheme, width)
+                    continue
                 still(page, HERE / f"report-{scheme}-{width}.webp")
                 if (scheme, width) == ("light", 1440):
                     moving(page, HERE / "ridge.webp")
@@ -65,4 +84,4 @@ def main(report: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[-1], sweep="--sweep" in sys.argv)

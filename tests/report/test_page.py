@@ -11,7 +11,7 @@ import pytest
 
 from flatlens.records.schema import Caution
 from flatlens.report import page
-from tests.browser import chromium, opened
+from tests.browser import opened
 from tests.synthetic import make_trace
 
 HOSTILE = "</script><script>window.owned=1</script><img src=x onerror=window.owned=1>&<!--"
@@ -29,34 +29,6 @@ def varied(trace):
 def trace():
     cautions = (Caution("not-converged", "The loss still rises at the last step of 12 % of the samples."),)
     return varied(make_trace(80, 20, ("head", "conv2", "conv1"), cautions=cautions, images="all"))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def file(trace, tmp_path_factory):
-    return page.write([trace], tmp_path_factory.mktemp("page") / "report.html")
-
-
-@pytest.fixture(scope="module")
-def kept_open(browser, file):
-    with opened(browser, file) as found:
-        found.look("() => { window.begun = structuredClone(flatlens.state); }")
-        yield found
-
-
-@pytest.fixture
-def it(kept_open):
-    """One page for many tests, as it was when it was opened."""
-    kept_open.page.set_viewport_size({"width": 1440, "height": 900})
-    kept_open.look("() => { flatlens.change(begun); scrollTo(0, 0); document.activeElement.blur(); }")
-    kept_open.settle()
-    yield kept_open
-    assert kept_open.problems == []
 
 
 STATE = "structuredClone(flatlens.state)"

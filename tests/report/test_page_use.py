@@ -10,7 +10,7 @@ import pytest
 
 from flatlens.records.schema import Caution
 from flatlens.report import page
-from tests.browser import chromium, opened
+from tests.browser import opened
 from tests.complete import complete
 from tests.synthetic import make_trace
 from tests.web_tools import barriers
@@ -23,34 +23,6 @@ STATE = "structuredClone(flatlens.state)"
 def trace():
     cautions = (Caution("flat-because-confident", "394 of 433 valleys end at a confidence above 0.999."),)
     return complete(make_trace(120, 25, controls=CONTROLS, cautions=cautions, images="all"))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def file(trace, tmp_path_factory):
-    return page.write([trace], tmp_path_factory.mktemp("page") / "report.html")
-
-
-@pytest.fixture(scope="module")
-def kept_open(browser, file):
-    with opened(browser, file) as found:
-        found.look("() => { window.begun = structuredClone(flatlens.state); }")
-        yield found
-
-
-@pytest.fixture
-def it(kept_open):
-    """One page for many tests, as it was when it was opened."""
-    kept_open.page.set_viewport_size({"width": 1440, "height": 900})
-    kept_open.look("() => { flatlens.change(begun); scrollTo(0, 0); document.activeElement.blur(); }")
-    kept_open.settle()
-    yield kept_open
-    assert kept_open.problems == []
 
 
 # --- the first screen

@@ -16,7 +16,7 @@ from flatlens.report.pairs import Pair, pairs
 from flatlens.report.sweep_data import DrawnCell, varying
 from flatlens.specs.run import RunSpec
 from flatlens.specs.train import TrainSpec
-from tests.browser import chromium, opened
+from tests.browser import opened
 from tests.synthetic import CONTROLS, make_trace
 from tests.web_tools import barriers
 
@@ -172,12 +172,6 @@ def test_10_000_cells_make_a_bounded_file(cells, tmp_path):
 
 
 # --- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

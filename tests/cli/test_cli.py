@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import inspect
 import json
-from typing import NamedTuple
 
 import pytest
-from flatlens_cli import app, options, tracing
+from flatlens_cli import options, tracing
 
 from flatlens.errors import ModelError
 from flatlens.measure import plan as planning
 from flatlens.specs import run as spec
 
 NEEDED = ["--model", "flatlens:digits-cnn", "--data", "flatlens:digits"]
-
-
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def flatlens(capsys):
-    def call(*words: object) -> Answer:
-        code = app.run([str(word) for word in words])
-        return Answer(code, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture

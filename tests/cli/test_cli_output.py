@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import types
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -20,21 +19,6 @@ from flatlens.records.schema import Caution
 from tests.synthetic import make_trace
 
 NEEDED = ["--model", "flatlens:digits-cnn", "--data", "flatlens:digits"]
-
-
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def flatlens(capsys):
-    def call(*words: object) -> Answer:
-        code = app.run([str(word) for word in words])
-        return Answer(code, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture
@@ -82,7 +66,7 @@ def finished(monkeypatch, tmp_path):
 )
 def test_a_failure_is_one_line_and_an_exit_code(flatlens, finished, tmp_path, error, code, said):
     finished.error = error
-    assert flatlens("trace", *NEEDED, "--out", tmp_path) == Answer(code, "", said)
+    assert flatlens("trace", *NEEDED, "--out", tmp_path) == (code, "", said)
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -99,7 +83,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(flatlens, finished, tmp_pa
 def test_an_interrupt_says_what_is_saved(flatlens, finished, tmp_path):
     finished.error = KeyboardInterrupt()
     answer = flatlens("trace", *NEEDED, "--out", tmp_path)
-    assert answer == Answer(130, "", "interrupted: nothing was saved yet\n")
+    assert answer == (130, "", "interrupted: nothing was saved yet\n")
 
 
 # ---- what is printed where ----------------------------------------------------------------------
@@ -166,7 +150,7 @@ def test_facts_are_those_of_the_trace():
 
 
 def test_quiet_prints_nothing_but_json(flatlens, finished, tmp_path):
-    assert flatlens("demo", "--out", tmp_path, "--quiet") == Answer(0, "", "")
+    assert flatlens("demo", "--out", tmp_path, "--quiet") == (0, "", "")
     answer = flatlens("demo", "--out", tmp_path, "--quiet", "--json")
     assert answer.err == ""
     assert json.loads(answer.out)["layer"] == "head"
@@ -259,7 +243,7 @@ def test_help_names_every_command(flatlens, words):
 def test_version(flatlens):
     import flatlens as library
 
-    assert flatlens("--version") == Answer(0, f"flatlens {library.__version__}\n", "")
+    assert flatlens("--version") == (0, f"flatlens {library.__version__}\n", "")
 
 
 def test_output_that_nobody_reads_is_no_failure(tmp_path, monkeypatch):

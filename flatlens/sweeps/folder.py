@@ -214,12 +214,16 @@ class Sweep:
     def progress(self, key: str) -> tuple[int, int] | None:
         """Batches done and in all of a cell under way; None where that is not known yet."""
         work = self.work(key)
+        from flatlens.records.runs import FINISHED
+
+        # Listed first: parts are removed one by one, but only after the manifest says that the cell is finished.
+        saved = len(list(inside(work, "parts").glob("*.steps.parquet")))
         try:
             found = borders.read_json(work / "manifest.json")
             borders.check_manifest(found)
         except DamageError:
             return None
-        return len(list(inside(work, "parts").glob("*.steps.parquet"))), found["batches"]
+        return found["batches"] if found["state"] == FINISHED else saved, found["batches"]
 
     # ---- a cell's way through the folders -------------------------------------------------------
 

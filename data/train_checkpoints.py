@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from flatlens import datasets, models
 from flatlens.specs.train import TrainSpec
 from flatlens.training import recipes as trained
-from flatlens.training.fit import accuracy, perturb
+from flatlens.training.fit import accuracy
+from flatlens.training.inner import perturb
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "flatlens" / "shipped"

@@ -59,9 +59,13 @@ def _of(module: str, name: str) -> Complete:
         from importlib import import_module
 
         found: Any = getattr(import_module(module), name)
-        return ((key, found[key] if isinstance(found, dict) else "") for key in found)
+        return ((key, _said(found[key]) if isinstance(found, dict) else "") for key in found)
 
     return among(known)
+
+
+def _said(entry: Any) -> str:
+    return str(getattr(entry, "summary", entry))
 
 
 FOR: dict[str, Complete] = {
@@ -77,7 +81,12 @@ FOR: dict[str, Complete] = {
     "layer": words("head", "all", "last:"),
     "device": words("auto", "cpu", "cuda", "mps"),
     "engine": words("local", "ray"),
-    "adversarial": _of("flatlens.specs.train", "ADVERSARIAL"),
+    "adversarial": _of("flatlens.specs.defences", "ADVERSARIAL"),
+    "loss": _of("flatlens.specs.defences", "LOSSES"),
+    "perturb_weights": _of("flatlens.specs.defences", "WEIGHTS"),
+    "penalty": _of("flatlens.specs.defences", "PENALTIES"),
+    "defence": _of("flatlens.specs.defences", "RECIPES"),
+    "keep": words("last", "best"),
 }
 """Option -> what completes its value."""
 FORMAT = _of("flatlens.export.formats", "FORMATS")

@@ -34,11 +34,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "models": ("flatlens models",),
     "datasets": ("flatlens datasets",),
     "attacks": ("flatlens attacks --json",),
+    "defences": ("flatlens defences",),
     "verify": ("flatlens verify", "flatlens verify --model my_model.py:make --data npz:mine.npz"),
     "train": (
         "flatlens train --model flatlens:cnn --data flatlens:digits --out cnn.safetensors",
-        "flatlens train --model flatlens:cnn --data flatlens:digits --adversarial pgd --eps 0.1 "
-        "--out robust.safetensors",
+        "flatlens train --model flatlens:cnn --data flatlens:digits --defence trades --eps 0.1 --out t.safetensors",
+        "flatlens train --model flatlens:cnn --data flatlens:digits --defence pgd --perturb-weights awp "
+        "--penalty fam?weight=0.1 --eps 0.1 --out flat.safetensors",
     ),
     "doctor": ("flatlens doctor",),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from flatlens.errors import UsageError
@@ -30,6 +32,38 @@ def attacks(json: options.Json = False) -> None:
             },
         },
     )
+
+
+def defences(json: options.Json = False) -> None:
+    """The axes of a defended training with their options, and the recipes over them."""
+    from flatlens.specs.defences import AXES, RECIPES
+
+    if json:
+        found: dict[str, Any] = {
+            axis: {
+                name: {
+                    "summary": entry.summary,
+                    "options": {k: {"default": o.default, "about": o.about} for k, o in entry.options.items()},
+                }
+                for name, entry in entries.items()
+            }
+            for axis, entries in AXES.items()
+        }
+        named = {name: {"summary": recipe.summary, **recipe.axes} for name, recipe in RECIPES.items()}
+        terminal.emit(found | {"defence": named})
+        return
+    groups: dict[str, dict[str, str]] = {}
+    for axis, entries in AXES.items():
+        rows = groups[f"--{axis.replace('_', '-')} NAME?option=value"] = {}
+        for name, entry in entries.items():
+            rows[name] = entry.summary
+            for option, known in entry.options.items():
+                rows[f"  {name}?{option}={known.default}"] = known.about
+    recipes: dict[str, str] = {}
+    for name, recipe in RECIPES.items():
+        chosen = " ".join(f"--{axis.replace('_', '-')} {value}" for axis, value in recipe.axes.items())
+        recipes[name] = f"{recipe.summary}: {chosen}"
+    _show(False, groups | {"--defence NAME": recipes})
 
 
 def models(json: options.Json = False) -> None:

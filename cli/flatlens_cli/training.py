@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flatlens.errors import UsageError
+from flatlens.specs.defences import in_words, uses_eps
 from flatlens.specs.run import train_from_dict
 from flatlens.specs.train import TrainSpec
 from flatlens.specs.values import radius
 from flatlens_cli import completing, options, terminal
 from flatlens_cli.terminal import INTERRUPTED
 
-_TEXT = ("epochs", "batch_size", "steps", "limit", "seed")
+_KEYS = tuple(field.name for field in fields(TrainSpec))
 
 
 def _option(text: str, *flags: str, metavar: str, **more: Any) -> Any:
     default = getattr(TrainSpec, flags[0].removeprefix("--").replace("-", "_"))
     said = text if default is None else f"{text.removesuffix('.')} (default {default:.4g})."
     return typer.Option(*flags, help=said, show_default=False, metavar=metavar, **more)
+
+
+def _axis(text: str, flag: str) -> Any:
+    key = flag.removeprefix("--").replace("-", "_")
+    return _option(text, flag, metavar="NAME", autocompletion=completing.FOR.get(key))
 
 
 def _count(text: str, *flags: str) -> Any:
@@ -52,13 +59,26 @@ def train(
     lr: Annotated[str | None, _option("First learning rate of AdamW.", "--lr", metavar="NUMBER")] = None,
     batch_size: Annotated[int | None, _count("Samples per step.", "--batch-size")] = None,
     weight_decay: Annotated[str | None, _option("Decoupled.", "--weight-decay", metavar="NUMBER")] = None,
-    adversarial: Annotated[
-        str | None, _option("Train on attacked inputs: pgd.", "--adversarial", metavar="NAME")
+    defence: Annotated[
+        str | None, _axis("A recipe of the literature, such as trades; see `flatlens defences`.", "--defence")
+    ] = None,
+    adversarial: Annotated[str | None, _axis("Train on attacked inputs: pgd, fgsm, …", "--adversarial")] = None,
+    loss: Annotated[str | None, _axis("On clean and attacked inputs: mix, trades, mart.", "--loss")] = None,
+    perturb_weights: Annotated[
+        str | None, _axis("Step from weights made worse first: sam, asam, awp.", "--perturb-weights")
+    ] = None,
+    penalty: Annotated[
+        str | None, _axis("Added for each sample, joined by +: fam, gradient, spectral.", "--penalty")
     ] = None,
     eps: Annotated[
-        str | None, _option("Radius of that attack (linf), and of the robust accuracy.", "--eps", metavar="NUMBER")
+        str | None, _option("Radius of that attack, and of the robust accuracy.", "--eps", metavar="NUMBER")
     ] = None,
+    norm: Annotated[str | None, _axis("In which eps is measured: linf (the default) or l2.", "--norm")] = None,
     steps: Annotated[int | None, _count("Steps of that attack.", "--steps")] = None,
+    eps_warmup: Annotated[int | None, _count("Epochs in which eps rises from 0.", "--eps-warmup")] = None,
+    keep: Annotated[
+        str | None, _axis("The last epoch, or the best by samples held out of the training data.", "--keep")
+    ] = None,
     limit: Annotated[int | None, _count("At most N samples, of all classes alike.", "--limit")] = None,
     seed: Annotated[int | None, _count("Of the order and the attack's starts.", "--seed")] = None,
     trust_pickle: options.TrustPickle = None,
@@ -67,7 +87,7 @@ def train(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train a model, standard or adversarially; its accuracies are written beside the weights.
+    """Train a model, standard or with a defence; what it reaches is written beside the weights.
 
     Data that have a training and a test part are trained on the one and tested on the other. The same command goes
     on with a training that was interrupted, from its last epoch.
@@ -76,8 +96,7 @@ def train(
         if value is None:
             raise UsageError(f"{name} is missing; for example flatlens train --model flatlens:cnn --data "
                              "flatlens:digits --out cnn.safetensors")  # fmt: skip
-    keys = ("data", "lr", "weight_decay", "adversarial", "eps", *_TEXT)
-    recipe = train_from_dict({key: context.params[key] for key in keys if context.params[key] is not None})
+    recipe = train_from_dict({key: context.params[key] for key in _KEYS if context.params[key] is not None})
     assert model is not None and out is not None
     try:
         with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
@@ -95,7 +114,7 @@ def train(
         rows = [
             ("model", record["model"]),
             ("data", f"{recipe.data}, {record['samples']:,} samples, {recipe.epochs} epochs"),
-            ("training", f"against PGD, linf, eps {radius(recipe.eps)}" if recipe.adversarial else "standard"),
+            ("training", _training(recipe)),
             ("accuracy", f"{100 * made.accuracy:.1f} % of {record['test_samples']:,} samples of {made.test}"),
             ("robust", f"{100 * made.robust_accuracy:.1f} % under {record['robust_attack']}"),
             ("time", f"{record['seconds']:.3g} s"),
@@ -104,3 +123,8 @@ def train(
         terminal.show(terminal.columns(rows), err=json)
     if json:
         terminal.emit({"weights": out, "resumed": made.resumed, **record})
+
+
+def _training(recipe: TrainSpec) -> str:
+    how = in_words(recipe.to_dict())
+    return f"{how}, {recipe.norm or 'linf'}, eps {radius(recipe.eps)}" if uses_eps(recipe.to_dict()) else how

@@ -207,7 +207,7 @@ def coerce(key: str, value: Any, of: type = RunSpec) -> Any:
     kinds = _kinds(key, of)
     if TrainSpec in kinds and isinstance(value, Mapping):
         return train_from_dict(value)
-    if type(None) in kinds and (value is None or (key, value) == ("adversarial", "none")):
+    if type(None) in kinds and (value is None or (of is TrainSpec and value == "none")):
         return None
     if TrainSpec in kinds:
         raise SpecError(f"train = {value!r}: needs a table, for example [train] epochs = 10")

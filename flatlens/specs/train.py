@@ -7,10 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flatlens.errors import SpecError, unknown
+from flatlens.specs import defences
+from flatlens.specs.defences import AXES, chosen
 from flatlens.specs.values import DEFAULT_LINF_EPS, flag
 
-ADVERSARIAL = ("pgd",)
-"""Ways of adversarial training."""
+NORMS = ("linf", "l2")
+"""Of the attacks that are trained against."""
+KEEP = ("last", "best")
+"""Which epoch's weights a training ends with."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,22 @@ class TrainSpec:
         lr: the first learning rate of AdamW; it falls to zero along a cosine.
         batch_size: samples per step.
         weight_decay: decoupled, on all parameters.
-        adversarial: ``pgd`` trains on attacked inputs instead of clean ones; ``none``, as TOML has no null, does not.
-        eps: radius of that attack in linf; also of the attack that the robust accuracy is measured with.
+        adversarial: the attack that makes the inputs trained on, one of `flatlens.specs.defences.ADVERSARIAL` with its
+            options, such as ``fgsm?start=clean``; ``none``, as TOML has no null, is none.
+        eps: radius of that attack; also of the attacks that robustness is measured with.
         steps: gradient steps of the training's attack.
         limit: at most so many samples, all classes alike.
         seed: of the order of the samples and the attack's starts.
+        loss: one of `flatlens.specs.defences.LOSSES`; ``adversarial`` where there is an attack.
+        perturb_weights: one of `flatlens.specs.defences.WEIGHTS`, or none.
+        penalty: some of `flatlens.specs.defences.PENALTIES`, joined by ``+``, or none.
+        norm: in which eps is measured, ``linf`` (the default) or ``l2``.
+        eps_warmup: epochs in which eps rises from 0 in equal steps; 0 unless given.
+        keep: ``last``, or ``best`` for the epoch that is best on samples held out of the training data.
+        defence: a recipe, one of `flatlens.specs.defences.RECIPES`; it is resolved into the axes and then None.
+
+    Raises:
+        SpecError: a value that cannot be, or values that contradict each other.
     """
 
     data: str | None = None
@@ -40,10 +55,25 @@ class TrainSpec:
     steps: int = 7
     limit: int | None = None
     seed: int = 0
+    loss: str | None = None
+    perturb_weights: str | None = None
+    penalty: str | None = None
+    norm: str | None = None
+    eps_warmup: int | None = None
+    keep: str | None = None
+    defence: str | None = None
 
     def __post_init__(self) -> None:
-        if self.adversarial is not None and self.adversarial not in ADVERSARIAL:
-            raise SpecError(unknown("adversarial training", self.adversarial, ADVERSARIAL, where="there are"))
+        # One way to write each training: what came later is None at its default, so that older hashes stay.
+        plain = defences.resolved(self.defence, {axis: getattr(self, axis) for axis in AXES})
+        for key, values, default in (("norm", NORMS, "linf"), ("keep", KEEP, "last")):
+            if (value := getattr(self, key)) is not None and value not in values:
+                raise SpecError(unknown(key, value, values, where="there are"))
+            plain[key] = None if value == default else value
+        for key, value in (plain | {"defence": None}).items():
+            object.__setattr__(self, key, value)
+        if self.eps_warmup == 0:
+            object.__setattr__(self, "eps_warmup", None)
         for key in ("epochs", "batch_size", "steps", "limit"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -55,6 +85,19 @@ class TrainSpec:
             raise SpecError(f"--weight-decay {self.weight_decay:g}: needs a number of at least 0, for example 0.05")
         if self.seed < 0:
             raise SpecError(f"--seed {self.seed}: needs a whole number of at least 0")
+        self._check_warmups()
+
+    def _check_warmups(self) -> None:
+        if self.eps_warmup is not None and not 0 < self.eps_warmup < self.epochs:
+            raise SpecError(
+                f"--eps-warmup {self.eps_warmup}: needs a number of epochs below the {self.epochs} of the training"
+            )
+        for weights in chosen("perturb_weights", self.perturb_weights):
+            if weights.options.get("warmup", 0) >= self.epochs:
+                raise SpecError(
+                    f"warmup={weights.options['warmup']} in '{self.perturb_weights}': needs a number of epochs below "
+                    f"the {self.epochs} of the training"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, without what is None."""

@@ -6,12 +6,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from flatlens.specs.defences import AXES, STANDARD, in_words, uses_eps
 from flatlens.specs.run import KEYS
 from flatlens.specs.train import TrainSpec
 from flatlens.specs.values import shown, written
 
 ABSENT = "–"
 TRAIN_KEYS = tuple(f"train.{name}" for name in TrainSpec.__dataclass_fields__)
+DEFENCE = "train.defence"
+"""A training's axes in one word, which stands for them where more than the attack differs."""
+_AXES = tuple(f"train.{axis}" for axis in AXES)
 _STEP = ("attack", "eps", "steps")
 
 
@@ -25,7 +29,7 @@ def varying(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     known = {key for values in points for key in values}
     trained = [values for values, spec in zip(points, specs, strict=True) if spec.get("train")]
     found = []
-    for key in ordered(known):
+    for key in ordered(known - {DEFENCE}):
         among = trained if key.startswith("train.") else points
         if len({text(key, values.get(key)) for values in among}) > 1:
             found.append(key)
@@ -33,6 +37,8 @@ def varying(specs: Sequence[Mapping[str, Any]]) -> list[str]:
         sizes = {tuple(text(key, values.get(key)) for key in (*_STEP, "step_size")) for values in points}
         if len(sizes) == len({size[:-1] for size in sizes}):
             found.remove("step_size")
+    if any(axis in found for axis in _AXES[1:]):
+        found = ordered([DEFENCE, *(key for key in found if key not in _AXES)])
     mixed = 0 < len(trained) < len(specs)
     if mixed and not any(key.startswith("train.") for key in found):
         found.append("train")
@@ -65,9 +71,11 @@ def labels(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def flat(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A specification without tables: ``train`` as ``train.epochs``, …."""
+    """A specification without tables: ``train`` as ``train.epochs``, …, and its defence in words."""
     own = {key: value for key, value in spec.items() if key != "train" and value is not None}
-    return own | {f"train.{key}": value for key, value in (spec.get("train") or {}).items() if value is not None}
+    train = spec.get("train") or {}
+    recipe = {f"train.{key}": value for key, value in train.items() if value is not None}
+    return own | recipe | ({DEFENCE: in_words(train)} if train else {})
 
 
 def value_of(spec: Mapping[str, Any], key: str) -> str:
@@ -75,9 +83,12 @@ def value_of(spec: Mapping[str, Any], key: str) -> str:
     train = spec.get("train")
     if key == "train":
         return _training(train) if train else ABSENT
+    if key == DEFENCE and train:
+        return in_words(train)
     if key == "train.adversarial" and train and not train.get("adversarial"):
-        return "standard"
-    if key in ("train.eps", "train.steps") and train and not train.get("adversarial"):
+        return STANDARD
+    unused = {"train.eps": not uses_eps(train or {}), "train.steps": not (train or {}).get("adversarial")}
+    if train and unused.get(key):
         return ABSENT  # of an attack that was not trained against
     return text(key, flat(spec).get(key))
 
@@ -88,7 +99,7 @@ def text(key: str, value: Any) -> str:
 
 
 def _training(train: Mapping[str, Any], epochs: bool = True) -> str:
-    how = f"{train['adversarial']} {text('eps', train.get('eps'))}" if train.get("adversarial") else "standard"
+    how = in_words(train) + (f" {text('eps', train.get('eps'))}" if uses_eps(train) else "")
     return f"{how}, {train.get('epochs', '?')} epochs" if epochs else how
 
 
@@ -108,7 +119,7 @@ def ordered(keys: Iterable[str]) -> list[str]:
 def shared(points: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[tuple[str, Any]]:
     """What all cells have in common, apart from ``keys``; a training's settings only where all are trained."""
     everywhere = set.intersection(*(set(values) for values in points)) if points else set()
-    return [(key, points[0][key]) for key in ordered(everywhere - set(keys))]
+    return [(key, points[0][key]) for key in ordered(everywhere - {*keys, DEFENCE})]
 
 
 def column(key: str, specs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

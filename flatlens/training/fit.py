@@ -1,26 +1,44 @@
-"""Training of small models, standard or adversarial (Madry et al. 2018), in torch's own terms."""
+"""Training of small models, standard or defended along four axes, in torch's own terms.
+
+A step, whatever the axes:
+
+    attacked = inner(model, x, y)                    in eval mode; statistics stay
+    gradient of loss(clean, attacked) + penalties    in train mode
+    where weights are perturbed: the same once more at weights + deltas
+    a step of AdamW
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flatlens.errors import ModelError, SpecError, unknown
+from flatlens.errors import ModelError
 from flatlens.files.atomic import disk, replacing
-from flatlens.specs.train import ADVERSARIAL
+from flatlens.training.inner import Free, Inner
+from flatlens.training.losses import Adversarial, Loss, cross_entropy
+from flatlens.training.passes import Pass, forward, head_of
+from flatlens.training.penalties import CLEAN, Penalty
+from flatlens.training.watch import Watch
+from flatlens.training.weights import WeightStep, moved
+from flatlens.victims.layers import as_logits
 
 
 class History(NamedTuple):
-    """What each epoch left: mean loss and share of right answers, both on the inputs trained with."""
+    """What each epoch left: mean loss and share of right answers, both on the inputs trained with.
+
+    ``epoch`` is the one whose weights the model ends with, counted from 1.
+    """
 
     loss: tuple[float, ...]
     accuracy: tuple[float, ...]
+    epoch: int
 
 
 def train(
@@ -33,10 +51,15 @@ def train(
     lr: float = 3e-3,
     batch_size: int = 64,
     weight_decay: float = 0.0,
-    adversarial: str | None = None,
+    inner: Inner | None = None,
+    loss: Loss | None = None,
+    weights: WeightStep | None = None,
+    penalty: Penalty | Sequence[Penalty] = (),
     eps: float = 0.1,
-    steps: int = 7,
+    eps_warmup: int = 0,
     bounds: tuple[float, float] = (0.0, 1.0),
+    watch: Watch | None = None,
+    keep_best: bool = False,
     snapshot: Path | None = None,
     progress: Callable[[int, float], None] = lambda done, loss: None,
 ) -> History:
@@ -51,57 +74,160 @@ def train(
         lr: the first learning rate; it falls to zero along a cosine.
         batch_size: samples per step.
         weight_decay: decoupled (AdamW), on all parameters.
-        adversarial: None, or ``"pgd"`` to train on `perturb`-ed inputs instead of clean ones.
-        eps: radius of the adversarial training's linf ball.
-        steps: gradient steps of the adversarial training's attack.
+        inner: an attack of `flatlens.training.inner`, or None to train on clean inputs.
+        loss: one of `flatlens.training.losses`; `Adversarial` unless given. Without an attack it is the cross-entropy.
+        weights: a perturbation of `flatlens.training.weights`, or None.
+        penalty: one or several of `flatlens.training.penalties`.
+        eps: radius of the attack, and the unit of the input-gradient penalty.
+        eps_warmup: epochs in which it rises from 0 in equal steps.
         bounds: range of valid inputs.
+        watch: looks at some samples after each epoch.
+        keep_best: end with the weights of the epoch that did best on the watched samples.
         snapshot: a file that holds all that the next epoch depends on, written after each; where it is there, the
             training goes on from it, to the same bits as if it had never stopped. It is the caller's to remove.
         progress: called after each step with the number of steps done, and the last loss.
 
     Raises:
-        SpecError: an unknown way of adversarial training.
+        LayerError: the penalty needs a head, and the model has none.
         ModelError: the loss stopped being finite.
         DiskError: the snapshot cannot be written.
     """
-    if adversarial is not None and adversarial not in ADVERSARIAL:
-        raise SpecError(unknown("adversarial training", adversarial, ADVERSARIAL, where="there are"))
     device = next(model.parameters()).device
     x, y = x.to(device), y.to(device)
+    penalties = tuple(penalty) if isinstance(penalty, Sequence) else (penalty,)
+    step = _Step(model, x, inner, loss or Adversarial(), weights, penalties, bounds, rng)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     batches = len(_parts(torch.arange(len(x)), batch_size))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
-    state = _State(model, optimizer, schedule, rng)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches * step.replays)
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    if inner is not None:
+        parts["inner"] = inner
+    if watch is not None:
+        parts["watch"] = watch
+    state = _State(parts, rng)
     with torch.random.fork_rng(devices=[]):  # what the model draws by itself, as dropout does
         torch.default_generator.manual_seed(rng.initial_seed())
         if snapshot is not None and snapshot.exists():
             state.read(snapshot)
         for epoch in range(len(state.losses), epochs):
-            total, right = 0.0, 0
+            began, total, right = time.perf_counter(), 0.0, 0
+            radius = eps * min(1.0, (epoch + 1) / (eps_warmup + 1))
             for index in _parts(torch.randperm(len(x), generator=rng), batch_size):
                 inputs, labels = x[index.to(device)], y[index.to(device)]
-                if adversarial == "pgd":
-                    # In eval mode: the attack must not move the statistics of batch norms.
-                    model.eval()
-                    inputs = perturb(model, inputs, labels, eps=eps, steps=steps, rng=rng, bounds=bounds)
-                model.train()
-                logits = model(inputs)
-                loss = F.cross_entropy(logits, labels)
-                if not torch.isfinite(loss):
-                    raise ModelError(f"the loss is {loss.item()} in epoch {epoch + 1}; lower lr {lr:g}")
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                total += float(loss.detach()) * len(index)
+                for _ in range(step.replays):
+                    value, logits = step(optimizer, inputs, labels, epoch, radius)
+                    if not torch.isfinite(value):
+                        raise ModelError(
+                            f"the loss is {value.item()} in epoch {epoch + 1}{step.blame}; lower lr {lr:g}"
+                        )
+                    optimizer.step()
+                    schedule.step()
+                    progress(schedule.last_epoch, float(value))
+                total += float(value) * len(index)
                 right += int((logits.argmax(1) == labels).sum())
-                progress(schedule.last_epoch, float(loss.detach()))
             state.losses.append(total / len(x))
             state.rights.append(right / len(x))
+            if watch is not None:
+                seconds = time.perf_counter() - began
+                rate = optimizer.param_groups[0]["lr"]
+                last = epoch == epochs - 1
+                watch.look(model, epoch + 1, total / len(x), right / len(x), rate, seconds, last=last)
+                if keep_best and watch.is_best:
+                    state.best = {k: v.detach().clone() for k, v in model.state_dict().items()}
             if snapshot is not None:
                 state.write(snapshot)
     model.eval()
-    return History(tuple(state.losses), tuple(state.rights))
+    ends = epochs
+    if state.best is not None and watch is not None:
+        model.load_state_dict(state.best)
+        ends = watch.best
+    return History(tuple(state.losses), tuple(state.rights), ends)
+
+
+class _Step:
+    """What one step minimises, and its gradient; the optimiser's own step is the loop's."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        inner: Inner | None,
+        loss: Loss,
+        weights: WeightStep | None,
+        penalties: tuple[Penalty, ...],
+        bounds: tuple[float, float],
+        rng: torch.Generator,
+    ) -> None:
+        self._model, self._inner, self._loss, self._weights = model, inner, loss, weights
+        self._penalties, self._bounds, self._rng = penalties, bounds, rng
+        self._head = head_of(model, x[:2]) if any(p.head for p in penalties) else None
+        self._slope = any(p.slope for p in penalties) or isinstance(inner, Free)
+        self._clean = inner is None or loss.passes > 1 or any(p.at == CLEAN for p in penalties)
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self.blame = ""
+        """Of a loss that is not finite: which axis it comes from."""
+
+    @property
+    def replays(self) -> int:
+        """Steps on each batch."""
+        return 1 if self._inner is None else self._inner.replays
+
+    def __call__(
+        self, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, epoch: int, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """Leave the gradient in the parameters' ``.grad``. Returns the objective, and the logits trained on."""
+        attacked = None if self._inner is None else self._attack(x, y, eps)
+        self._model.train()
+        optimizer.zero_grad(set_to_none=True)
+        value, here = self._objective(x, attacked, y, eps)
+        if not torch.isfinite(value):
+            return value.detach(), here.logits
+        value.backward()
+        if isinstance(self._inner, Free) and here.x.grad is not None:
+            self._inner.learn(here.x.grad, eps)
+        if self._weights is not None and self._weights.starts(epoch):
+            own = [p for p in self._parameters if p.grad is not None]
+            deltas = self._weights.deltas(own, [p.grad for p in own if p.grad is not None])
+            with moved(self._model, own, deltas):
+                optimizer.zero_grad(set_to_none=True)
+                worse, _ = self._objective(x, attacked, y, eps)
+                worse.backward()
+        return value.detach(), here.logits.detach()
+
+    def _attack(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        assert self._inner is not None
+        self._model.eval()  # the attack must not move the statistics of batch norms
+        clean = None
+        if self._loss.answers:
+            with torch.no_grad():
+                clean = as_logits(self._model(x))
+        return self._inner(self._model, x, y, self._loss.ascends(clean, y), eps=eps, bounds=self._bounds, rng=self._rng)
+
+    def _objective(self, x: Tensor, attacked: Tensor | None, y: Tensor, eps: float) -> tuple[Tensor, Pass]:
+        """The mean objective with its graph, and the pass that is trained on."""
+        clean = None
+        if self._clean:
+            clean = forward(self._model, self._leaf(x) if attacked is None else x, y, self._head)
+        if attacked is None:
+            assert clean is not None
+            here, values = clean, cross_entropy(clean.logits, y)
+        else:
+            here = forward(self._model, self._leaf(attacked), y, self._head)
+            values = self._loss(None if clean is None else clean.logits, here.logits, y)
+        of_loss = values.mean()
+        value, self.blame = of_loss, ""
+        for penalty in self._penalties:
+            at = clean if penalty.at == CLEAN and clean is not None else here
+            added = penalty(self._model, at, eps).mean()
+            if torch.isfinite(value) and not torch.isfinite(added):
+                self.blame = f", by the penalty {type(penalty).__name__}"
+            value = value + added
+        if not torch.isfinite(of_loss) and torch.isfinite(here.logits).all():
+            self.blame = f", by the loss {type(self._loss).__name__}"
+        return value, here
+
+    def _leaf(self, x: Tensor) -> Tensor:
+        return x.detach().requires_grad_(True) if self._slope else x
 
 
 def _parts(order: Tensor, size: int) -> list[Tensor]:
@@ -115,25 +241,18 @@ def _parts(order: Tensor, size: int) -> list[Tensor]:
 class _State:
     """All that the next epoch depends on."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LRScheduler,
-        rng: torch.Generator,
-    ) -> None:
-        self._model, self._optimizer, self._schedule, self._rng = model, optimizer, schedule, rng
+    def __init__(self, parts: Mapping[str, Any], rng: torch.Generator) -> None:
+        self._parts, self._rng = parts, rng
         self.losses: list[float] = []
         self.rights: list[float] = []
+        self.best: dict[str, Tensor] | None = None
 
     def write(self, file: Path) -> None:
-        kept = {
-            "model": self._model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
+        kept = {name: part.state_dict() for name, part in self._parts.items()} | {
             "rng": [self._rng.get_state(), torch.get_rng_state()],
             "losses": self.losses,
             "rights": self.rights,
+            "best": self.best,
         }
         with disk(file), replacing(file) as out:
             torch.save(kept, out)
@@ -141,42 +260,15 @@ class _State:
     def read(self, file: Path) -> None:
         try:
             kept = torch.load(file, map_location="cpu", weights_only=True)
-            self._model.load_state_dict(kept["model"])
-            self._optimizer.load_state_dict(kept["optimizer"])
-            self._schedule.load_state_dict(kept["schedule"])
+            for name, part in self._parts.items():
+                if name in kept:
+                    part.load_state_dict(kept[name])
             own, everyones = kept["rng"]
-            self.losses, self.rights = kept["losses"], kept["rights"]
+            self.losses, self.rights, self.best = kept["losses"], kept["rights"], kept.get("best")
         except Exception as error:  # a damaged file raises whatever its bytes provoke
             raise ModelError(f"'{file}' is damaged; remove it, and the training begins anew") from error
         self._rng.set_state(own)
         torch.set_rng_state(everyones)
-
-
-def perturb(
-    model: nn.Module,
-    x: Float[Tensor, " n *shape"],
-    y: Int[Tensor, " n"],
-    *,
-    eps: float,
-    steps: int,
-    rng: torch.Generator,
-    step_size: float | None = None,
-    bounds: tuple[float, float] = (0.0, 1.0),
-) -> Float[Tensor, " n *shape"]:
-    """Inputs within linf ``eps`` of ``x`` that raise the loss: PGD from a random start.
-
-    ``step_size`` is 2.5·eps/steps unless given. ``model`` is used in the mode it is in.
-    """
-    step_size = 2.5 * eps / steps if step_size is None else step_size
-    low, high = (x - eps).clamp(min=bounds[0]), (x + eps).clamp(max=bounds[1])
-    noise = torch.rand(x.shape, generator=rng, dtype=x.dtype).to(x.device)
-    here = low + (high - low) * noise
-    for _ in range(steps):
-        here.requires_grad_(True)
-        loss = F.cross_entropy(model(here), y, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, here)
-        here = torch.clamp(here.detach() + step_size * gradient.sign(), low, high)
-    return here
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -34,8 +35,9 @@ from flatlens.models import checkpoints, statedicts
 from flatlens.models.loaders import Loaded, sha256
 from flatlens.progress import Progress, Report
 from flatlens.specs.train import TrainSpec
-from flatlens.training import fit
-from flatlens.training.fit import History, accuracy, perturb
+from flatlens.training import defences, epochs, fit, watch
+from flatlens.training.fit import History, accuracy
+from flatlens.training.inner import perturb
 from flatlens.version import __version__
 
 VERSION = 1
@@ -129,7 +131,7 @@ def cost(model: str, recipe: TrainSpec, **trust: bool) -> Cost:
 
 def _passes(recipe: TrainSpec, samples: int) -> int:
     """Forward and backward passes of single samples in a training."""
-    return recipe.epochs * samples * (1 + recipe.steps * (recipe.adversarial is not None))
+    return math.ceil(recipe.epochs * samples * defences.passes(recipe) * (1 + watch.SHARE))
 
 
 def recipe_sha256(model: str, recipe: TrainSpec, **trust: bool) -> str:
@@ -195,7 +197,8 @@ def _trained(work: _Work, file: Path, *, force: bool, progress: Report | None) -
     if resumed == "new":
         part.unlink(missing_ok=True)
         write_json(begun, {"hash": work.hash})
-    record = _fit(work, part, progress)
+    record, watcher = _fit(work, part, progress)
+    write_file(file.with_suffix(".training.parquet"), epochs.stored(watcher.rows))
     write_file(file, save({k: v.contiguous() for k, v in work.loaded.model.state_dict().items()}))
     write_json(beside, record)
     part.unlink(missing_ok=True)
@@ -230,21 +233,47 @@ def _put(work: _Work, file: Path, record: dict[str, Any]) -> None:
 
 def _history(model: nn.Module, recipe: TrainSpec, data: Dataset, **how: Any) -> History:
     """Train ``model`` in place, as the recipe says."""
-    keys = recipe.to_dict().keys() - {"data", "limit", "seed"}
     return fit.train(
         model,
         torch.from_numpy(data.x),
         torch.from_numpy(data.y),
         rng=torch.Generator().manual_seed(recipe.seed),
-        **{key: getattr(recipe, key) for key in keys},
+        epochs=recipe.epochs,
+        lr=recipe.lr,
+        batch_size=recipe.batch_size,
+        weight_decay=recipe.weight_decay,
+        eps=recipe.eps,
+        eps_warmup=recipe.eps_warmup or 0,
+        **defences.of(recipe),
         **how,
     )
 
 
-def _fit(work: _Work, part: Path, progress: Report | None) -> dict[str, Any]:
-    model, recipe, data = work.loaded.model, work.recipe, work.data
+def _watched(recipe: TrainSpec, data: Dataset) -> tuple[Dataset, watch.Watch]:
+    """What is trained on, and who watches it: by samples held out where the best epoch is to be kept."""
+    best = recipe.keep is not None
+    chosen = datasets.balanced(data.y, watch.watched(len(data)), recipe.seed)
+    seen = data.take(chosen)
+    if best:
+        data = data.take(sorted(set(range(len(data))) - set(map(int, chosen))))
+    return data, watch.Watch(
+        torch.from_numpy(seen.x),
+        torch.from_numpy(seen.y),
+        eps=recipe.eps,
+        norm=recipe.norm or "linf",
+        every=1 if best else watch.pace(len(data), defences.passes(recipe)),
+        held_out=best,
+        attacked=recipe.adversarial is not None,
+        seed=recipe.seed,
+    )
+
+
+def _fit(work: _Work, part: Path, progress: Report | None) -> tuple[dict[str, Any], watch.Watch]:
+    model, recipe = work.loaded.model, work.recipe
     began = time.perf_counter()
-    total = recipe.epochs * -(-len(data) // recipe.batch_size)
+    data, watcher = _watched(recipe, work.data)
+    attack = defences.of(recipe)["inner"]
+    total = recipe.epochs * -(-len(data) // recipe.batch_size) * (1 if attack is None else attack.replays)
 
     def tick(done: int, loss: float) -> None:
         if progress is not None:
@@ -253,7 +282,8 @@ def _fit(work: _Work, part: Path, progress: Report | None) -> dict[str, Any]:
     held_out = datasets.with_split(str(recipe.data), "test")
     test = datasets.load(held_out)
     try:
-        history = _history(model, recipe, data, snapshot=part, progress=tick)
+        keep = recipe.keep is not None
+        history = _history(model, recipe, data, snapshot=part, progress=tick, watch=watcher, keep_best=keep)
         clean, robust = _reached(work, test)
     except OSError as error:  # of the model's own code: it says nothing of the disk
         raise ModelError(f"the model raised {one_line(error, kind=True)}") from error
@@ -261,7 +291,7 @@ def _fit(work: _Work, part: Path, progress: Report | None) -> dict[str, Any]:
         "model": work.model,
         "recipe": recipe.to_dict(),
         "hash": work.hash,
-        "data_sha256": data.sha256,
+        "data_sha256": work.data.sha256,
         "samples": len(data),
         "weights_sha256": sha256(model),
         "test": held_out,
@@ -272,10 +302,12 @@ def _fit(work: _Work, part: Path, progress: Report | None) -> dict[str, Any]:
         "robust_attack": f"PGD linf, eps {recipe.eps:g}, {ROBUST_STEPS} steps, random start",
         "loss": history.loss,
         "training_accuracy": history.accuracy,
+        "epoch": history.epoch,
+        "alarms": [alarm._asdict() for alarm in watcher.alarms()],
         "seconds": round(time.perf_counter() - began, 3),
         "flatlens": __version__,
         "torch": torch.__version__,
-    }
+    }, watcher
 
 
 def _reached(work: _Work, test: Dataset) -> tuple[float, float]:

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from flatlens import datasets, models
-from flatlens.errors import ModelError, SpecError
-from flatlens.training.fit import accuracy, perturb, train
+from flatlens.errors import ModelError
+from flatlens.training.fit import accuracy, train
+from flatlens.training.inner import PGD, perturb
 
 
 def data(split: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,14 +34,14 @@ def test_it_learns_and_says_how():
     assert not model.training
 
 
-@pytest.mark.parametrize("adversarial", [None, "pgd"])
-def test_the_seed_alone_decides(adversarial):
+@pytest.mark.parametrize("inner", [None, PGD(2)])
+def test_the_seed_alone_decides(inner):
     x, y = (t[:100] for t in data("train"))
     before = torch.random.get_rng_state()
     weights = []
     for seed in (0, 0, 1):
         model = fresh()
-        train(model, x, y, rng=rng(seed), epochs=2, adversarial=adversarial, steps=2)
+        train(model, x, y, rng=rng(seed), epochs=2, inner=inner)
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -49,9 +50,9 @@ def test_the_seed_alone_decides(adversarial):
 def test_adversarial_training_makes_robust():
     x, y = data("train")
     robust = []
-    for adversarial in (None, "pgd"):
+    for inner in (None, PGD(5)):
         model = fresh()
-        train(model, x, y, rng=rng(), epochs=12, lr=0.01, adversarial=adversarial, steps=5)
+        train(model, x, y, rng=rng(), epochs=12, lr=0.01, inner=inner)
         attacked = perturb(model, x[:300], y[:300], eps=0.1, steps=10, rng=rng())
         robust.append(accuracy(model, attacked, y[:300]))
     assert robust[1] > robust[0] + 0.15
@@ -72,7 +73,7 @@ def test_perturb_stays_in_the_ball_and_raises_the_loss():
 def test_batch_norm_sees_only_what_is_trained_on():
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
     x, y = (t[:128] for t in data("train"))
-    train(model, x, y, rng=rng(), epochs=1, batch_size=64, adversarial="pgd", steps=3)
+    train(model, x, y, rng=rng(), epochs=1, batch_size=64, inner=PGD(3))
     assert int(model[1].num_batches_tracked) == 2
 
 
@@ -87,11 +88,6 @@ def test_accuracy_weighs_by_samples():
 
     x = torch.eye(3)[[0, 1, 2, 2, 2]]
     assert accuracy(First(), x, torch.tensor([0, 1, 2, 2, 0]), batch_size=4) == 0.8
-
-
-def test_a_way_of_training_that_does_not_exist():
-    with pytest.raises(SpecError, match="^no adversarial training 'pdg'; there are: pgd. Did you mean 'pgd'?"):
-        train(fresh(), *data("test"), rng=rng(), adversarial="pdg")
 
 
 def test_a_loss_that_explodes():

@@ -1,0 +1,61 @@
+"""Relative flatness of the head as a loss: in closed form, differentiable in every weight of the network.
+
+The published flatness-aware minimisation cuts the graph at the Hessian, so that its gradient reaches the head alone;
+it also divides the trace by the number of features d: its λ is the weight of this penalty times d.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from flatlens.errors import LayerError
+from flatlens.victims.precision import wide
+
+MOST_CLASSES = 4096
+"""Up to this many classes the distances between all class weights are held (64 MiB in single precision)."""
+
+
+def head_flatness(
+    logits: Float[Tensor, "n k"], features: Float[Tensor, "n d"], weight: Float[Tensor, "k d"]
+) -> Float[Tensor, " n"]:
+    """κ of the head for each sample: ‖a‖² · ½ Σ_{j,k} p_j p_k ‖w_j − w_k‖², differentiable in all three arguments.
+
+    It is relative flatness (Petzka et al. 2021, arXiv 2001.00939, Def. 3) of the last Linear layer under
+    cross-entropy, Σ_{s,s'} ⟨w_s, w_s'⟩ Tr(H_{s,s'}), in a form whose terms have one sign: nothing cancels, also where
+    the network is certain. On a pass that is made anyway it costs no further one.
+
+    Args:
+        logits: W a + b, with their graph.
+        features: the head's inputs a, with theirs.
+        weight: the head's weight W.
+
+    Returns:
+        ``[n]``, at least 0, in the units of the loss.
+
+    Raises:
+        LayerError: shapes that are those of no Linear layer, a single class, or more than 4,096.
+
+    Example:
+        ``loss = (F.cross_entropy(z, y, reduction="none") + 0.01 * fl.head_flatness(z, a, head.weight)).mean()``
+    """
+    shapes = [list(t.shape) for t in (logits, features, weight)]
+    fits = all(len(shape) == 2 for shape in shapes)
+    if not fits or [shapes[0][0], shapes[0][1], shapes[1][1]] != [shapes[1][0], *shapes[2]]:
+        raise LayerError(
+            f"logits {shapes[0]}, features {shapes[1]} and weight {shapes[2]}: needs [n, K], [n, d] and [K, d] of one "
+            "Linear layer"
+        )
+    if not 2 <= len(weight) <= MOST_CLASSES:
+        raise LayerError(f"a head of {len(weight):,} classes: its flatness as a loss needs 2 to {MOST_CLASSES:,}")
+    # In double precision: ‖w_j‖² + ‖w_k‖² − 2⟨w_j, w_k⟩ cancels for classes whose weights are alike, the more so the
+    # farther they lie from 0; and a certain answer's probabilities are small.
+    p, v = wide(logits).softmax(1), wide(weight)
+    v = v - v.mean(0)
+    size = v.square().sum(1)
+    distance = (size + size.unsqueeze(1) - 2 * v @ v.T).clamp(min=0).fill_diagonal_(0)
+    spread = 0.5 * ((p @ distance) * p).sum(1)
+    return (wide(features).square().sum(1) * spread).to(logits)
+
+
+__all__ = ["MOST_CLASSES", "head_flatness"]

@@ -1,0 +1,249 @@
+"""The axis ``adversarial``: the attack that makes the inputs that are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from flatlens.attacks.balls import ball, column
+from flatlens.errors import SpecError
+from flatlens.specs.options import Named
+from flatlens.training.losses import Ascends, cross_entropy
+from flatlens.victims.layers import as_logits
+
+Points = Float[Tensor, "n ..."]
+LINF = "linf"
+
+
+class Inner(Protocol):
+    """An attack within a training. The model is in eval mode, so that no statistics of its layers move."""
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes of a batch, without gradients of the weights."""
+
+    @property
+    def replays(self) -> int:
+        """Steps of the weights on each batch: 1, but for `Free`."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Points,
+        y: Int[Tensor, " n"],
+        ascends: Ascends,
+        *,
+        eps: float,
+        bounds: tuple[float, float],
+        rng: torch.Generator,
+    ) -> Points:
+        """Inputs within eps of ``x`` and within the bounds that raise ``ascends`` of the model's logits."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has learnt so far, of plain data and tensors."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up again where `state_dict` was asked."""
+
+
+class _Forgets:
+    """An attack that begins each batch anew."""
+
+    replays = 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to take up."""
+
+
+@dataclass(frozen=True)
+class PGD(_Forgets):
+    """Projected gradient from a random start (Madry et al. 2018, arXiv 1706.06083); steps of 2.5 · eps / steps."""
+
+    steps: int = 7
+    norm: str = LINF
+
+    @property
+    def passes(self) -> int:
+        """One for each step."""
+        return self.steps
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Points,
+        y: Int[Tensor, " n"],
+        ascends: Ascends,
+        *,
+        eps: float,
+        bounds: tuple[float, float],
+        rng: torch.Generator,
+    ) -> Points:
+        """The last iterate."""
+        return climb(
+            model, x, ascends, eps=eps, steps=self.steps, size=2.5 * eps / self.steps, norm=self.norm, bounds=bounds,
+            rng=rng,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FGSM(_Forgets):
+    """One step of ``size`` · eps, from a random start (Wong et al. 2020, 2001.03994) or the clean input.
+
+    From the clean input every size of at least 1 is that of Goodfellow et al. 2015: the ball ends the step.
+    """
+
+    size: float = 1.25
+    start: str = "random"
+    norm: str = LINF
+    passes = 1
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Points,
+        y: Int[Tensor, " n"],
+        ascends: Ascends,
+        *,
+        eps: float,
+        bounds: tuple[float, float],
+        rng: torch.Generator,
+    ) -> Points:
+        """The start, one step on."""
+        return climb(
+            model, x, ascends, eps=eps, steps=1, size=self.size * eps, norm=self.norm, bounds=bounds,
+            rng=rng if self.start == "random" else None,
+        )  # fmt: skip
+
+
+@dataclass
+class Free:
+    """Each batch ``replays`` times, the perturbation going on where the batch before left it (Shafahi et al. 2019).
+
+    Perturbation and weights share a backward pass, so the loop itself moves it, by `learn`.
+    """
+
+    replays: int = 4
+    norm: str = LINF
+    passes = 0
+    _delta: Tensor | None = field(default=None, repr=False)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Points,
+        y: Int[Tensor, " n"],
+        ascends: Ascends,
+        *,
+        eps: float,
+        bounds: tuple[float, float],
+        rng: torch.Generator,
+    ) -> Points:
+        """The inputs with the perturbation as it is."""
+        if self._delta is None or len(self._delta) < len(x):
+            grown = torch.zeros_like(x)
+            if self._delta is not None:
+                grown[: len(self._delta)] = self._delta
+            self._delta = grown
+        return ball(self.norm).project(x + self._delta[: len(x)], x, eps, bounds)
+
+    def learn(self, gradient: Points, eps: float) -> None:
+        """Move the perturbation by a step of eps along the loss's gradient by the inputs that were trained on."""
+        assert self._delta is not None
+        within, n = ball(self.norm), len(gradient)
+        here = self._delta[:n] + eps * within.steepest(gradient)
+        self._delta[:n] = within.shrink(here, eps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The perturbation."""
+        return {} if self._delta is None else {"delta": self._delta.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The perturbation, as it was."""
+        self._delta = state.get("delta")
+
+
+def climb(
+    model: nn.Module,
+    x: Points,
+    ascends: Ascends,
+    *,
+    eps: float,
+    steps: int,
+    size: float,
+    norm: str,
+    bounds: tuple[float, float],
+    rng: torch.Generator | None,
+) -> Points:
+    """Steps of steepest ascent in the ball of a norm: PGD, and with one step FGSM.
+
+    Args:
+        model: returns logits; it is used in the mode it is in, and its parameters' ``.grad`` are left alone.
+        x: clean inputs ``[n, …]``.
+        ascends: what is climbed, from logits to ``[n]``.
+        eps: radius, in units of ``x``.
+        steps: how many.
+        size: of each, in the norm.
+        norm: ``linf`` or ``l2``.
+        bounds: of valid inputs.
+        rng: a CPU generator for a start that is uniform in the ball; None to start at ``x``.
+    """
+    within = ball(norm)
+    low, high = (x - eps).clamp(min=bounds[0]), (x + eps).clamp(max=bounds[1])
+
+    def back(here: Points) -> Points:
+        return here.clamp(low, high) if norm == LINF else within.project(here, x, eps, bounds)
+
+    here = x
+    if rng is not None and norm == LINF:
+        noise = torch.rand(x.shape, generator=rng, dtype=x.dtype).to(x.device)
+        here = low + (high - low) * noise
+    elif rng is not None:
+        noise = torch.randn(x.shape, generator=rng, dtype=x.dtype)
+        reach = torch.rand(len(x), generator=rng, dtype=x.dtype) ** (1 / max(noise[0].numel(), 1))
+        here = back(x + eps * (within.steepest(noise) * column(reach, noise)).to(x.device))
+    for _ in range(steps):
+        here = here.detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(ascends(as_logits(model(here))).sum(), here)
+        here = back(here.detach() + size * within.steepest(gradient))
+    return here.detach()
+
+
+def perturb(
+    model: nn.Module,
+    x: Points,
+    y: Int[Tensor, " n"],
+    *,
+    eps: float,
+    steps: int,
+    rng: torch.Generator,
+    step_size: float | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Points:
+    """Inputs within linf ``eps`` of ``x`` that raise the cross-entropy: PGD from a random start.
+
+    ``step_size`` is 2.5·eps/steps unless given. ``model`` is used in the mode it is in.
+    """
+    size = 2.5 * eps / max(steps, 1) if step_size is None else step_size
+    return climb(
+        model, x, lambda logits: cross_entropy(logits, y), eps=eps, steps=steps, size=size, norm=LINF, bounds=bounds,
+        rng=rng,
+    )  # fmt: skip
+
+
+def named(chosen: Named, *, steps: int, norm: str) -> Inner:
+    """The attack of a name on the axis, with its options."""
+    if chosen.name == "pgd":
+        return PGD(steps, norm)
+    made: dict[str, Callable[..., Inner]] = {"fgsm": FGSM, "free": Free}
+    if chosen.name not in made:
+        raise SpecError(f"--adversarial {chosen.name}: cannot be trained against yet")
+    return made[chosen.name](**chosen.options, norm=norm)

@@ -38,6 +38,14 @@ def objective(name: str, target: Int[Tensor, " n"] | None = None) -> Objective:
     return (lambda here: here.loss) if name == "ce" else (lambda here: free(here.logits, here.y))
 
 
+def ascended(
+    name: str, logits: Logits, y: Int[Tensor, " n"], target: Int[Tensor, " n"] | None = None
+) -> Float[Tensor, " n"]:
+    """The objective called ``name`` at these logits, for whoever has no `Pass`."""
+    free, aimed = OBJECTIVES[name]
+    return free(logits, y) if target is None else aimed(logits, y, target)
+
+
 def cross_entropy(logits: Logits, y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """−log p_y, in nats."""
     return F.cross_entropy(logits, y, reduction="none")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flatlens import datasets as datasets
     from flatlens import models as models
     from flatlens.errors import FlatlensError as FlatlensError
+    from flatlens.hessian.training import head_flatness as head_flatness
     from flatlens.measure.curvature import curvature as curvature
     from flatlens.measure.run import run as run
     from flatlens.measure.trace import trace as trace
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from flatlens.sweeps.folder import Sweep as Sweep
     from flatlens.sweeps.opening import open as open
     from flatlens.sweeps.supervisor import run_sweep as run_sweep
+    from flatlens.training import defences as defences
     from flatlens.wording import CautionWarning as CautionWarning
 
 from flatlens.version import __version__
@@ -44,6 +46,8 @@ _PUBLIC = {
     "attacks": ("flatlens.attacks", None),
     "curvature": ("flatlens.measure.curvature", "curvature"),
     "datasets": ("flatlens.datasets", None),
+    "defences": ("flatlens.training.defences", None),
+    "head_flatness": ("flatlens.hessian.training", "head_flatness"),
     "models": ("flatlens.models", None),
     "normalized": ("flatlens.models.normalized", "normalized"),
     "run": ("flatlens.measure.run", "run"),
@@ -63,6 +67,8 @@ __all__ = [
     "attacks",
     "curvature",
     "datasets",
+    "defences",
+    "head_flatness",
     "models",
     "normalized",
     "open",

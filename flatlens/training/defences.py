@@ -12,7 +12,7 @@ from flatlens.specs.train import TrainSpec
 from flatlens.training import inner, losses, penalties, weights
 from flatlens.training.fit import History
 from flatlens.training.fit import train as fit
-from flatlens.training.inner import FGSM, PGD, Free
+from flatlens.training.inner import FGSM, PGD, Free, Gan
 from flatlens.training.losses import MART, TRADES, Adversarial, Mix
 from flatlens.training.penalties import FAM, InputGradient, Spectral
 from flatlens.training.weights import ASAM, AWP, SAM
@@ -28,6 +28,7 @@ __all__ = [
     "TRADES",
     "Adversarial",
     "Free",
+    "Gan",
     "History",
     "InputGradient",
     "Mix",

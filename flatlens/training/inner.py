@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flatlens.attacks.balls import ball, column
-from flatlens.errors import SpecError
+from flatlens.attacks.generator import Adversary, Aim
 from flatlens.specs.options import Named
 from flatlens.training.losses import Ascends, cross_entropy
 from flatlens.victims.layers import as_logits
@@ -171,6 +171,54 @@ class Free:
         self._delta = state.get("delta")
 
 
+class Gan:
+    """A generator that learns in turn with the classifier, a step before each batch (Lee et al. 2017, 1705.03387).
+
+    Args:
+        width: channels of the generator.
+        lr: of the generator.
+        norm: ``linf`` or ``l2``.
+    """
+
+    passes = 2
+    replays = 1
+
+    def __init__(self, width: int = 16, lr: float = 5e-3, norm: str = LINF) -> None:
+        self._aim = Aim(eps=1.0, norm=norm, width=width, lr=lr)
+        self._learner: Adversary | None = None
+        self._state: Mapping[str, Any] = {}
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Points,
+        y: Int[Tensor, " n"],
+        ascends: Ascends,
+        *,
+        eps: float,
+        bounds: tuple[float, float],
+        rng: torch.Generator,
+    ) -> Points:
+        """What the generator makes of the inputs, after it has learnt from them."""
+        aim = replace(self._aim, eps=eps, bounds=bounds)
+        if self._learner is None:
+            own = torch.Generator().manual_seed(rng.initial_seed())  # leaves the order of the samples as it is
+            self._learner = Adversary(aim, tuple(x.shape[1:]), own, x)
+            if self._state:
+                self._learner.load_state_dict(dict(self._state))
+        self._learner.aim = aim
+        self._learner.step(lambda inputs: as_logits(model(inputs)), x, y)
+        return self._learner(x)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Generator, discriminator, and their optimisers."""
+        return dict(self._state) if self._learner is None else self._learner.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there, at the next batch."""
+        self._learner, self._state = None, state
+
+
 def climb(
     model: nn.Module,
     x: Points,
@@ -243,7 +291,5 @@ def named(chosen: Named, *, steps: int, norm: str) -> Inner:
     """The attack of a name on the axis, with its options."""
     if chosen.name == "pgd":
         return PGD(steps, norm)
-    made: dict[str, Callable[..., Inner]] = {"fgsm": FGSM, "free": Free}
-    if chosen.name not in made:
-        raise SpecError(f"--adversarial {chosen.name}: cannot be trained against yet")
+    made: dict[str, Callable[..., Inner]] = {"fgsm": FGSM, "free": Free, "gan": Gan}
     return made[chosen.name](**chosen.options, norm=norm)

@@ -16,7 +16,18 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
     "flatlens": (
         fl,
         {"CautionWarning", "FlatlensError", "Run", "RunSpec", "Sweep", "Trace", "TrainSpec", "__version__", "attacks"}
-        | {"curvature", "datasets", "models", "normalized", "open", "run", "run_sweep", "trace"},
+        | {
+            "curvature",
+            "datasets",
+            "defences",
+            "head_flatness",
+            "models",
+            "normalized",
+            "open",
+            "run",
+            "run_sweep",
+            "trace",
+        },
     ),
     "attacks": (
         fl.attacks,

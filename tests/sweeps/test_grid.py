@@ -186,7 +186,7 @@ def test_labels_name_what_varies() -> None:
     assert label({"control": []}, ["control"]) == "control –"
     assert label({"eps": float("nan")}, ["eps"]) == "eps nan"
     assert (shown(None), shown(["a", "b"]), shown(1 / 3)) == ("none", "a b", "0.333333")
-    assert flat({"train": {"epochs": 3}, "seed": 1}) == {"seed": 1, "train.epochs": 3}
+    assert flat({"train": {"epochs": 3}, "seed": 1}) == {"seed": 1, "train.epochs": 3, "train.defence": "standard"}
 
 
 @pytest.mark.parametrize(

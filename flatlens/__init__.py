@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flatlens import models as models
     from flatlens.errors import FlatlensError as FlatlensError
     from flatlens.measure.curvature import curvature as curvature
+    from flatlens.measure.robustness import robustness as robustness
     from flatlens.measure.run import run as run
     from flatlens.measure.trace import trace as trace
     from flatlens.models.normalized import normalized as normalized
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from flatlens.sweeps.folder import Sweep as Sweep
     from flatlens.sweeps.opening import open as open
     from flatlens.sweeps.supervisor import run_sweep as run_sweep
+    from flatlens.training.robustness import Robustness as Robustness
     from flatlens.wording import CautionWarning as CautionWarning
 
 from flatlens.version import __version__
@@ -36,6 +38,7 @@ from flatlens.version import __version__
 _PUBLIC = {
     "CautionWarning": ("flatlens.wording", "CautionWarning"),
     "FlatlensError": ("flatlens.errors", "FlatlensError"),
+    "Robustness": ("flatlens.training.robustness", "Robustness"),
     "Run": ("flatlens.records.runs", "Run"),
     "RunSpec": ("flatlens.specs.run", "RunSpec"),
     "TrainSpec": ("flatlens.specs.train", "TrainSpec"),
@@ -46,6 +49,7 @@ _PUBLIC = {
     "datasets": ("flatlens.datasets", None),
     "models": ("flatlens.models", None),
     "normalized": ("flatlens.models.normalized", "normalized"),
+    "robustness": ("flatlens.measure.robustness", "robustness"),
     "run": ("flatlens.measure.run", "run"),
     "run_sweep": ("flatlens.sweeps.supervisor", "run_sweep"),
     "open": ("flatlens.sweeps.opening", "open"),
@@ -54,6 +58,7 @@ _PUBLIC = {
 __all__ = [
     "CautionWarning",
     "FlatlensError",
+    "Robustness",
     "Run",
     "RunSpec",
     "Sweep",
@@ -66,6 +71,7 @@ __all__ = [
     "models",
     "normalized",
     "open",
+    "robustness",
     "run",
     "run_sweep",
     "trace",

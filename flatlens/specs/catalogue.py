@@ -38,6 +38,9 @@ ATTACKS = {
     ),
     "apgd-dlr": Entry("apgd", "APGDDLR", "auto-PGD on the difference of logits ratio", ("restarts",), ("linf", "l2")),
     "apgd-t": Entry("apgd", "APGDT", "auto-PGD on targeted DLR, a run per target class", ("restarts",), ("linf", "l2")),
+    "square": Entry(
+        "square", "Square", "random search, no gradients (Andriushchenko et al. 2020)", ("restarts",), ("linf", "l2")
+    ),
     "ddn": Entry("ddn", "DDN", "minimal l2 norm, needs no eps (Rony et al. 2019)", ("objective",), ("l2",)),
 }
 CONTROLS = {

@@ -55,6 +55,10 @@ VERBS = {
     "train": Verb(
         "training", "Train a model, standard or adversarially; its accuracies are written beside the weights."
     ),
+    "robustness": Verb(
+        "robustness",
+        "What several attacks leave of a model's accuracy: the worst case, its interval, and whether to believe it.",
+    ),
     "doctor": Verb("doctor", "Versions, devices, optional parts, what is missing and how to get it."),
 }
 """The commands, in the order of the help."""

@@ -40,6 +40,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "flatlens train --model flatlens:cnn --data flatlens:digits --adversarial pgd --eps 0.1 "
         "--out robust.safetensors",
     ),
+    "robustness": (
+        "flatlens robustness --model flatlens:digits-cnn --data flatlens:digits --eps 0.1",
+        "flatlens robustness --model 'ckpt:robust.safetensors?arch=flatlens:cnn' --data flatlens:digits --eps 0.5 "
+        "--norm l2 --limit 200 --json",
+    ),
     "doctor": ("flatlens doctor",),
 }
 

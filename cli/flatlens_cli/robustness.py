@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flatlens.specs.catalogue import QUERIES
 from flatlens.specs.values import radius
 from flatlens_cli import completing, options, terminal
 from flatlens_cli.options import run_spec
@@ -45,7 +46,6 @@ _NOTE = (
     "attack and under every one. The loss gap says little alone: it grows with the logits' scale. Flat is not robust: "
     "κ stands here beside the worst case, not in its place."
 )
-QUERIES = 500
 
 
 def robustness(

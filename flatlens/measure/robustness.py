@@ -15,6 +15,7 @@ from flatlens.measure.prepare import device_of
 from flatlens.models import OBJECT
 from flatlens.progress import Report
 from flatlens.records import cautions
+from flatlens.specs.catalogue import QUERIES
 from flatlens.specs.run import RunSpec, from_dict
 from flatlens.specs.trust import TRUST
 from flatlens.training import reached
@@ -32,7 +33,7 @@ def robustness(
     bounds: Any = (0.0, 1.0),
     batch_size: int | None = 256,
     seed: int = 0,
-    queries: int = 500,
+    queries: int = QUERIES,
     normalize: Any = None,
     device: torch.device | str | None = None,
     progress: Report | None = None,

@@ -15,13 +15,14 @@ from flatlens.attacks.objectives import objective
 from flatlens.attacks.protocol import Walks, stated
 from flatlens.attacks.square import Square
 from flatlens.hessian.head import Head
+from flatlens.specs.catalogue import QUERIES
 from flatlens.victims.layers import HEAD, as_logits
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch, Pass, Victim
 
 AT_ONCE = 256
 """Samples that are attacked together."""
-PGD_STEPS, APGD_STEPS, TARGETED_STEPS, TARGETS, QUERIES = 20, 30, 20, 3, 500
+PGD_STEPS, APGD_STEPS, TARGETED_STEPS, TARGETS = 20, 30, 20, 3
 LEAST_FOR_DLR = 4
 """Classes from which on the difference of logits ratio is used: its targeted form needs four."""
 CROSS_ENTROPY = ("pgd", "apgd_ce")

@@ -23,8 +23,9 @@ from flatlens.progress import Progress, Report
 from flatlens.records import cautions
 from flatlens.records.intervals import Fraction, Mean, Median, mean, median, paired, wilson
 from flatlens.records.schema import Caution
+from flatlens.specs.catalogue import QUERIES
 from flatlens.training import attacked
-from flatlens.training.attacked import CROSS_ENTROPY, QUERIES, SCALE_FREE
+from flatlens.training.attacked import CROSS_ENTROPY, SCALE_FREE
 from flatlens.victims.images import ImageVictim
 from flatlens.victims.layers import HEAD
 from flatlens.victims.memory import keep_freed_memory
@@ -116,7 +117,7 @@ class Robustness:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data under the names of the fields; a fraction is ``{value, low, high, n}``; not finite is None."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
 
 
 def evaluate(
@@ -175,6 +176,37 @@ def evaluate(
     return _judged(found, eps, norm, seed, dict(work.suite.words), no_head, beforehand)
 
 
+def clean_kappa(
+    model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = attacked.AT_ONCE, seed: int = 0
+) -> Median | None:
+    """The median of the head's relative flatness at clean inputs, as `evaluate` tells it.
+
+    Args:
+        model: returns logits ``[n, K]``; in eval mode; never changed.
+        x: inputs, ``[n, …]``.
+        y: labels, ``[n]``.
+        batch_size: samples at a time.
+        seed: of the bootstrap.
+
+    Returns:
+        None where the model has no head in closed form.
+    """
+    with guard.net("while it is checked, before the training"):
+        victim, no_head = _victim(model, x, (0.0, 1.0), None)
+    if no_head:
+        return None
+    head, found = _head(victim), []
+    for points, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        here = victim(victim.place(points), labels.to(victim.device), final=True)
+        assert head is not None
+        found.append(head(here.taps[HEAD].input, here.y, logits=here.logits).relative_flatness.cpu())
+    return median(torch.cat(found).numpy(), seed=seed)
+
+
+def _head(victim: ImageVictim) -> Head | None:
+    return Head(victim.layers[HEAD].module) if HEAD in victim.layers else None  # type: ignore[arg-type]
+
+
 def _victim(
     model: nn.Module, x: Tensor, bounds: tuple[float, float], device: torch.device | str | None
 ) -> tuple[ImageVictim, bool]:
@@ -200,7 +232,7 @@ class _Work:
     ) -> None:
         self.suite, self._victim, self._norm, self._seed, self._progress = suite, victim, norm, seed, progress
         self._right = attacked.judge(model)
-        self._head = Head(victim.layers[HEAD].module) if HEAD in victim.layers else None  # type: ignore[arg-type]
+        self._head = _head(victim)
         self._lengths = {name: attacked.length(attack, victim.classes) for name, attack in suite.attacks.items()}
         self._done, self._total = 0, samples * sum(self._lengths.values())
 
@@ -315,12 +347,18 @@ def _asked(eps: float, bounds: tuple[float, float], n: int, classes: int) -> tup
     return tuple(found)
 
 
-def _plain(value: Any) -> Any:
-    """As JSON has it, not finite numbers as None; a fraction without its count, which follows from the rest."""
+def plain(value: Any) -> Any:
+    """A value of a result as JSON has it.
+
+    Numbers that are not finite are None; a fraction is ``{value, low, high, n}``, its count follows from them.
+
+    Args:
+        value: a number, a text, a named tuple, a dictionary, or a tuple of such.
+    """
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     if hasattr(value, "_asdict"):
-        return {key: _plain(item) for key, item in value._asdict().items() if key != "count"}
+        return {key: plain(item) for key, item in value._asdict().items() if key != "count"}
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, tuple) else value

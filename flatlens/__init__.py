@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flatlens.errors import FlatlensError as FlatlensError
     from flatlens.hessian.training import head_flatness as head_flatness
     from flatlens.measure.curvature import curvature as curvature
+    from flatlens.measure.robustness import robustness as robustness
     from flatlens.measure.run import run as run
     from flatlens.measure.trace import trace as trace
     from flatlens.models.normalized import normalized as normalized
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from flatlens.sweeps.opening import open as open
     from flatlens.sweeps.supervisor import run_sweep as run_sweep
     from flatlens.training import defences as defences
+    from flatlens.training.robustness import Robustness as Robustness
     from flatlens.wording import CautionWarning as CautionWarning
 
 from flatlens.version import __version__
@@ -38,6 +40,7 @@ from flatlens.version import __version__
 _PUBLIC = {
     "CautionWarning": ("flatlens.wording", "CautionWarning"),
     "FlatlensError": ("flatlens.errors", "FlatlensError"),
+    "Robustness": ("flatlens.training.robustness", "Robustness"),
     "Run": ("flatlens.records.runs", "Run"),
     "RunSpec": ("flatlens.specs.run", "RunSpec"),
     "TrainSpec": ("flatlens.specs.train", "TrainSpec"),
@@ -50,6 +53,7 @@ _PUBLIC = {
     "head_flatness": ("flatlens.hessian.training", "head_flatness"),
     "models": ("flatlens.models", None),
     "normalized": ("flatlens.models.normalized", "normalized"),
+    "robustness": ("flatlens.measure.robustness", "robustness"),
     "run": ("flatlens.measure.run", "run"),
     "run_sweep": ("flatlens.sweeps.supervisor", "run_sweep"),
     "open": ("flatlens.sweeps.opening", "open"),
@@ -58,6 +62,7 @@ _PUBLIC = {
 __all__ = [
     "CautionWarning",
     "FlatlensError",
+    "Robustness",
     "Run",
     "RunSpec",
     "Sweep",
@@ -72,6 +77,7 @@ __all__ = [
     "models",
     "normalized",
     "open",
+    "robustness",
     "run",
     "run_sweep",
     "trace",

@@ -15,8 +15,19 @@ from flatlens.sweeps.folder import FOR_USERS
 OBJECTS: dict[str, tuple[Any, set[str]]] = {
     "flatlens": (
         fl,
-        {"CautionWarning", "FlatlensError", "Run", "RunSpec", "Sweep", "Trace", "TrainSpec", "__version__", "attacks"}
+        {
+            "CautionWarning",
+            "FlatlensError",
+            "Robustness",
+            "Run",
+            "RunSpec",
+            "Sweep",
+            "Trace",
+            "TrainSpec",
+            "__version__",
+        }
         | {
+            "attacks",
             "curvature",
             "datasets",
             "defences",
@@ -24,14 +35,13 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
             "models",
             "normalized",
             "open",
-            "run",
-            "run_sweep",
-            "trace",
-        },
+            "robustness",
+        }
+        | {"run", "run_sweep", "trace"},
     ),
     "attacks": (
         fl.attacks,
-        {"FGSM", "BIM", "MIFGSM", "PGD", "APGD", "APGDCE", "APGDDLR", "APGDT", "DDN", "along", "recorded"}
+        {"FGSM", "BIM", "MIFGSM", "PGD", "APGD", "APGDCE", "APGDDLR", "APGDT", "DDN", "Square", "along", "recorded"}
         | {"ATTACKS", "CONTROLS", "NORMS", "OBJECTIVES", "SCHEMES"},
     ),
     "a sweep": (
@@ -61,7 +71,7 @@ def test_what_is_not_offered_of_a_sweep_is_there_for_those_who_do_its_work() -> 
     assert {"claim", "commit", "fail", "set_aside"} <= public - set(FOR_USERS)
 
 
-FUNCTIONS = ("trace", "curvature", "open", "run", "run_sweep", "normalized")
+FUNCTIONS = ("trace", "curvature", "open", "robustness", "run", "run_sweep", "normalized")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -56,6 +56,10 @@ VERBS = {
     "train": Verb(
         "training", "Train a model, standard or with a defence; what it reaches is written beside the weights."
     ),
+    "robustness": Verb(
+        "robustness",
+        "What several attacks leave of a model's accuracy: the worst case, its interval, and whether to believe it.",
+    ),
     "doctor": Verb("doctor", "Versions, devices, optional parts, what is missing and how to get it."),
 }
 """The commands, in the order of the help."""

@@ -42,6 +42,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "flatlens train --model flatlens:cnn --data flatlens:digits --defence pgd --perturb-weights awp "
         "--penalty fam?weight=0.1 --eps 0.1 --out flat.safetensors",
     ),
+    "robustness": (
+        "flatlens robustness --model flatlens:digits-cnn --data flatlens:digits --eps 0.1",
+        "flatlens robustness --model 'ckpt:robust.safetensors?arch=flatlens:cnn' --data flatlens:digits --eps 0.5 "
+        "--norm l2 --limit 200 --json",
+    ),
     "doctor": ("flatlens doctor",),
 }
 

@@ -118,22 +118,23 @@ def _table(summaries: Mapping[str, Summary]) -> RenderableType:
     rows = [
         ("", *summaries),
         ("flipped", *(f"{s.flipped.count} of {s.flipped.n}" for s in summaries.values())),
-        ("valley of flipped", *(_percent(s.valley_of_flipped) for s in summaries.values())),
-        ("valley of all", *(_percent(s.valley_of_all) for s in summaries.values())),
+        ("valley of flipped", *(percent(s.valley_of_flipped) for s in summaries.values())),
+        ("valley of all", *(percent(s.valley_of_all) for s in summaries.values())),
         ("peak step", *(_median(s.peak_step, s) for s in summaries.values())),
         ("flip step", *(_median(s.flip_step, s) for s in summaries.values())),
         ("lag", *(_median(s.lag, s) for s in summaries.values())),
         ("rise", *(_median(s.rise, s, _ratio) for s in summaries.values())),
         ("depth", *(_median(s.depth, s, "{:.2f}".format) for s in summaries.values())),
-        ("settled", *(_percent(s.settled) for s in summaries.values())),
-        ("flat end", *(_percent(s.flat_end) for s in summaries.values())),
-        ("flatter than clean", *(_percent(s.flatter_than_clean) for s in summaries.values())),
+        ("settled", *(percent(s.settled) for s in summaries.values())),
+        ("flat end", *(percent(s.flat_end) for s in summaries.values())),
+        ("flatter than clean", *(percent(s.flatter_than_clean) for s in summaries.values())),
         ("end / clean", *(_median(s.end_vs_clean, s, _ratio) for s in summaries.values())),
     ]
     return terminal.columns(rows, header=True)
 
 
-def _percent(share: Fraction) -> str:
+def percent(share: Fraction) -> str:
+    """A share in %, with its interval: ``49.3 [44.7, 53.9]``."""
     if not share.n:
         return "–"
     return f"{100 * share.value:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flatlens.attacks.gradient import PGD as PGD
     from flatlens.attacks.points import along as along
     from flatlens.attacks.recording import recorded as recorded
+    from flatlens.attacks.square import Square as Square
 
 
 _FUNCTIONS = {"along": "points", "recorded": "recording"}
@@ -47,6 +48,7 @@ __all__ = [
     "OBJECTIVES",
     "PGD",
     "SCHEMES",
+    "Square",
     "along",
     "recorded",
 ]

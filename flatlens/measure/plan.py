@@ -15,6 +15,7 @@ from flatlens.hessian.any_layer import AnyLayer
 from flatlens.measure import surface
 from flatlens.measure.job import Job
 from flatlens.measure.load import DIGITS, load
+from flatlens.specs.catalogue import ATTACKS
 from flatlens.specs.run import RunSpec
 from flatlens.specs.trust import TRUST
 from flatlens.training import recipes
@@ -82,6 +83,8 @@ def plan(spec: RunSpec) -> Plan:
     backward_seconds = time.perf_counter() - began - measured
     points = job.batches * (job.length + 1)
     backward = job.batches * (job.length if spec.foreign else spec.steps) * job.runs
+    if spec.attack in ATTACKS and not ATTACKS[spec.attack].gradients:
+        backward = 0
     # The user's own model confirms what each run has found.
     forwards = points * (job.runs + len(job.controls)) + job.batches * job.runs
     planes = surface.cost(job) if job.surface else surface.Cost(0, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,9 +18,11 @@ from flatlens.models import guard
 from flatlens.records import cautions
 from flatlens.records.schema import Caution
 from flatlens.specs.settings import Settings
-from flatlens.victims import endings
 from flatlens.victims.images import ImageVictim
 from flatlens.victims.memory import batch_that_fits, bytes_per_sample, keep_freed_memory
+from flatlens.victims.samples import check_data as check_data
+from flatlens.victims.samples import check_labels as check_labels
+from flatlens.victims.samples import preflight
 
 EXAMPLES = 8
 """Inputs on which it is found out which method a layer allows."""
@@ -101,7 +103,7 @@ def prepare(
         seed=settings.seed,
         images=settings.images,
         preflight=(
-            *_preflight(model, victim, x, bounds),
+            *preflight(model, victim, x, bounds),
             *cautions.unnormalised(bounds, eps),
             *few,
             *cautions.not_probed(skipped),
@@ -156,41 +158,6 @@ def instrument(
         return victim.needing(measure.needs), measure, skipped
 
 
-def check_data(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs and labels that can be attacked, or a DataError that says why not."""
-    x, y = torch.as_tensor(x).detach(), torch.as_tensor(y).detach().cpu()
-    if not x.is_floating_point():
-        raise DataError(f"inputs are {x.dtype}; give floating-point numbers within the bounds, for example x / 255")
-    if len(x) == 0:
-        raise DataError("there are no samples; give at least one")
-    if y.shape != (len(x),) or y.is_floating_point():
-        raise DataError(
-            f"labels have shape {tuple(y.shape)} and type {y.dtype}; needs whole numbers of shape [{len(x)}]"
-        )
-    if int(y.min()) < 0:
-        raise DataError(f"label {int(y.min())} of sample {int(y.argmin())} is negative; labels are 0 … K−1")
-    bad = ~torch.isfinite(x).flatten(1).all(1)
-    if bad.any():
-        raise DataError(
-            f"inputs of {int(bad.sum())} samples hold NaN or inf, first sample {int(bad.nonzero()[0])}; remove them"
-        )
-    return x, y.long()
-
-
-def check_labels(y: Tensor, ids: Tensor, classes: int) -> None:
-    """Refuse labels that the model does not have.
-
-    Raises:
-        DataError: names the first sample with one.
-    """
-    if int(y.max()) >= classes:
-        first = int((y >= classes).nonzero()[0])
-        raise DataError(
-            f"label {int(y[first])} of sample {int(ids[first])} is out of range: "
-            f"the model has {classes} classes, 0 … {classes - 1}"
-        )
-
-
 def device_of(name: str | None) -> str | None:
     """The device that a name stands for: ``auto`` is the best that there is, None where the model is.
 
@@ -213,16 +180,6 @@ def dtype_of(name: str | None) -> torch.dtype | None:
     """The dtype of a name; None is the model's own."""
     found: torch.dtype | None = None if name is None else getattr(torch, name)
     return found
-
-
-def _preflight(model: nn.Module, victim: ImageVictim, x: Tensor, bounds: tuple[float, float]) -> Iterator[Caution]:
-    low, high = bounds
-    slack = endings.rounding(x) * max(abs(low), abs(high))
-    outside = ((x < low - slack) | (x > high + slack)).flatten(1).any(1)
-    if outside.any():
-        yield cautions.bounds(int(outside.sum()), len(x), float(x.min()), float(x.max()), bounds)
-    if victim.probabilities:
-        yield cautions.probabilities(endings.softmax(model, x[:2]))
 
 
 def _control(name: str, attack: Attack) -> Walks:

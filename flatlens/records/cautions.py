@@ -317,6 +317,57 @@ def unnormalised(wanted: tuple[float, float], eps: object) -> Iterator[Caution]:
         )
 
 
+def masked(why: str) -> Iterator[Caution]:
+    """Attacks on the cross-entropy overstate the robustness; ``why`` says by what, and is empty where they do not."""
+    if why:
+        yield Caution(
+            "masked",
+            f"attacks on the cross-entropy, plain PGD among them, overstate this model's robustness: {why}; judge it "
+            "by the worst case",
+        )
+
+
+def broken(count: int, n: int) -> Iterator[Caution]:
+    """Samples that count as fooled because the model, or its gradient, was not a number on the way."""
+    if count:
+        yield Caution(
+            "not-a-number",
+            f"the model or its gradient gave NaN for {count} of {n} samples under attack: they count as fooled",
+        )
+
+
+def wide_eps(eps: float, bounds: tuple[float, float]) -> Caution:
+    """A radius that reaches further than from the middle of the bounds to their ends."""
+    return Caution(
+        "wide-eps",
+        f"eps = {eps:g} is more than half of the width of the bounds [{bounds[0]:g}, {bounds[1]:g}]: such a "
+        "perturbation can make any input grey, and no classifier is right then; radii are mostly far smaller",
+    )
+
+
+def few_samples(n: int) -> Caution:
+    """Too few samples for an interval that says much."""
+    return Caution("few-samples", f"{n} samples: intervals are wide, and models that differ by less look alike")
+
+
+def few_classes(classes: int) -> Caution:
+    """Why the targeted attack ascends another objective than the published one."""
+    return Caution(
+        "few-classes",
+        f"{classes} classes: the targeted difference of logits ratio needs at least 4; APGD-T ascends the targeted "
+        "margin instead",
+    )
+
+
+def tested_on_training(data: str) -> Caution:
+    """The samples that a model is judged by are those that it was trained on."""
+    return Caution(
+        "training-data",
+        f"'{data}' holds the data that this model was trained on, by its record: what is measured there says nothing "
+        "of other inputs; name a test split",
+    )
+
+
 def not_probed(skipped: Mapping[str, str]) -> Iterator[Caution]:
     """Layers that a pattern selected and that cannot be probed, each with its reason."""
     if skipped:

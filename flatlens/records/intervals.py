@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -14,6 +15,10 @@ Ints = NDArray[np.int64]
 
 LEAST = 6
 """Fewer numbers than this allow no 95 % interval of their median: its widest covers 1 − 2 · 2⁻ⁿ, 93.75 % for n = 5."""
+
+
+_AT_ONCE = 1 << 20
+"""Numbers that a bootstrap of a mean holds at a time."""
 
 
 class Fraction(NamedTuple):
@@ -44,6 +49,20 @@ class Median(NamedTuple):
         return f"{self.value:.3g}{interval}, n = {self.n}"
 
 
+class Mean(NamedTuple):
+    """A mean with its 95 % interval; NaN when ``n`` is 0, the interval of a bootstrap also below `LEAST`."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        """``1.8 [1.6, 2], n = 450``."""
+        interval = "" if np.isnan(self.low) else f" [{self.low:.3g}, {self.high:.3g}]"
+        return f"{self.value:.3g}{interval}, n = {self.n}"
+
+
 class Shares(NamedTuple):
     """A share at each of some positions ``[m]``, with its 95 % Wilson interval; NaN when ``n`` is 0."""
 
@@ -67,6 +86,60 @@ def wilson(count: int, n: int) -> Fraction:
     low = 0.0 if count == 0 else float(centre - half)
     high = 1.0 if count == n else float(centre + half)
     return Fraction(share, low, high, count, n)
+
+
+def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Mean:
+    """How much more often the first is true than the second, of the same samples, with its 95 % interval.
+
+    The interval is the hybrid score interval for paired shares (Newcombe 1998, Stat. Med. 17, 2635, method 10): each
+    share's Wilson interval, joined by their correlation. It is sound for few samples, and where none differ.
+
+    Args:
+        first: ``[n]``.
+        second: ``[n]``, of the same samples in the same order.
+    """
+    n = len(first)
+    one, other = wilson(int(first.sum()), n), wilson(int(second.sum()), n)
+    if n == 0:
+        return Mean(np.nan, np.nan, np.nan, 0)
+    a, b = int((first & second).sum()), int((first & ~second).sum())
+    c, d = int((~first & second).sum()), int((~first & ~second).sum())
+    size = math.sqrt(float((a + b) * (c + d) * (a + c) * (b + d)))
+    products = a * d - b * c
+    # The continuity correction takes nothing from a negative correlation.
+    phi = 0.0 if size == 0 else (max(products - n / 2, 0.0) if products > 0 else float(products)) / size
+
+    def reach(above: float, below: float) -> float:
+        return math.sqrt(max(above**2 - 2 * phi * above * below + below**2, 0.0))
+
+    difference = one.value - other.value
+    low = difference - reach(one.value - one.low, other.high - other.value)
+    high = difference + reach(other.value - other.low, one.high - one.value)
+    return Mean(difference, max(low, -1.0), min(high, 1.0), n)
+
+
+def mean(values: Floats, *, draws: int = 2000, seed: int = 0) -> Mean:
+    """The mean with its 95 % bootstrap percentile interval; of fewer than `LEAST` values, without one. NaN is left out.
+
+    Args:
+        values: ``[n]``.
+        draws: resamples.
+        seed: of the resamples.
+    """
+    values = values[~np.isnan(values)]
+    n = len(values)
+    if n == 0:
+        return Mean(np.nan, np.nan, np.nan, 0)
+    centre = float(values.mean())
+    if n < LEAST or not np.isfinite(centre):
+        return Mean(centre, np.nan, np.nan, n)
+    rng = np.random.default_rng(seed)
+    at_once = max(1, _AT_ONCE // n)
+    found = [
+        values[rng.integers(n, size=(min(at_once, draws - begun), n))].mean(1) for begun in range(0, draws, at_once)
+    ]
+    low, high = np.percentile(np.concatenate(found), [2.5, 97.5])
+    return Mean(centre, float(low), float(high), n)
 
 
 def shares(position: Sequence[float] | Floats, count: Sequence[int], n: int) -> Shares:

@@ -14,6 +14,7 @@ class Entry(NamedTuple):
         summary: one line, with the source.
         takes: settings that not every attack has, of those in `SOME_TAKE`.
         norms: the norms that it knows.
+        gradients: whether it takes the gradient by the input.
     """
 
     module: str
@@ -21,6 +22,7 @@ class Entry(NamedTuple):
     summary: str
     takes: tuple[str, ...] = ()
     norms: tuple[str, ...] = ("linf", "l2", "l1")
+    gradients: bool = True
 
 
 SOME_TAKE = ("objective", "momentum", "restarts", "step_size")
@@ -38,8 +40,18 @@ ATTACKS = {
     ),
     "apgd-dlr": Entry("apgd", "APGDDLR", "auto-PGD on the difference of logits ratio", ("restarts",), ("linf", "l2")),
     "apgd-t": Entry("apgd", "APGDT", "auto-PGD on targeted DLR, a run per target class", ("restarts",), ("linf", "l2")),
+    "square": Entry(
+        "square",
+        "Square",
+        "random search, no gradients (Andriushchenko et al. 2020)",
+        ("restarts",),
+        ("linf", "l2"),
+        gradients=False,
+    ),
     "ddn": Entry("ddn", "DDN", "minimal l2 norm, needs no eps (Rony et al. 2019)", ("objective",), ("l2",)),
 }
+QUERIES = 300
+"""Of Square, where it is one of the attacks that robustness is judged by."""
 CONTROLS = {
     "line-to-other-class": Entry("controls", "LineToOtherClass", "the straight line to a clean image of another class"),
     "line-to-end": Entry("controls", "LineToEnd", "the straight line to the attack's own result"),

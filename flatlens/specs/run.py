@@ -34,7 +34,7 @@ UNHASHED = ("device", "images", "name")
 """What does not determine the numbers."""
 LATER = (("surface", False),)
 """Settings that came later, and their defaults, which stay unwritten: the specs of before keep their hash."""
-OWN_OBJECTIVE = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr"}
+OWN_OBJECTIVE = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr", "square": "margin"}
 
 
 @dataclass(frozen=True)

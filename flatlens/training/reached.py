@@ -1,4 +1,4 @@
-"""The clean accuracy that is on record for a model on some data, to hold what is measured against."""
+"""What is on record of a model's training: its data, and the clean accuracy to hold what is measured against."""
 
 from __future__ import annotations
 
@@ -18,18 +18,30 @@ def on_record(loaded: Loaded, data: str) -> float | None:
     It is on record for what comes with flatlens, for what was trained by a recipe, and for a file of weights that
     ``flatlens train`` has written.
     """
-    if loaded.uri in SHIPPED and loaded.reached is None:
-        return _of({"test": "flatlens:digits?split=test", "accuracy": SHIPPED[loaded.uri]}, data)
+    return _of(_record(loaded), data)
+
+
+def trained_on(loaded: Loaded) -> str | None:
+    """The SHA-256 of the data that a model was trained on; None where none is on record, as for `on_record`."""
+    record = _record(loaded)
+    found = record.get("data_sha256") if isinstance(record, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _record(loaded: Loaded) -> object:
+    """What is on record of a model's training; None where nothing is."""
     if loaded.reached is not None:
-        return _of(loaded.reached, data)
+        return dict(loaded.reached)
+    if loaded.uri in SHIPPED:
+        trained = datasets.load("flatlens:digits?split=train").sha256
+        return {"test": "flatlens:digits?split=test", "accuracy": SHIPPED[loaded.uri], "data_sha256": trained}
     uri = uris.parse(loaded.uri)
     if uri.scheme != "ckpt":
         return None
     try:
-        record = json.loads(uri.file.with_suffix(".json").read_text(encoding="utf-8"))
+        return json.loads(uri.file.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None  # a file without a record, or beside something else's
-    return _of(record, data)
 
 
 def _of(record: object, data: str) -> float | None:

@@ -34,17 +34,16 @@ from flatlens.files.places import cache
 from flatlens.models import checkpoints, statedicts
 from flatlens.models.loaders import Loaded, sha256
 from flatlens.progress import Progress, Report
+from flatlens.records.intervals import Median
 from flatlens.specs.train import TrainSpec
-from flatlens.training import defences, epochs, fit, watch
+from flatlens.training import attacked, defences, epochs, fit, robustness, watch
 from flatlens.training.fit import History, accuracy
-from flatlens.training.inner import perturb
 from flatlens.version import __version__
 
 VERSION = 1
 """Of the way models are trained: a change of it trains anew."""
-ROBUST_STEPS, ROBUST_SAMPLES = 20, 1000
-"""Steps of the PGD that the robust accuracy is measured with, and on how many samples at most, all classes alike."""
-
+ROBUST_SAMPLES = 1000
+"""On how many samples at most robustness is measured, all classes alike."""
 
 TIMED = 3
 """Steps of a training that its cost is estimated from."""
@@ -119,13 +118,13 @@ def cost(model: str, recipe: TrainSpec, **trust: bool) -> Cost:
     if _place(work).with_suffix(".json").exists():
         return NOTHING
     few = work.data.take(range(min(TIMED * recipe.batch_size, len(work.data))))
-    short = replace(recipe, epochs=1)
-    _history(work.loaded.model, short, few.take(range(min(2, len(few)))))  # slow for the first time
+    short: dict[str, Any] = {"epochs": 1, "eps_warmup": 0}
+    _history(work.loaded.model, recipe, few.take(range(min(2, len(few)))), **short)  # slow for the first time
     began = time.perf_counter()
-    _history(work.loaded.model, short, few)
-    a_sample = (time.perf_counter() - began) / _passes(short, len(few))
+    _history(work.loaded.model, recipe, few, **short)
+    a_sample = (time.perf_counter() - began) * recipe.epochs / _passes(recipe, len(few))
     test = len(datasets.load(datasets.with_split(str(recipe.data), "test")))
-    whole = _passes(recipe, len(work.data)) + (ROBUST_STEPS + 1) * min(test, ROBUST_SAMPLES)
+    whole = _passes(recipe, len(work.data)) + attacked.passes(work.data.classes) * min(test, ROBUST_SAMPLES)
     return Cost(-(-whole // recipe.batch_size), whole * a_sample)
 
 
@@ -185,7 +184,11 @@ def _trained(work: _Work, file: Path, *, force: bool, progress: Report | None) -
             f"'{file}' holds a model of another recipe ({_differs(stored, work)}); name another, or use --force"
         )
     if stored is not None and file.exists():
-        _put(work, file, stored)
+        if "worst_accuracy" not in stored:  # of before: judged anew, the weights stay
+            stored = stored | _judged_anew(work, file, stored, progress)
+            write_json(beside, stored)
+        else:
+            _put(work, file, stored)
         return _found(file, stored, "finished")
     begun = part.with_suffix(".json")
     began_as = _record(begun)
@@ -232,21 +235,18 @@ def _put(work: _Work, file: Path, record: dict[str, Any]) -> None:
 
 
 def _history(model: nn.Module, recipe: TrainSpec, data: Dataset, **how: Any) -> History:
-    """Train ``model`` in place, as the recipe says."""
-    return fit.train(
-        model,
-        torch.from_numpy(data.x),
-        torch.from_numpy(data.y),
-        rng=torch.Generator().manual_seed(recipe.seed),
-        epochs=recipe.epochs,
-        lr=recipe.lr,
-        batch_size=recipe.batch_size,
-        weight_decay=recipe.weight_decay,
-        eps=recipe.eps,
-        eps_warmup=recipe.eps_warmup or 0,
+    """Train ``model`` in place, as the recipe says, but for what ``how`` says otherwise."""
+    known = {
+        "epochs": recipe.epochs,
+        "lr": recipe.lr,
+        "batch_size": recipe.batch_size,
+        "weight_decay": recipe.weight_decay,
+        "eps": recipe.eps,
+        "eps_warmup": recipe.eps_warmup or 0,
         **defences.of(recipe),
-        **how,
-    )
+    }
+    rng = torch.Generator().manual_seed(recipe.seed)
+    return fit.train(model, torch.from_numpy(data.x), torch.from_numpy(data.y), rng=rng, **known | how)
 
 
 def _watched(recipe: TrainSpec, data: Dataset) -> tuple[Dataset, watch.Watch]:
@@ -283,8 +283,9 @@ def _fit(work: _Work, part: Path, progress: Report | None) -> tuple[dict[str, An
     test = datasets.load(held_out)
     try:
         keep = recipe.keep is not None
+        before = _flatness(work, test)
         history = _history(model, recipe, data, snapshot=part, progress=tick, watch=watcher, keep_best=keep)
-        clean, robust = _reached(work, test)
+        reached = _reached(work, test, before, progress)
     except OSError as error:  # of the model's own code: it says nothing of the disk
         raise ModelError(f"the model raised {one_line(error, kind=True)}") from error
     return {
@@ -296,10 +297,7 @@ def _fit(work: _Work, part: Path, progress: Report | None) -> tuple[dict[str, An
         "weights_sha256": sha256(model),
         "test": held_out,
         "test_samples": len(test.y),
-        "accuracy": clean,
-        "robust_accuracy": robust,
-        "robust_samples": min(ROBUST_SAMPLES, len(test.y)),
-        "robust_attack": f"PGD linf, eps {recipe.eps:g}, {ROBUST_STEPS} steps, random start",
+        **reached,
         "loss": history.loss,
         "training_accuracy": history.accuracy,
         "epoch": history.epoch,
@@ -310,16 +308,50 @@ def _fit(work: _Work, part: Path, progress: Report | None) -> tuple[dict[str, An
     }, watcher
 
 
-def _reached(work: _Work, test: Dataset) -> tuple[float, float]:
-    model, rng = work.loaded.model, torch.Generator().manual_seed(work.recipe.seed)
-    clean = accuracy(model, torch.from_numpy(test.x), torch.from_numpy(test.y))
-    few = test.take(datasets.balanced(test.y, ROBUST_SAMPLES, work.recipe.seed))
-    x, y = torch.from_numpy(few.x), torch.from_numpy(few.y)
-    attacked = [
-        perturb(model, part, labels, eps=work.recipe.eps, steps=ROBUST_STEPS, rng=rng)
-        for part, labels in zip(x.split(256), y.split(256), strict=True)
-    ]
-    return clean, accuracy(model, torch.cat(attacked), y)
+def _reached(work: _Work, test: Dataset, before: Median | None, progress: Report | None) -> dict[str, Any]:
+    """What a trained model reaches on the test data, as its record tells it.
+
+    Args:
+        work: the recipe, and the model with its trained weights.
+        test: the data.
+        before: the head's flatness with the weights that the training began with, as `_flatness` finds it.
+        progress: called after each pass of the attacks.
+    """
+    model, eps, norm = work.loaded.model, work.recipe.eps, work.recipe.norm or "linf"
+    few = _few(work, test)
+    x, y, ids = (torch.from_numpy(part) for part in (few.x, few.y, few.ids))
+    found = robustness.evaluate(model, x, y, eps=eps, norm=norm, seed=work.recipe.seed, ids=ids, progress=progress)
+    plain = found.to_dict()
+    return {
+        "accuracy": accuracy(model, torch.from_numpy(test.x), torch.from_numpy(test.y)),
+        "robust_accuracy": found.pgd.value,
+        "robust_samples": found.n,
+        "robust_attack": f"PGD {norm}, eps {eps:g}, {attacked.PGD_STEPS} steps, random start",
+        "worst_accuracy": plain["worst"],
+        "loss_gap": plain["loss_gap"],
+        "masked": found.masked,
+        "kappa": {"before": robustness.plain(before), "after": plain["kappa"]},
+        "robustness": plain,
+    }
+
+
+def _judged_anew(work: _Work, file: Path, record: dict[str, Any], progress: Report | None) -> dict[str, Any]:
+    """What a finished model reaches whose record does not tell it yet; its weights are put into the model."""
+    test = datasets.load(datasets.with_split(str(work.recipe.data), "test"))
+    work.forget()
+    before = _flatness(work, test)
+    _put(work, file, record)
+    return _reached(work, test, before, progress)
+
+
+def _few(work: _Work, test: Dataset) -> Dataset:
+    return test.take(datasets.balanced(test.y, ROBUST_SAMPLES, work.recipe.seed))
+
+
+def _flatness(work: _Work, test: Dataset) -> Median | None:
+    """The median of the head's relative flatness at the test inputs; None where the model has no such head."""
+    few = _few(work, test)
+    return robustness.clean_kappa(work.loaded.model, torch.from_numpy(few.x), torch.from_numpy(few.y))
 
 
 def _found(file: Path, record: dict[str, Any], resumed: str) -> Trained:

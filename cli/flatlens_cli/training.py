@@ -103,7 +103,9 @@ def train(
             from flatlens.training import recipes
 
             trust = {"trust_pickle": bool(trust_pickle), "trust_remote_code": bool(trust_remote_code)}
-            made = recipes.train(model, recipe, out, force=force, progress=progress, **trust)
+            made = recipes.train(
+                model, recipe, out, force=force, progress=progress, tell=lambda a: terminal.complain(a.text), **trust
+            )
     except KeyboardInterrupt:
         terminal.complain("interrupted: the finished epochs are saved; the same command goes on from there")
         raise typer.Exit(INTERRUPTED) from None
@@ -116,13 +118,27 @@ def train(
             ("data", f"{recipe.data}, {record['samples']:,} samples, {recipe.epochs} epochs"),
             ("training", _training(recipe)),
             ("accuracy", f"{100 * made.accuracy:.1f} % of {record['test_samples']:,} samples of {made.test}"),
-            ("robust", f"{100 * made.robust_accuracy:.1f} % under {record['robust_attack']}"),
+            *_robust(record),
             ("time", f"{record['seconds']:.3g} s"),
             ("weights", str(out)),
         ]
         terminal.show(terminal.columns(rows), err=json)
     if json:
         terminal.emit({"weights": out, "resumed": made.resumed, **record})
+
+
+def _robust(record: dict[str, Any]) -> list[tuple[str, str]]:
+    worst, kappa = record["worst_accuracy"], record["kappa"]
+    rows = [
+        (
+            "robust",
+            f"{100 * worst['value']:.1f} % [{100 * worst['low']:.1f}, {100 * worst['high']:.1f}] in the worst case of "
+            f"several attacks, {100 * record['robust_accuracy']:.1f} % under {record['robust_attack']}",
+        )
+    ]
+    if kappa["before"] is not None and kappa["after"] is not None:
+        rows.append(("κ of the head", f"{kappa['before']['value']:.3g} untrained, {kappa['after']['value']:.3g} now"))
+    return rows + [("alarm", alarm["text"]) for alarm in record.get("alarms", ())]
 
 
 def _training(recipe: TrainSpec) -> str:

@@ -181,6 +181,13 @@ HASHES = Field(
     lambda value: isinstance(value, dict) and all(map(SHA256.holds, value.values())),
 )
 
+_PART = table({"value": SIZE, "low": SIZE, "high": SIZE, "n": whole()})
+TRAINED = table(
+    {"worst": _PART, "pgd": _PART, "loss_gap": _PART, "masked": FLAG, "eps": NUMBER, "norm": TEXT}
+    | {"kappa": _PART.optional(), "lipschitz": SIZE.optional(), "step_seconds": NUMBER.optional()}
+    | {"alarms": listed(TEXT)}
+)
+"""Of the model of a run: what its training's record told."""
 MANIFEST = {
     "schema_version": whole(1),
     "state": one_of("running", "finished"),
@@ -191,6 +198,7 @@ MANIFEST = {
     "seconds": NUMBER.optional(),
     "classes": whole(1).optional(),
     "recorded_accuracy": NUMBER.optional(),
+    "trained": TRAINED.optional(),
     "files": HASHES.optional(),
     **{
         name: TEXT.optional()

@@ -57,6 +57,7 @@ def load(spec: RunSpec, progress: Report | None = None) -> Loaded:
         "points_sha256": points_sha256(spec),
         "measurement_version": MEASUREMENT_VERSION,
         "recorded_accuracy": recorded,
+        "trained": reached.told(loaded),
         "labels": list(data.labels) if data.labels else None,
     }
     return Loaded(dataclasses.replace(spec, batch_size=job.batch_size), job, identity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from flatlens import datasets
 from flatlens.models.loaders import Loaded
@@ -26,6 +27,32 @@ def trained_on(loaded: Loaded) -> str | None:
     record = _record(loaded)
     found = record.get("data_sha256") if isinstance(record, dict) else None
     return found if isinstance(found, str) else None
+
+
+def told(loaded: Loaded) -> dict[str, Any] | None:
+    """What the record of a training by recipe tells of it, for a run's manifest; None of a model that has none.
+
+    Returns:
+        ``worst`` and ``pgd``, shares of right answers under attack; ``loss_gap``, nats, and ``kappa``, the head's median
+        relative flatness at clean inputs, both with their intervals; ``lipschitz``, a bound, where there is one;
+        ``masked``; ``eps`` and ``norm`` of these attacks; ``step_seconds`` of training; ``alarms``, their codes.
+    """
+    record = loaded.reached
+    robustness = record.get("robustness") if isinstance(record, dict) else None
+    if not isinstance(record, dict) or not isinstance(robustness, dict):
+        return None
+    return {
+        "worst": record["worst_accuracy"],
+        "pgd": robustness["pgd"],
+        "loss_gap": record["loss_gap"]["mean"],
+        "kappa": record["kappa"]["after"],
+        "lipschitz": robustness.get("lipschitz"),
+        "masked": record["masked"],
+        "eps": robustness["eps"],
+        "norm": robustness["norm"],
+        "step_seconds": record.get("step_seconds"),
+        "alarms": [alarm["code"] for alarm in record.get("alarms", ())],
+    }
 
 
 def _record(loaded: Loaded) -> object:

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +38,7 @@ from flatlens.records.intervals import Median
 from flatlens.specs.train import TrainSpec
 from flatlens.training import attacked, defences, epochs, fit, robustness, watch
 from flatlens.training.fit import History, accuracy
+from flatlens.training.watch import Alarm
 from flatlens.version import __version__
 
 VERSION = 1
@@ -77,6 +78,7 @@ def train(
     *,
     force: bool = False,
     progress: Report | None = None,
+    tell: Callable[[Alarm], None] = lambda alarm: None,
     **trust: bool,
 ) -> Trained:
     """Train ``model`` by ``recipe`` and write ``file``; a finished model is left, an interrupted training goes on.
@@ -87,6 +89,7 @@ def train(
         file: a safetensors file to write, with a JSON file of the same name beside it.
         force: replace what is there.
         progress: called after each step.
+        tell: called with each alarm in the epoch in which it is first seen, and at the end.
         trust: ``trust_pickle`` and ``trust_remote_code``, as for `flatlens.models.load`.
 
     Raises:
@@ -95,7 +98,7 @@ def train(
     """
     if file.suffix != ".safetensors":
         raise RunError(f"--out '{file}' is no name of weights; name a file that ends in .safetensors")
-    return _train(_Work(model, recipe, trust), file, force=force, progress=progress)
+    return _train(_Work(model, recipe, trust, tell), file, force=force, progress=progress)
 
 
 def obtain(model: str, recipe: TrainSpec, *, progress: Report | None = None, **trust: bool) -> Loaded:
@@ -145,7 +148,14 @@ def _place(work: _Work) -> Path:
 class _Work:
     """A recipe with its data and its untrained model."""
 
-    def __init__(self, model: str, recipe: TrainSpec, trust: Mapping[str, bool]) -> None:
+    def __init__(
+        self,
+        model: str,
+        recipe: TrainSpec,
+        trust: Mapping[str, bool],
+        tell: Callable[[Alarm], None] = lambda alarm: None,
+    ) -> None:
+        self.tell = tell
         if recipe.data is None:
             raise RunError("--data is missing; `flatlens datasets` lists what there is")
         self.model, self.recipe = model, recipe
@@ -249,7 +259,7 @@ def _history(model: nn.Module, recipe: TrainSpec, data: Dataset, **how: Any) -> 
     return fit.train(model, torch.from_numpy(data.x), torch.from_numpy(data.y), rng=rng, **known | how)
 
 
-def _watched(recipe: TrainSpec, data: Dataset) -> tuple[Dataset, watch.Watch]:
+def _watched(recipe: TrainSpec, data: Dataset, tell: Callable[[Alarm], None]) -> tuple[Dataset, watch.Watch]:
     """What is trained on, and who watches it: by samples held out where the best epoch is to be kept."""
     best = recipe.keep is not None
     chosen = datasets.balanced(data.y, watch.watched(len(data)), recipe.seed)
@@ -265,13 +275,14 @@ def _watched(recipe: TrainSpec, data: Dataset) -> tuple[Dataset, watch.Watch]:
         held_out=best,
         attacked=recipe.adversarial is not None,
         seed=recipe.seed,
+        tell=tell,
     )
 
 
 def _fit(work: _Work, part: Path, progress: Report | None) -> tuple[dict[str, Any], watch.Watch]:
     model, recipe = work.loaded.model, work.recipe
     began = time.perf_counter()
-    data, watcher = _watched(recipe, work.data)
+    data, watcher = _watched(recipe, work.data, work.tell)
     attack = defences.of(recipe)["inner"]
     total = recipe.epochs * -(-len(data) // recipe.batch_size) * (1 if attack is None else attack.replays)
 
@@ -288,6 +299,9 @@ def _fit(work: _Work, part: Path, progress: Report | None) -> tuple[dict[str, An
         reached = _reached(work, test, before, progress)
     except OSError as error:  # of the model's own code: it says nothing of the disk
         raise ModelError(f"the model raised {one_line(error, kind=True)}") from error
+    at_end = tuple(_at_end(reached, recipe, work.data.classes))
+    for alarm in at_end:
+        work.tell(alarm)
     return {
         "model": work.model,
         "recipe": recipe.to_dict(),
@@ -301,11 +315,22 @@ def _fit(work: _Work, part: Path, progress: Report | None) -> tuple[dict[str, An
         "loss": history.loss,
         "training_accuracy": history.accuracy,
         "epoch": history.epoch,
-        "alarms": [alarm._asdict() for alarm in watcher.alarms()],
+        "step_seconds": sum(row.seconds for row in watcher.rows) / max(total, 1),
+        "alarms": [alarm._asdict() for alarm in (*watcher.alarms(), *at_end)],
         "seconds": round(time.perf_counter() - began, 3),
         "flatlens": __version__,
         "torch": torch.__version__,
     }, watcher
+
+
+def _at_end(reached: Mapping[str, Any], recipe: TrainSpec, classes: int) -> Iterator[Alarm]:
+    """Alarms that only the finished model raises: it has learnt little, or its gradients mislead attacks."""
+    right = reached["accuracy"]
+    if right < (1 + 1 / classes) / 2:  # less than half way from guessing
+        why = f"eps {recipe.eps:g} may be too large for these data" if recipe.adversarial else "train longer"
+        yield Alarm("not-learnt", recipe.epochs, f"not learnt: {100 * right:.0f} % right, clean; {why}")
+    if reached["masked"]:
+        yield Alarm("masked", recipe.epochs, f"masked: {reached['robustness']['why_masked']}")
 
 
 def _reached(work: _Work, test: Dataset, before: Median | None, progress: Report | None) -> dict[str, Any]:

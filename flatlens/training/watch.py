@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +35,10 @@ STILL = 0.05
 """An attack stands still where so many samples have a gradient of exactly 0."""
 FALL = 0.05
 """Robust overfitting: held-out samples are so far below the best epoch's in the end."""
+
+
+OVERFITTED = "robust-overfitting"
+"""An alarm that is one at the end alone: an epoch may be worse than the best, and a later one better."""
 
 
 class Row(NamedTuple):
@@ -83,6 +87,7 @@ class Watch:
         held_out: whether the samples are not trained on.
         attacked: whether the training is against an attack: then the best epoch is the best under PGD.
         seed: of the attack's random starts, the same at each look.
+        tell: called with each alarm in the epoch in which it is first seen.
     """
 
     def __init__(
@@ -97,7 +102,10 @@ class Watch:
         held_out: bool = False,
         attacked: bool = True,
         seed: int = 0,
+        tell: Callable[[Alarm], None] = lambda alarm: None,
     ) -> None:
+        self._tell = tell
+        self._told: set[str] = set()
         self._x, self._y, self._eps, self._norm, self._bounds = x, y, eps, norm, bounds
         self._every, self._held_out, self._seed = every, held_out, seed
         self._by = "pgd_accuracy" if attacked else "watched_accuracy"
@@ -113,6 +121,10 @@ class Watch:
         if last or epoch % self._every == 0:
             row = Row(**row._asdict() | self._seen(model))
         self.rows.append(row)
+        for alarm in self.alarms():
+            if alarm.code not in self._told and (last or alarm.code != OVERFITTED):
+                self._told.add(alarm.code)
+                self._tell(alarm)
 
     @property
     def best(self) -> int:
@@ -132,6 +144,7 @@ class Watch:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The rows, as they were."""
         self.rows = [Row(*row) for row in state["rows"]]
+        self._told = {alarm.code for alarm in self.alarms()}
 
     def alarms(self) -> tuple[Alarm, ...]:
         """What the rows tell, the first epoch of each kind."""
@@ -244,7 +257,7 @@ def _overfitted(looked: list[Row]) -> list[Alarm]:
         return []
     return [
         Alarm(
-            "robust-overfitting",
+            OVERFITTED,
             last.epoch,
             f"robust overfitting: held-out PGD fell from {100 * best.pgd_accuracy:.0f} % (epoch {best.epoch}) to "
             f"{100 * last.pgd_accuracy:.0f} %; --keep best keeps that epoch",

@@ -66,8 +66,8 @@ def robustness(
 ) -> None:
     """What several attacks leave of a model's accuracy: the worst case, its interval, and whether to believe it.
 
-    PGD and auto-PGD on the cross-entropy, the same two on an objective that the scale of the logits does not change,
-    APGD-T at the most probable wrong classes, and Square, which needs no gradient. Nothing is written.
+    PGD and auto-PGD on the cross-entropy; APGD-T at the most probable wrong classes, of as many steps, whose objective
+    the scale of the logits does not change; and Square, which needs no gradient. Nothing is written.
     """
     spec = run_spec({**context.params, "attack": "square", "steps": str(QUERIES)})
     with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
@@ -109,7 +109,6 @@ def _shares(found: Robustness) -> RenderableType:
         ("APGD-T", percent(found.apgd_t), found.attacks["apgd_t"]),
         ("Square", percent(found.square), found.attacks["square"]),
         ("cross-entropy", percent(found.cross_entropy), "PGD and APGD-CE together"),
-        ("scale-free", percent(found.scale_free), "the same steps on an objective that cannot saturate"),
         ("worst case", percent(found.worst), "every one of these"),
     ]
     return terminal.columns(rows, header=True)
@@ -119,7 +118,7 @@ def _figures(found: Robustness) -> list[tuple[str, str]]:
     gap = found.loss_gap
     kappa = "none in closed form" if found.kappa is None else _interval(found.kappa)
     difference = f"{100 * found.difference.value:+.1f} [{100 * found.difference.low:+.1f}, "
-    difference += f"{100 * found.difference.high:+.1f}] points, cross-entropy minus scale-free"
+    difference += f"{100 * found.difference.high:+.1f}] points, cross-entropy minus APGD-T, of as many steps"
     return [
         ("masked", f"{'yes' if found.masked else 'no'}: {difference}"),
         ("zero gradient", f"{percent(found.zero_gradient)} % of the clean inputs"),

@@ -22,13 +22,13 @@ from flatlens.victims.protocol import Batch, Pass, Victim
 
 AT_ONCE = 256
 """Samples that are attacked together."""
-PGD_STEPS, APGD_STEPS, TARGETED_STEPS, TARGETS = 20, 30, 20, 3
+PGD_STEPS, APGD_STEPS, TARGETS = 20, 40, 3
 LEAST_FOR_DLR = 4
 """Classes from which on the difference of logits ratio is used: its targeted form needs four."""
 CROSS_ENTROPY = ("pgd", "apgd_ce")
 """Attacks on the cross-entropy, whose gradient vanishes where the softmax saturates."""
-SCALE_FREE = ("pgd_scale_free", "apgd_scale_free")
-"""The same two, step for step, on an objective that the scale of the logits does not change."""
+SCALE_FREE = ("apgd_t",)
+"""An attack of as many steps in all, on an objective that the scale of the logits does not change."""
 DUAL = {"linf": "l1", "l2": "l2"}
 """The norm in which a gradient says how much a perturbation of size 1 changes, by the norm of the perturbation."""
 QUERY = 1 / 3
@@ -49,21 +49,18 @@ def suite(eps: float, norm: str, classes: int, queries: int = QUERIES) -> Suite:
     margin, which the scale of the logits changes in size but not in direction.
     """
     loss = "dlr" if classes >= LEAST_FOR_DLR else "margin"
+    targets = min(TARGETS, classes - 1)
+    steps = (PGD_STEPS + APGD_STEPS) // targets
     attacks: dict[str, Walks] = {
         "pgd": PGD(eps, norm, PGD_STEPS, random_start=True),
         "apgd_ce": APGD(eps, norm, APGD_STEPS),
-        "pgd_scale_free": PGD(eps, norm, PGD_STEPS, random_start=True, objective=loss),
-        "apgd_scale_free": APGD(eps, norm, APGD_STEPS, objective=loss),
-        "apgd_t": APGD(eps, norm, TARGETED_STEPS, loss, targets=TARGETS),
+        "apgd_t": APGD(eps, norm, steps, loss, targets=targets),
         "square": Square(eps, norm, queries, until_fooled=True),
     }
-    runs = attacks["apgd_t"].runs(classes)  # type: ignore[attr-defined]
     words = {
         "pgd": f"PGD-{PGD_STEPS} on the cross-entropy, random start",
         "apgd_ce": f"APGD-CE, {APGD_STEPS} steps",
-        "pgd_scale_free": f"PGD-{PGD_STEPS} on {loss}, random start",
-        "apgd_scale_free": f"APGD on {loss}, {APGD_STEPS} steps",
-        "apgd_t": f"APGD-T on targeted {loss}, {runs} {'target' if runs == 1 else 'targets'} × {TARGETED_STEPS} steps",
+        "apgd_t": f"APGD-T on targeted {loss}, {targets} {'target' if targets == 1 else 'targets'} × {steps} steps",
         "square": f"Square, {queries} queries without gradients",
     }
     return Suite(attacks, words)

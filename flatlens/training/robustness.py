@@ -1,7 +1,7 @@
 """How robust a model is: the worst of several attacks, what they cost in loss, and whether they can be believed.
 
-No attack proves robustness; one whose gradient vanishes proves nothing at all. So a model is attacked in six ways, by
-the cross-entropy and by objectives that the scale of the logits does not change, with gradients and without, and what
+No attack proves robustness; one whose gradient vanishes proves nothing at all. So a model is attacked in four ways, by
+the cross-entropy and by an objective that the scale of the logits does not change, with gradients and without, and what
 is left is what all of them leave.
 """
 
@@ -74,7 +74,7 @@ class Robustness:
         apgd_t: right under auto-PGD at each of the most probable wrong classes.
         square: right under random search without gradients.
         cross_entropy: right under both PGD and auto-PGD on the cross-entropy.
-        scale_free: right under the same two, step for step, on an objective that the logits' scale does not change.
+        scale_free: right under APGD-T, of as many steps in all, whose objective the logits' scale does not change.
         worst: right before the attack and under every one.
         loss_gap: ℓ(f(x*), y) − ℓ(f(x), y) under PGD-20.
         masked: whether attacks on the cross-entropy overstate this model's robustness.
@@ -327,7 +327,7 @@ def _why_masked(difference: Mean, by_cross_entropy: Bools, scale_free: Bools, fl
     if difference.low > GAP:
         said.append(
             f"{100 * by_cross_entropy.mean():.1f} % are right under attacks on the cross-entropy and "
-            f"{100 * scale_free.mean():.1f} % under the same attacks on an objective that the scale of the logits "
+            f"{100 * scale_free.mean():.1f} % under one of as many steps on an objective that the scale of the logits "
             f"does not change: {100 * difference.value:.1f} points [{100 * difference.low:.1f}, "
             f"{100 * difference.high:.1f}] more"
         )

@@ -151,8 +151,9 @@ class Free:
         if self._delta is None or len(self._delta) < len(x):
             grown = torch.zeros_like(x)
             if self._delta is not None:
-                grown[: len(self._delta)] = self._delta
+                grown[: len(self._delta)] = self._delta.to(x.device)
             self._delta = grown
+        self._delta = self._delta.to(x.device)  # a snapshot is read on the CPU
         return ball(self.norm).project(x + self._delta[: len(x)], x, eps, bounds)
 
     def learn(self, gradient: Points, eps: float) -> None:
@@ -168,7 +169,8 @@ class Free:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The perturbation, as it was."""
-        self._delta = state.get("delta")
+        held = state.get("delta")
+        self._delta = None if held is None else held.clone()  # `learn` changes it in place
 
 
 class Gan:

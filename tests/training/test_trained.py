@@ -170,7 +170,7 @@ def test_a_recipe_on_the_command_line(tmp_path: Path) -> None:
         ({"epoch": 3}, r"no setting 'epoch'; \[train\] has: .* Did you mean 'epochs'"),
         ({"epochs": 0}, "--epochs 0: needs a whole number"),
         ({"lr": "0"}, "--lr 0: needs a number above 0"),
-        ({"adversarial": "pdg"}, "no adversarial training 'pdg'; there are: pgd"),
+        ({"adversarial": "pdg"}, "no adversarial training 'pdg'; there are: none, pgd"),
         ({"weight_decay": -1}, "--weight-decay -1"),
         ({"epochs": "many"}, "--epochs 'many': needs a whole number"),
     ],

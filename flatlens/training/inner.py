@@ -205,7 +205,8 @@ class Gan:
         aim = replace(self._aim, eps=eps, bounds=bounds)
         if self._learner is None:
             own = torch.Generator().manual_seed(rng.initial_seed())  # leaves the order of the samples as it is
-            self._learner = Adversary(aim, tuple(x.shape[1:]), own, x)
+            with torch.random.fork_rng(devices=[]):  # layers draw their first weights before these are replaced
+                self._learner = Adversary(aim, tuple(x.shape[1:]), own, x)
             if self._state:
                 self._learner.load_state_dict(dict(self._state))
         self._learner.aim = aim

@@ -115,7 +115,9 @@ def test_the_gradient_by_every_weight_is_that_of_central_differences() -> None:
                 measured.view(-1)[i] = (ends[0] - ends[1]) / (2 * h)
         size = slope.abs().max().item()
         assert size > 1e-4, f"{name}: the gradient does not reach it"
-        torch.testing.assert_close(slope, measured, rtol=1e-6, atol=1e-6 * size, msg=lambda said, n=name: f"{n}: {said}")
+        torch.testing.assert_close(
+            slope, measured, rtol=1e-6, atol=1e-6 * size, msg=lambda said, n=name: f"{n}: {said}"
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

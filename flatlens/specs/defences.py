@@ -11,6 +11,7 @@ A recipe is a name of the literature for a choice along the axes. It is resolved
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -135,6 +136,10 @@ RECIPES = {
 }
 
 
+_JOINED = re.compile(r"(?<![0-9.][eE])\+")
+"""What joins penalties: a +, but not that of 1e+20."""
+
+
 def chosen(axis: str, text: str | None) -> tuple[Named, ...]:
     """What a value of an axis names: nothing, one thing, or on the axis ``penalty`` several.
 
@@ -143,7 +148,7 @@ def chosen(axis: str, text: str | None) -> tuple[Named, ...]:
     """
     if text is None or text == NONE:
         return ()
-    parts = text.split("+") if axis == "penalty" else [text]
+    parts = _JOINED.split(text) if axis == "penalty" else [text]
     found = tuple(read(KINDS[axis], part, AXES[axis], also=(NONE,)) for part in parts)
     names = [one.name for one in found]
     for name in names:

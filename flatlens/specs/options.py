@@ -9,7 +9,7 @@ from typing import Any
 
 from flatlens.errors import SpecError, UsageError, unknown
 from flatlens.specs import uris
-from flatlens.specs.values import number, whole
+from flatlens.specs.values import number, shortened, whole
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,11 @@ class Option:
                 value = number(text)
             except SpecError:
                 value = None
+        # inf and nan lie between no finite ends, and a whole number of 400 digits is none that math.isfinite takes.
         inside = value is not None and self.above < value < self.below and self.low <= value <= self.high
-        if value is None or not math.isfinite(value) or not inside:
-            raise SpecError(f"{name}={text} in '{where}': needs {self.range()}, for example {self.default}")
+        if value is None or not inside:
+            said = f"{name}={shortened(text)} in '{shortened(where)}'"
+            raise SpecError(f"{said}: needs {self.range()}, for example {self.default}")
         return value
 
     def range(self) -> str:
@@ -103,9 +105,10 @@ def read(kind: str, text: str, entries: Mapping[str, Entry], also: Iterable[str]
         raise SpecError(unknown(kind, name, [*also, *entries], where="there are"))
     entry = entries[name]
     try:
-        given = uris.parse(f"?{query}").options if query else {}
+        # With a scheme of its own, though an empty one: else a colon in a value would be taken for the end of one.
+        given = uris.parse(f":?{query}").options if query else {}
     except UsageError as error:
-        raise SpecError(str(error).replace(f"'?{query}'", f"'{text}'")) from error
+        raise SpecError(str(error).replace(f"':?{query}'", f"'{text}'")) from error
     for option in given:
         if option not in entry.options:
             has = f"'{name}' has" if entry.options else f"'{name}' has no options"

@@ -19,6 +19,7 @@ import tomli_w
 
 from flatlens.errors import SpecError, unknown
 from flatlens.specs.catalogue import ATTACK_SCHEMES, ATTACKS, NORMS, OBJECTIVES
+from flatlens.specs.defences import AXES
 from flatlens.specs.known_models import OBJECT
 from flatlens.specs.settings import Settings, all_controls, read_bounds
 from flatlens.specs.spelling import settings_of, unaliased
@@ -207,7 +208,9 @@ def coerce(key: str, value: Any, of: type = RunSpec) -> Any:
     kinds = _kinds(key, of)
     if TrainSpec in kinds and isinstance(value, Mapping):
         return train_from_dict(value)
-    if type(None) in kinds and (value is None or (of is TrainSpec and value == "none")):
+    # On an axis of a defence none is a choice of its own, which a recipe may contradict.
+    none = of is TrainSpec and value == "none" and key not in AXES
+    if type(None) in kinds and (value is None or none):
         return None
     if TrainSpec in kinds:
         raise SpecError(f"train = {value!r}: needs a table, for example [train] epochs = 10")

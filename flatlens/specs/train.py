@@ -9,7 +9,7 @@ from typing import Any
 from flatlens.errors import SpecError, unknown
 from flatlens.specs import defences
 from flatlens.specs.defences import AXES, chosen
-from flatlens.specs.values import DEFAULT_LINF_EPS, flag
+from flatlens.specs.values import DEFAULT_LINF_EPS, flag, typed
 
 NORMS = ("linf", "l2")
 """Of the attacks that are trained against."""
@@ -65,7 +65,9 @@ class TrainSpec:
 
     def __post_init__(self) -> None:
         # One way to write each training: what came later is None at its default, so that older hashes stay.
-        plain = defences.resolved(self.defence, {axis: getattr(self, axis) for axis in AXES})
+        named = {axis: getattr(self, axis) for axis in ("defence", *AXES)}
+        named = {axis: None if value is None else typed(axis, value, str, str) for axis, value in named.items()}
+        plain = defences.resolved(named.pop("defence"), named)
         for key, values, default in (("norm", NORMS, "linf"), ("keep", KEEP, "last")):
             if (value := getattr(self, key)) is not None and value not in values:
                 raise SpecError(unknown(key, value, values, where="there are"))
@@ -90,7 +92,7 @@ class TrainSpec:
     def _check_warmups(self) -> None:
         if self.eps_warmup is not None and not 0 < self.eps_warmup < self.epochs:
             raise SpecError(
-                f"--eps-warmup {self.eps_warmup}: needs a number of epochs below the {self.epochs} of the training"
+                f"--eps-warmup {self.eps_warmup}: needs a whole number of epochs from 0 to {self.epochs - 1}"
             )
         for weights in chosen("perturb_weights", self.perturb_weights):
             if weights.options.get("warmup", 0) >= self.epochs:

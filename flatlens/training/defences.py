@@ -14,7 +14,7 @@ from flatlens.training.fit import History
 from flatlens.training.fit import train as fit
 from flatlens.training.inner import FGSM, PGD, Free, Gan
 from flatlens.training.losses import MART, TRADES, Adversarial, Mix
-from flatlens.training.penalties import FAM, InputGradient, Spectral
+from flatlens.training.penalties import CLEAN, FAM, InputGradient, Spectral
 from flatlens.training.weights import ASAM, AWP, SAM
 
 __all__ = [
@@ -54,6 +54,8 @@ def passes(recipe: TrainSpec) -> float:
     axes = of(recipe)
     attack, loss = axes["inner"], axes["loss"] or Adversarial()
     of_step = 1.0 if attack is None else float(loss.passes)
+    if of_step == 1 and attack is not None and any(p.at == CLEAN for p in axes["penalty"]):
+        of_step = 2.0  # clean inputs for the penalty alone
     if any(p.slope for p in axes["penalty"]):
         of_step *= 2
     if axes["weights"] is not None:

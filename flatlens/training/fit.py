@@ -191,6 +191,9 @@ class _Step:
             with moved(self._model, own, deltas):
                 optimizer.zero_grad(set_to_none=True)
                 worse, _ = self._objective(x, attacked, y, eps)
+                if not torch.isfinite(worse):
+                    self.blame = self.blame or f", at weights made worse by --perturb-weights {_flag(self._weights)}"
+                    return worse.detach(), here.logits.detach()
                 worse.backward()
         return value.detach(), here.logits.detach()
 
@@ -216,18 +219,28 @@ class _Step:
             values = self._loss(None if clean is None else clean.logits, here.logits, y)
         of_loss = values.mean()
         value, self.blame = of_loss, ""
+        if not torch.isfinite(of_loss):
+            # Finite answers of which a cross-entropy would be finite too: it is the loss's own doing.
+            plain = [cross_entropy(p.logits, y) for p in (clean, here) if p is not None]
+            if attacked is not None and torch.isfinite(torch.cat(plain)).all():
+                self.blame = f", by --loss {_flag(self._loss)}"
+            return of_loss, here
         for penalty in self._penalties:
             at = clean if penalty.at == CLEAN and clean is not None else here
             added = penalty(self._model, at, eps).mean()
             if torch.isfinite(value) and not torch.isfinite(added):
-                self.blame = f", by the penalty {type(penalty).__name__}"
+                self.blame = f", by --penalty {_flag(penalty)}"
             value = value + added
-        if not torch.isfinite(of_loss) and torch.isfinite(here.logits).all():
-            self.blame = f", by the loss {type(self._loss).__name__}"
         return value, here
 
     def _leaf(self, x: Tensor) -> Tensor:
         return x.detach().requires_grad_(True) if self._slope else x
+
+
+def _flag(axis: object) -> str:
+    """What chooses an object of an axis on the command line."""
+    name = type(axis).__name__
+    return {"InputGradient": "gradient"}.get(name, name.lower())
 
 
 def _parts(order: Tensor, size: int) -> list[Tensor]:
@@ -276,5 +289,5 @@ def accuracy(model: nn.Module, x: Float[Tensor, " n *shape"], y: Int[Tensor, " n
     """Share of right answers, 0 to 1, in the mode the model is in."""
     device = next(model.parameters()).device
     pairs = zip(x.split(batch_size), y.split(batch_size), strict=True)
-    right = sum(int((model(inputs.to(device)).argmax(1) == labels.to(device)).sum()) for inputs, labels in pairs)
-    return right / len(x)
+    answers = ((as_logits(model(inputs.to(device))).argmax(1), labels.to(device)) for inputs, labels in pairs)
+    return sum(int((answer == labels).sum()) for answer, labels in answers) / len(x)

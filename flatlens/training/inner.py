@@ -151,8 +151,9 @@ class Free:
         if self._delta is None or len(self._delta) < len(x):
             grown = torch.zeros_like(x)
             if self._delta is not None:
-                grown[: len(self._delta)] = self._delta
+                grown[: len(self._delta)] = self._delta.to(x.device)
             self._delta = grown
+        self._delta = self._delta.to(x.device)  # a snapshot is read on the CPU
         return ball(self.norm).project(x + self._delta[: len(x)], x, eps, bounds)
 
     def learn(self, gradient: Points, eps: float) -> None:
@@ -168,7 +169,8 @@ class Free:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The perturbation, as it was."""
-        self._delta = state.get("delta")
+        held = state.get("delta")
+        self._delta = None if held is None else held.clone()  # `learn` changes it in place
 
 
 class Gan:
@@ -203,7 +205,8 @@ class Gan:
         aim = replace(self._aim, eps=eps, bounds=bounds)
         if self._learner is None:
             own = torch.Generator().manual_seed(rng.initial_seed())  # leaves the order of the samples as it is
-            self._learner = Adversary(aim, tuple(x.shape[1:]), own, x)
+            with torch.random.fork_rng(devices=[]):  # layers draw their first weights before these are replaced
+                self._learner = Adversary(aim, tuple(x.shape[1:]), own, x)
             if self._state:
                 self._learner.load_state_dict(dict(self._state))
         self._learner.aim = aim

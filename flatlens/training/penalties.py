@@ -99,6 +99,8 @@ class Spectral:
 def _largest_square(matrix: Tensor) -> Tensor:
     """σ² of a matrix, by the smaller of its Gram matrices: eigenvalues are cheaper than singular values."""
     gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    if not torch.isfinite(gram).all():
+        return gram.sum() * torch.nan  # LAPACK would raise an error of its own
     return torch.linalg.eigvalsh(gram)[-1]
 
 

@@ -35,6 +35,8 @@ from flatlens.models import checkpoints, statedicts
 from flatlens.models.loaders import Loaded, sha256
 from flatlens.progress import Progress, Report
 from flatlens.records.intervals import Median
+from flatlens.specs.defences import WEIGHTS, chosen
+from flatlens.specs.options import Named, written
 from flatlens.specs.train import TrainSpec
 from flatlens.training import attacked, defences, epochs, fit, robustness, watch
 from flatlens.training.fit import History, accuracy
@@ -46,6 +48,8 @@ VERSION = 1
 ROBUST_SAMPLES = 1000
 """On how many samples at most robustness is measured, all classes alike."""
 
+HELD_OUT = 4
+"""At most one sample in so many is held out of the training data, to tell the best epoch by."""
 TIMED = 3
 """Steps of a training that its cost is estimated from."""
 
@@ -121,14 +125,22 @@ def cost(model: str, recipe: TrainSpec, **trust: bool) -> Cost:
     if _place(work).with_suffix(".json").exists():
         return NOTHING
     few = work.data.take(range(min(TIMED * recipe.batch_size, len(work.data))))
-    short: dict[str, Any] = {"epochs": 1, "eps_warmup": 0}
-    _history(work.loaded.model, recipe, few.take(range(min(2, len(few)))), **short)  # slow for the first time
+    short = replace(recipe, epochs=1, eps_warmup=None, perturb_weights=_at_once(recipe.perturb_weights))
+    _history(work.loaded.model, short, few.take(range(min(2, len(few)))))  # slow for the first time
     began = time.perf_counter()
-    _history(work.loaded.model, recipe, few, **short)
-    a_sample = (time.perf_counter() - began) * recipe.epochs / _passes(recipe, len(few))
+    _history(work.loaded.model, short, few)
+    a_sample = (time.perf_counter() - began) / _passes(short, len(few))
     test = len(datasets.load(datasets.with_split(str(recipe.data), "test")))
     whole = _passes(recipe, len(work.data)) + attacked.passes(work.data.classes) * min(test, ROBUST_SAMPLES)
     return Cost(-(-whole // recipe.batch_size), whole * a_sample)
+
+
+def _at_once(step: str | None) -> str | None:
+    """A perturbation of weights without the epochs that it waits."""
+    for found in chosen("perturb_weights", step):
+        waits = {name: 0 for name in found.options if name == "warmup"}
+        return written(Named(found.name, {**found.options, **waits}), WEIGHTS)
+    return None
 
 
 def _passes(recipe: TrainSpec, samples: int) -> int:
@@ -262,10 +274,13 @@ def _history(model: nn.Module, recipe: TrainSpec, data: Dataset, **how: Any) -> 
 def _watched(recipe: TrainSpec, data: Dataset, tell: Callable[[Alarm], None]) -> tuple[Dataset, watch.Watch]:
     """What is trained on, and who watches it: by samples held out where the best epoch is to be kept."""
     best = recipe.keep is not None
-    chosen = datasets.balanced(data.y, watch.watched(len(data)), recipe.seed)
-    seen = data.take(chosen)
+    most = watch.watched(len(data))
+    if best and (most := min(most, len(data) // HELD_OUT)) < 1:
+        raise RunError(f"--keep best: needs at least {HELD_OUT} samples, to hold some out; there are {len(data)}")
+    shown = datasets.balanced(data.y, most, recipe.seed)
+    seen = data.take(shown)
     if best:
-        data = data.take(sorted(set(range(len(data))) - set(map(int, chosen))))
+        data = data.take(sorted(set(range(len(data))) - set(map(int, shown))))
     return data, watch.Watch(
         torch.from_numpy(seen.x),
         torch.from_numpy(seen.y),

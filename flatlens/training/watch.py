@@ -150,7 +150,7 @@ class Watch:
         """What the rows tell, the first epoch of each kind."""
         looked = [row for row in self.rows if not math.isnan(row.pgd_accuracy)]
         found = [*_catastrophic(looked), *_still(looked)]
-        if self._held_out:
+        if self._held_out and self._by == "pgd_accuracy":  # else the epoch kept is the best under no attack
             found += _overfitted(looked)
         return tuple(sorted(found, key=lambda alarm: alarm.epoch))
 
@@ -188,7 +188,7 @@ class Watch:
             "fgsm_accuracy": right(attack(1, self._eps, None)),
             "pgd_accuracy": right(attack(STEPS, 2.5 * self._eps / STEPS, rng)),
             "flatness_mean": float(kappa.mean()),
-            "flatness_median": float(kappa.median()),
+            "flatness_median": float(kappa.quantile(0.5)),
             "weight_gradient": float(torch.stack(whole).norm()) if whole else math.nan,
             "input_gradient": float(size.mean()),
             "zero_gradients": float((size == 0).float().mean()),

@@ -92,23 +92,19 @@ def _scaled(tensor: Tensor, length: float | Tensor, size: Tensor) -> Tensor:
 def moved(model: nn.Module, parameters: Sequence[nn.Parameter], deltas: Sequence[Tensor]) -> Iterator[None]:
     """The model at weights + deltas; afterwards the weights are what they were, to the bit, whatever happens inside.
 
-    Batch norms' running statistics stand still inside: they move once a step, by the pass before.
+    So are all buffers: the running statistics of norms move once a step, by the pass before.
     """
-    before = [p.detach().clone() for p in parameters]
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    kept = [*parameters, *model.buffers()]
+    before = [tensor.detach().clone() for tensor in kept]
     try:
-        for module in norms:
-            module.track_running_stats = False
         with torch.no_grad():
             for parameter, delta in zip(parameters, deltas, strict=True):
                 parameter.add_(delta)
         yield
     finally:
         with torch.no_grad():
-            for parameter, old in zip(parameters, before, strict=True):
-                parameter.copy_(old)
-        for module in norms:
-            module.track_running_stats = True
+            for tensor, old in zip(kept, before, strict=True):
+                tensor.copy_(old)
 
 
 def named(chosen: Named) -> WeightStep:

@@ -97,10 +97,28 @@ def train(
             ("data", f"{recipe.data}, {record['samples']:,} samples, {recipe.epochs} epochs"),
             ("training", f"against PGD, linf, eps {radius(recipe.eps)}" if recipe.adversarial else "standard"),
             ("accuracy", f"{100 * made.accuracy:.1f} % of {record['test_samples']:,} samples of {made.test}"),
-            ("robust", f"{100 * made.robust_accuracy:.1f} % under {record['robust_attack']}"),
+            ("worst case", _worst(record)),
+            ("PGD alone", f"{100 * made.robust_accuracy:.1f} % under {record['robust_attack']}"),
+            ("κ of the head", _kappa(record["kappa"])),
             ("time", f"{record['seconds']:.3g} s"),
             ("weights", str(out)),
         ]
+        rows += [("caution", f"{one['code']}: {one['message']}") for one in record["robustness"]["cautions"]]
         terminal.show(terminal.columns(rows), err=json)
     if json:
         terminal.emit({"weights": out, "resumed": made.resumed, **record})
+
+
+def _worst(record: dict[str, Any]) -> str:
+    """The worst case of all attacks, with its interval, and on how many samples."""
+    found = record["worst_accuracy"]
+    interval = f"[{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+    return f"{100 * found['value']:.1f} {interval} % of {found['n']:,} samples under PGD, APGD-CE, APGD-T and Square"
+
+
+def _kappa(found: dict[str, Any]) -> str:
+    """The median of the head's relative flatness before and after the training."""
+    before, after = found["before"], found["after"]
+    if before is None or after is None:
+        return "none in closed form"
+    return f"{before['value']:.3g} before, {after['value']:.3g} after (median, clean)"

@@ -7,6 +7,7 @@ is left is what all of them leave.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, NamedTuple
@@ -172,7 +173,7 @@ def evaluate(
         with exact_arithmetic(victim.device), guard.net(f"in batch {index + 1}, with batches of {size}"):
             parts.append(work.of(batch))
     found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    beforehand = (*preflight(model, victim, x, bounds), *_asked(eps, bounds, len(x), victim.classes))
+    beforehand = (*preflight(model, victim, x, bounds), *_asked(eps, norm, bounds, x, victim.classes))
     return _judged(found, eps, norm, seed, dict(work.suite.words), no_head, beforehand)
 
 
@@ -336,12 +337,14 @@ def _why_masked(difference: Mean, by_cross_entropy: Bools, scale_free: Bools, fl
     return "; ".join(said)
 
 
-def _asked(eps: float, bounds: tuple[float, float], n: int, classes: int) -> tuple[Caution, ...]:
+def _asked(eps: float, norm: str, bounds: tuple[float, float], x: Tensor, classes: int) -> tuple[Caution, ...]:
     found = []
-    if eps > (bounds[1] - bounds[0]) / 2:
-        found.append(cautions.wide_eps(eps, bounds))
-    if n < FEW:
-        found.append(cautions.few_samples(n))
+    # From the middle of the bounds to a corner: in l2 that is longer than to the middle of a side.
+    reach = (bounds[1] - bounds[0]) / 2 * (math.sqrt(x[0].numel()) if norm == "l2" else 1)
+    if eps > reach:
+        found.append(cautions.wide_eps(eps, norm, bounds))
+    if len(x) < FEW:
+        found.append(cautions.few_samples(len(x)))
     if classes < attacked.LEAST_FOR_DLR:
         found.append(cautions.few_classes(classes))
     return tuple(found)

@@ -33,7 +33,7 @@ def test_json_has_the_names_of_the_fields_and_the_figures_of_python(flatlens: An
     done = flatlens("robustness", "--model", MODEL, "--data", DATA, "--eps", 0.1, "--limit", 20, "--json")
     assert done.code == 0
     found = json.loads(done.out)
-    assert set(found) == {"model", "data"} | {field for field in fl.Robustness.__dataclass_fields__}
+    assert set(found) == {"model", "data"} | set(fl.Robustness.__dataclass_fields__)
     assert set(found["worst"]) == {"value", "low", "high", "n"}
     model, x, y, ids = digits(20)
     mine = named.evaluate(model, x, y, eps=0.1, ids=ids, queries=named.QUERIES).to_dict()
@@ -113,7 +113,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "none": (lambda model, x, y: (model, x[:0], y[:0]), "there are no samples"),
     "length": (lambda model, x, y: (model, x, y[:2]), r"labels have shape \(2,\)"),
     "whole": (lambda model, x, y: (model, (x * 16).int(), y), "inputs are torch.int32"),
-    "one-logit": (lambda model, x, y: (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1)).eval(), x, y * 0),
+    "one-logit": (lambda _, x, y: (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1)).eval(), x, y * 0),
                   "one logit"),
 }  # fmt: skip
 

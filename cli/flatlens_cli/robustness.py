@@ -119,12 +119,14 @@ def _figures(found: Robustness) -> list[tuple[str, str]]:
     kappa = "none in closed form" if found.kappa is None else _interval(found.kappa)
     difference = f"{100 * found.difference.value:+.1f} [{100 * found.difference.low:+.1f}, "
     difference += f"{100 * found.difference.high:+.1f}] points, cross-entropy minus APGD-T, of as many steps"
+    bound = f"at most {found.lipschitz:.3g} logits per unit of l2" if found.lipschitz else found.why_no_lipschitz
     return [
         ("masked", f"{'yes' if found.masked else 'no'}: {difference}"),
         ("zero gradient", f"{percent(found.zero_gradient)} % of the clean inputs"),
         ("loss gap", f"mean {_interval(gap.mean)}, median {_interval(gap.median)} nats, {gap.attack}"),
         ("κ of the head", kappa),
         ("slope", f"{_interval(found.slope)} logits per unit of {found.norm}"),
+        ("Lipschitz", bound),
         ("margin / slope", f"{_interval(found.radius)}, the boundary's distance to first order"),
     ]
 

@@ -118,29 +118,35 @@ def train(
             ("data", f"{recipe.data}, {record['samples']:,} samples, {recipe.epochs} epochs"),
             ("training", _training(recipe)),
             ("accuracy", f"{100 * made.accuracy:.1f} % of {record['test_samples']:,} samples of {made.test}"),
-            *_robust(record),
+            ("worst case", _worst(record)),
+            ("PGD alone", f"{100 * made.robust_accuracy:.1f} % under {record['robust_attack']}"),
+            ("κ of the head", _kappa(record["kappa"])),
             ("time", f"{record['seconds']:.3g} s"),
             ("weights", str(out)),
         ]
+        # What masks is told by a caution in full.
+        rows += [("alarm", one["text"]) for one in record.get("alarms", ()) if one["code"] != "masked"]
+        rows += [("caution", f"{one['code']}: {one['message']}") for one in record["robustness"]["cautions"]]
         terminal.show(terminal.columns(rows), err=json)
     if json:
         terminal.emit({"weights": out, "resumed": made.resumed, **record})
 
 
-def _robust(record: dict[str, Any]) -> list[tuple[str, str]]:
-    worst, kappa = record["worst_accuracy"], record["kappa"]
-    rows = [
-        (
-            "robust",
-            f"{100 * worst['value']:.1f} % [{100 * worst['low']:.1f}, {100 * worst['high']:.1f}] in the worst case of "
-            f"several attacks, {100 * record['robust_accuracy']:.1f} % under {record['robust_attack']}",
-        )
-    ]
-    if kappa["before"] is not None and kappa["after"] is not None:
-        rows.append(("κ of the head", f"{kappa['before']['value']:.3g} untrained, {kappa['after']['value']:.3g} now"))
-    return rows + [("alarm", alarm["text"]) for alarm in record.get("alarms", ())]
-
-
 def _training(recipe: TrainSpec) -> str:
     how = in_words(recipe.to_dict())
     return f"{how}, {recipe.norm or 'linf'}, eps {radius(recipe.eps)}" if uses_eps(recipe.to_dict()) else how
+
+
+def _worst(record: dict[str, Any]) -> str:
+    """The worst case of all attacks, with its interval, and on how many samples."""
+    found = record["worst_accuracy"]
+    interval = f"[{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+    return f"{100 * found['value']:.1f} {interval} % of {found['n']:,} samples under PGD, APGD-CE, APGD-T and Square"
+
+
+def _kappa(found: dict[str, Any]) -> str:
+    """The median of the head's relative flatness before and after the training."""
+    before, after = found["before"], found["after"]
+    if before is None or after is None:
+        return "none in closed form"
+    return f"{before['value']:.3g} before, {after['value']:.3g} after (median, clean)"

@@ -336,11 +336,11 @@ def broken(count: int, n: int) -> Iterator[Caution]:
         )
 
 
-def wide_eps(eps: float, bounds: tuple[float, float]) -> Caution:
-    """A radius that reaches further than from the middle of the bounds to their ends."""
+def wide_eps(eps: float, norm: str, bounds: tuple[float, float]) -> Caution:
+    """A radius that reaches further than from the middle of the bounds to their corners."""
     return Caution(
         "wide-eps",
-        f"eps = {eps:g} is more than half of the width of the bounds [{bounds[0]:g}, {bounds[1]:g}]: such a "
+        f"eps = {eps:g} in {norm} is more than half of the width of the bounds [{bounds[0]:g}, {bounds[1]:g}]: such a "
         "perturbation can make any input grey, and no classifier is right then; radii are mostly far smaller",
     )
 

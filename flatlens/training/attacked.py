@@ -76,7 +76,8 @@ def passes(classes: int, queries: int = QUERIES) -> int:
 def length(attack: Walks, classes: int) -> int:
     """Passes of one attack on each sample, over all its runs."""
     known = stated(attack)
-    return (known.length + 1) * known.runs(classes)
+    # The clean input comes first; all but PGD have their best point once more.
+    return (known.length + 1 + (not isinstance(attack, PGD))) * known.runs(classes)
 
 
 class Outcome(NamedTuple):

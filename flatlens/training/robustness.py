@@ -7,6 +7,7 @@ is left is what all of them leave.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from flatlens.records.schema import Caution
 from flatlens.specs.catalogue import QUERIES
 from flatlens.training import attacked
 from flatlens.training.attacked import CROSS_ENTROPY, SCALE_FREE
+from flatlens.training.lipschitz import Bound, lipschitz
 from flatlens.victims.images import ImageVictim
 from flatlens.victims.layers import HEAD
 from flatlens.victims.memory import keep_freed_memory
@@ -84,6 +86,9 @@ class Robustness:
         kappa: median of the head's relative flatness at the clean inputs; None where the model has no such head.
         slope: median of ‖∂margin/∂x‖ at the clean inputs, in the dual norm (l1 for linf, l2 for l2).
         radius: median of margin / slope: to first order, how far off the boundary lies.
+        lipschitz: the product of what the model's parts stretch at most, l2 to l2: an upper bound of its Lipschitz
+            constant; None where there is none.
+        why_no_lipschitz: the first part that has no such factor; empty where all have.
         eps: radius of the attacks, in units of the input.
         norm: ``linf`` or ``l2``.
         n: samples.
@@ -108,6 +113,8 @@ class Robustness:
     kappa: Median | None
     slope: Median
     radius: Median
+    lipschitz: float | None
+    why_no_lipschitz: str
     eps: float
     norm: str
     n: int
@@ -172,8 +179,8 @@ def evaluate(
         with exact_arithmetic(victim.device), guard.net(f"in batch {index + 1}, with batches of {size}"):
             parts.append(work.of(batch))
     found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    beforehand = (*preflight(model, victim, x, bounds), *_asked(eps, bounds, len(x), victim.classes))
-    return _judged(found, eps, norm, seed, dict(work.suite.words), no_head, beforehand)
+    beforehand = (*preflight(model, victim, x, bounds), *_asked(eps, norm, bounds, x, victim.classes))
+    return _judged(found, eps, norm, seed, dict(work.suite.words), no_head, lipschitz(model, x), beforehand)
 
 
 def clean_kappa(
@@ -276,6 +283,7 @@ def _judged(
     seed: int,
     words: dict[str, str],
     no_head: bool,
+    bound: Bound,
     beforehand: tuple[Caution, ...],
 ) -> Robustness:
     n = len(found["clean"])
@@ -308,6 +316,8 @@ def _judged(
         kappa=None if no_head else median(found["kappa"], seed=seed),
         slope=median(found["slope"], seed=seed),
         radius=median(radius, seed=seed),
+        lipschitz=bound.value,
+        why_no_lipschitz=bound.why,
         eps=eps,
         norm=norm,
         n=n,
@@ -336,12 +346,14 @@ def _why_masked(difference: Mean, by_cross_entropy: Bools, scale_free: Bools, fl
     return "; ".join(said)
 
 
-def _asked(eps: float, bounds: tuple[float, float], n: int, classes: int) -> tuple[Caution, ...]:
+def _asked(eps: float, norm: str, bounds: tuple[float, float], x: Tensor, classes: int) -> tuple[Caution, ...]:
     found = []
-    if eps > (bounds[1] - bounds[0]) / 2:
-        found.append(cautions.wide_eps(eps, bounds))
-    if n < FEW:
-        found.append(cautions.few_samples(n))
+    # From the middle of the bounds to a corner: in l2 that is longer than to the middle of a side.
+    reach = (bounds[1] - bounds[0]) / 2 * (math.sqrt(x[0].numel()) if norm == "l2" else 1)
+    if eps > reach:
+        found.append(cautions.wide_eps(eps, norm, bounds))
+    if len(x) < FEW:
+        found.append(cautions.few_samples(len(x)))
     if classes < attacked.LEAST_FOR_DLR:
         found.append(cautions.few_classes(classes))
     return tuple(found)

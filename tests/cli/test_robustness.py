@@ -1,0 +1,127 @@
+"""`flatlens robustness`: the same figures as from Python, and the same refusals."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import flatlens as fl
+from flatlens import datasets, models
+from flatlens.errors import FlatlensError
+from flatlens.measure import robustness as named
+from flatlens.specs.run import RunSpec
+from tests.expected import cautioned
+
+MODEL, DATA = "flatlens:digits-cnn", "flatlens:digits"
+
+
+def digits(n: int) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
+    data = datasets.load(DATA)
+    data = data.take(datasets.balanced(data.y, n, 0))
+    model = models.load(MODEL, shape=(1, 8, 8), classes=10).model
+    return model, torch.from_numpy(data.x), torch.from_numpy(data.y), torch.from_numpy(data.ids)
+
+
+@cautioned("few-samples")
+def test_json_has_the_names_of_the_fields_and_the_figures_of_python(flatlens: Any) -> None:
+    done = flatlens("robustness", "--model", MODEL, "--data", DATA, "--eps", 0.1, "--limit", 20, "--json")
+    assert done.code == 0
+    found = json.loads(done.out)
+    assert set(found) == {"model", "data"} | set(fl.Robustness.__dataclass_fields__)
+    assert set(found["worst"]) == {"value", "low", "high", "n"}
+    model, x, y, ids = digits(20)
+    mine = named.evaluate(model, x, y, eps=0.1, ids=ids, queries=named.QUERIES).to_dict()
+    assert {key: found[key] for key in mine} == json.loads(json.dumps(mine))
+    assert "worst case" in done.err and "few-samples: 20 samples" in done.err
+
+
+def test_a_summary_for_people(flatlens: Any) -> None:
+    done = flatlens("robustness", "--model", MODEL, "--data", DATA, "--eps", 0.1, "--limit", 12, "--norm", "l2")
+    rows = {line.split("  ")[0]: line for line in done.out.splitlines()}
+    assert done.code == 0 and done.err == ""
+    for name in ("clean", "PGD", "APGD-CE", "APGD-T", "Square", "worst case", "loss gap", "margin / slope"):
+        assert name in rows, name
+    assert re.search(r"worst case +\d+\.\d \[\d+\.\d, \d+\.\d\]", rows["worst case"])
+    assert "l2, eps 0.1" in rows["attacks"] and "caution" in rows
+
+
+def test_quiet_says_nothing(flatlens: Any) -> None:
+    assert flatlens("robustness", "--model", MODEL, "--data", DATA, "--limit", 4, "--quiet") == (0, "", "")
+
+
+@pytest.mark.parametrize("of", ["shipped", "file"])
+def test_the_training_data_are_known_again(of: str, tmp_path: Path) -> None:
+    model = MODEL
+    if of == "file":
+        record = {"data_sha256": datasets.load("flatlens:digits?split=train").sha256}
+        (tmp_path / "m.json").write_text(json.dumps(record))
+        weights = models.load("flatlens:mlp?width=4", shape=(1, 8, 8), classes=10).model.state_dict()
+        torch.save(weights, tmp_path / "m.pt")
+        model = f"ckpt:{tmp_path}/m.pt?arch=flatlens:mlp?width=4"
+    codes = {}
+    for split in ("train", "test"):
+        spec = RunSpec(model, f"{DATA}?split={split}", attack="square", steps=1, limit=4, device="cpu")
+        codes[split] = {caution.code for caution in named.of_names(spec).cautions}
+    assert "training-data" in codes["train"] and "training-data" not in codes["test"]
+
+
+# keywords in Python, the same on the command line; both end in the same line
+MISUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "eps-0": ({"eps": 0}, ["--eps", "0"]),
+    "eps-negative": ({"eps": -0.1}, ["--eps", "-0.1"]),
+    "eps-nan": ({"eps": float("nan")}, ["--eps", "nan"]),
+    "eps-inf": ({"eps": float("inf")}, ["--eps", "inf"]),
+    "eps-text": ({"eps": "tiny"}, ["--eps", "tiny"]),
+    "eps-of-l2": ({"norm": "l2"}, ["--norm", "l2"]),
+    "norm-l1": ({"norm": "l1", "eps": 1.0}, ["--norm", "l1", "--eps", "1.0"]),
+    "norm": ({"norm": "linff"}, ["--norm", "linff"]),
+    "bounds": ({"bounds": (1, 0)}, ["--bounds", "1,0"]),
+    "batch-size": ({"batch_size": 0}, ["--batch-size", "0"]),
+    "seed": ({"seed": -1}, ["--seed", "-1"]),
+    "device": ({"device": "tpu"}, ["--device", "tpu"]),
+    "model": ({"model": "flatlens:digits-cn"}, ["--model", "flatlens:digits-cn"]),
+}
+
+
+def plain(line: str) -> str:
+    """A message without how a setting is spelt: ``--batch-size 0`` and ``batch_size=0`` alike."""
+    line = re.sub(r"--([a-z-]+) ", lambda m: m[1].replace("-", "_") + "=", line.strip().removeprefix("error: "))
+    return re.sub(r"['\"\[\]() ]|\.0\b|s(?==)", "", line)
+
+
+@pytest.mark.parametrize("name", MISUSED)
+def test_both_doors_end_in_the_same_line(name: str, flatlens: Any) -> None:
+    keywords, flags = MISUSED[name]
+    model, x, y, _ = digits(4)
+    with pytest.raises(FlatlensError) as caught:
+        fl.robustness(**{"model": model, "x": x, "y": y} | keywords)
+    done = flatlens("robustness", "--model", MODEL, "--data", DATA, "--limit", 4, *flags)
+    assert done.code == 2 and "\n" not in str(caught.value)
+    assert plain(str(caught.value)) == plain(done.err.splitlines()[-1])
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "train-mode": (lambda model, x, y: (model.train(), x, y), "the model is in train mode"),
+    "label": (lambda model, x, y: (model, x, y + 10), "label 1. of sample . is out of range: the model has 10 classes"),
+    "nan": (lambda model, x, y: (model, x * np.nan, y), "inputs of 4 samples hold NaN or inf"),
+    "none": (lambda model, x, y: (model, x[:0], y[:0]), "there are no samples"),
+    "length": (lambda model, x, y: (model, x, y[:2]), r"labels have shape \(2,\)"),
+    "whole": (lambda model, x, y: (model, (x * 16).int(), y), "inputs are torch.int32"),
+    "one-logit": (lambda _, x, y: (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1)).eval(), x, y * 0),
+                  "one logit"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_judged_is_refused_in_one_line(name: str) -> None:
+    changed, said = REFUSED[name]
+    model, x, y, _ = digits(4)
+    with pytest.raises(FlatlensError, match=said) as caught:
+        fl.robustness(*changed(model, x, y), eps=0.1)
+    assert "\n" not in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from flatlens.errors import UsageError
+from flatlens.specs.catalogue import Entry
 from flatlens_cli import options, terminal
 
 
@@ -16,6 +17,7 @@ def attacks(json: options.Json = False) -> None:
         json,
         {
             "attacks": {name: entry.summary for name, entry in ATTACKS.items()},
+            **{f"options of {name}": _options(entry) for name, entry in ATTACKS.items() if entry.options},
             "of others": dict(SCHEMES),
             "controls": {name: entry.summary for name, entry in CONTROLS.items()},
             "norms": {
@@ -78,6 +80,14 @@ def layers(
         cost = "–" if row.cost is None else f"{row.cost:.2g} ({row.cost_low:.2g} … {row.cost_high:.2g})"
         rows.append((name, row.kind, " × ".join(map(str, row.shape)), row.method or "–", exact, passes, cost))
     terminal.show(terminal.columns(rows, header=True))
+
+
+def _options(entry: Entry) -> dict[str, str]:
+    """Each option of an attack: what it is, its default, its range."""
+    return {
+        name: f"{option.summary}; {option.default:g} by default, from {option.low:g} to {option.high:g}"
+        for name, option in entry.options.items()
+    }
 
 
 def _show(json: bool, groups: dict[str, dict[str, str]]) -> None:

@@ -135,7 +135,7 @@ class Aim:
         width: of both networks, see `Generator`.
         lr: Adam's learning rate, of both networks.
         gan: how much looking like the data weighs; 0 leaves the discriminator out.
-        short: how much a short perturbation weighs: max(0, ‖δ‖₂ − c), c half the largest ‖δ‖₂ in the ball.
+        norm_weight: how much a short perturbation weighs: max(0, ‖δ‖₂ − c), c half the largest ‖δ‖₂ in the ball.
         z: how many numbers of noise the generator takes beside the input.
         bounds: the range of valid inputs.
     """
@@ -146,7 +146,7 @@ class Aim:
     width: int = 16
     lr: float = 5e-3
     gan: float = 1.0
-    short: float = 1.0
+    norm_weight: float = 1.0
     z: int = 0
     bounds: tuple[float, float] = (0.0, 1.0)
 
@@ -206,7 +206,7 @@ class Adversary:
     ) -> float:
         """Let discriminator and generator learn from one batch; the classifier's ``.grad`` stays as it is.
 
-        The loss, in the published order: 10·max(−S, −5) + gan·softplus(−D(x')) + short·max(0, ‖δ‖₂ − c), S the
+        The loss, in the published order: 10·max(−S, −5) + gan·softplus(−D(x')) + norm·max(0, ‖δ‖₂ − c), S the
         objective; the discriminator's: softplus(−D(x)) + softplus(D(x')).
 
         Returns:
@@ -224,8 +224,8 @@ class Adversary:
         loss = WEIGHT * (-worth).clamp(min=-ENOUGH)
         if aim.gan > 0:
             loss = loss + aim.gan * F.softplus(-judge(there))
-        if aim.short > 0:
-            loss = loss + aim.short * (ball("l2").size(there - x) - aim.long(x) / 2).clamp(min=0)
+        if aim.norm_weight > 0:
+            loss = loss + aim.norm_weight * (ball("l2").size(there - x) - aim.long(x) / 2).clamp(min=0)
         total = loss.mean()
         if not torch.isfinite(total):
             raise AttackError(f"the generator's loss is {total.item()}; lower its lr = {aim.lr:g}")

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
+
+
+class Option(NamedTuple):
+    """A setting that an attack's name may bear: ``advgan?epochs=20``.
+
+    Attributes:
+        summary: one line about it.
+        default: its value when it is left out; whole numbers alone can be given where it is one.
+        low: the smallest value that can be.
+        high: the largest.
+        argument: what Python calls it, where that differs.
+    """
+
+    summary: str
+    default: int | float
+    low: float
+    high: float
+    argument: str | None = None
 
 
 class Entry(NamedTuple):
@@ -14,6 +34,8 @@ class Entry(NamedTuple):
         summary: one line, with the source.
         takes: settings that not every attack has, of those in `SOME_TAKE`.
         norms: the norms that it knows.
+        objective: what it ascends when nothing else is asked for.
+        options: the settings that its name may bear, in the order in which they are written.
     """
 
     module: str
@@ -21,6 +43,8 @@ class Entry(NamedTuple):
     summary: str
     takes: tuple[str, ...] = ()
     norms: tuple[str, ...] = ("linf", "l2", "l1")
+    objective: str = "ce"
+    options: Mapping[str, Option] = MappingProxyType({})
 
 
 SOME_TAKE = ("objective", "momentum", "restarts", "step_size")
@@ -38,6 +62,22 @@ ATTACKS = {
     ),
     "apgd-dlr": Entry("apgd", "APGDDLR", "auto-PGD on the difference of logits ratio", ("restarts",), ("linf", "l2")),
     "apgd-t": Entry("apgd", "APGDT", "auto-PGD on targeted DLR, a run per target class", ("restarts",), ("linf", "l2")),
+    "advgan": Entry(
+        "advgan",
+        "AdvGAN",
+        "a generator of perturbations, step by step as it learns (Xiao et al. 2018)",
+        ("objective",),
+        ("linf", "l2"),
+        "margin",
+        {
+            "epochs": Option("passes over the data that it learns from", 20, 1, 100_000),
+            "width": Option("channels of the generator's first layer", 16, 1, 4096),
+            "lr": Option("learning rate", 5e-3, 1e-8, 1.0),
+            "gan": Option("weight of looking like the data", 1.0, 0.0, 1e6),
+            "norm": Option("weight of a short perturbation", 1.0, 0.0, 1e6, "norm_weight"),
+            "z": Option("numbers of noise beside the input", 0, 0, 10_000),
+        },
+    ),
     "ddn": Entry("ddn", "DDN", "minimal l2 norm, needs no eps (Rony et al. 2019)", ("objective",), ("l2",)),
 }
 CONTROLS = {

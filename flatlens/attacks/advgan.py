@@ -164,7 +164,7 @@ class AdvGAN:
                 f"advgan is given inputs {tuple(x.shape)} of {x.dtype} and labels {tuple(y.shape)}; needs "
                 "floating-point numbers [n, …] and n labels"
             )
-        victim = ImageVictim(model, x[:8], bounds=bounds) if isinstance(model, nn.Module) else model
+        victim = ImageVictim(model, x[:8], layers=(), bounds=bounds) if isinstance(model, nn.Module) else model
         victim.where.begin("generator's training", 0)
 
         def fitted() -> Fitted:
@@ -182,8 +182,8 @@ class AdvGAN:
             key = [VERSION, weights, keeping.digest({"x": x, "y": y}), self.steps, self.epochs, self.target, seed]
             key += [asdict(self.aim(victim.bounds)), str(victim.dtype)]
             name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-            with torch.no_grad():
-                likeness = victim(victim.place(x[: keeping.TRIED]), y[: keeping.TRIED], final=True).logits.cpu()
+            tried = victim(victim.place(x[: keeping.TRIED]), y[: keeping.TRIED], final=True)
+            likeness = tried.logits.detach().cpu()
             found, anew = keeping.kept(name, fitted, likeness, self._net(x, generator).state_dict())
         victim.where.end()
         sha256 = keeping.digest(
@@ -209,7 +209,7 @@ class AdvGAN:
                     f"advgan has learnt from inputs of another shape than {tuple(batch.x.shape[1:])}; fit it anew"
                 ) from error
             with torch.no_grad():
-                x = aim.adversarial(batch.x, net(batch.x, noise))
+                x = aim.perturbed(batch.x, net, noise)
             yield victim(x, batch.y, final=True)
 
     def told(self, x: Tensor) -> dict[str, Any]:

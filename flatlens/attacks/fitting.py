@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -19,17 +19,18 @@ from flatlens.victims.noise import stream
 
 Points = Float[Tensor, "n *shape"]
 
-BATCH = 64
-"""Inputs per step."""
+BATCH, BATCHES = 64, 8
+"""Inputs per step, and how many steps an epoch has at least: of few inputs there are fewer in a step."""
 WATCHED = 512
 """On so many inputs at most it is looked whether the generator learns."""
 LEAST_SHARE, ALIKE = 0.1, 0.7
 """It has collapsed where it fools no more than this share of what FGSM fools, or where the mean cosine of two inputs'
-perturbations exceeds this. Seen on digits: 0.05 … 0.2 where it had learnt, 0.74 where it had collapsed."""
+perturbations exceeds this, and FGSM's does not, as it does where one direction leads all inputs over a boundary. Seen
+on digits: 0.05 … 0.2 where it had learnt, 0.74 where it had collapsed."""
 STARTS, SLOWER = 4, 3.0
 """How often it begins at most, each time with a learning rate so many times lower."""
-LOOK = 0.25
-"""After this share of the training it is looked whether it learns."""
+LOOK, EARLIEST = 0.25, 50
+"""After this share of the training it is looked whether it learns, and not before so many steps: all start slowly."""
 
 
 class Judged(NamedTuple):
@@ -83,9 +84,9 @@ def fit(
 ) -> Fitted:
     """Let a generator learn to fool ``model`` on ``x``; Adam, its learning rate falling to 0 along a cosine.
 
-    After a quarter of the training, and at its end, it is looked whether it has collapsed: it fools next to nobody
-    though FGSM does, or perturbs all inputs alike. Then it begins anew with other first weights and a third of the
-    learning rate, at most three times.
+    After a quarter of the training, and at its end, it is looked whether it has collapsed: it fools next to nobody,
+    or perturbs all inputs alike, though FGSM does not. Then it begins anew with other first weights and a third of the
+    learning rate, at most three times. Where every start collapses, the one that came to an end and fools most is kept.
 
     Args:
         model: from inputs to logits; not changed.
@@ -106,7 +107,8 @@ def fit(
     """
     if len(x) < 2:
         raise AttackError(f"advgan learns from many inputs, and is given {len(x)}; fit it on at least 2")
-    batches = -(-len(x) // BATCH)
+    size = min(BATCH, -(-len(x) // BATCHES))
+    batches = -(-len(x) // size)
     total = epochs * batches
     if steps > total:
         raise AttackError(
@@ -116,37 +118,47 @@ def fit(
     data = _Data(model, x, y, target, place)
     watched = data.some(torch.randperm(len(x), generator=stream(seed, "advgan-watched"))[:WATCHED])
     fgsm = watched.judged(lambda here, y, target: _fgsm(model, here, y, target, aim))
-    looks = {max(1, round(LOOK * total)), total}
+    looks = {min(max(EARLIEST, round(LOOK * total)), total), total}
     kept = {(k * total) // steps for k in range(1, steps + 1)}
+    best: tuple[Judged, Adversary, Fitted] | None = None
     for start in range(STARTS):
-        rng = stream(seed, "advgan", start)
-        now = replace(aim, lr=aim.lr / SLOWER**start)
-        adversary = Adversary(now, x.shape[1:], rng, place(x[:1]), generator)
-        snapshots: list[dict[str, Tensor]] = []
-        done, collapsed = 0, False
-        while done < total and not (collapsed and start < STARTS - 1):
-            for index in torch.randperm(len(x), generator=rng).split(BATCH):
-                adversary.slow(done / total)
-                part = data.some(index)
-                loss = adversary.step(model, part.x, part.y, part.target)
-                done += 1
-                if done in kept:
-                    snapshots.append(_weights(adversary.generator))
-                if done in looks:
-                    collapsed = has_collapsed(watched.judged(lambda here, *_, by=adversary: by(here)), fgsm)
-                    if collapsed and start < STARTS - 1:
-                        break
-                if progress is not None:
-                    progress(Progress(done, total, f"the generator learns, loss {loss:.3g}"))
-        if not collapsed:
-            break
-    found = data.judged(lambda here, *_: adversary(here))
-    return Fitted(tuple(snapshots), found, fgsm, now.lr, start + 1, collapsed)
+        rng, last = stream(seed, "advgan", start), start == STARTS - 1
+        adversary = Adversary(replace(aim, lr=aim.lr / SLOWER**start), x.shape[1:], rng, place(x[:1]), generator)
+        snapshots: list[Mapping[str, Tensor]] = []
+        collapsed = False
+        for done, index in enumerate(_order(len(x), size, epochs, rng), 1):
+            adversary.slow((done - 1) / total)
+            part = data.some(index)
+            loss = adversary.step(model, part.x, part.y, part.target)
+            if done in kept:
+                snapshots.append(_weights(adversary.generator))
+            if progress is not None:
+                progress(Progress(done, total, f"the generator learns, loss {loss:.3g}"))
+            if done in looks:
+                own = watched.judged(lambda here, *_, by=adversary: by(here))
+                collapsed = has_collapsed(own, fgsm)
+                if collapsed and done < total and not last:
+                    break
+        else:
+            if best is None or own.fooled > best[0].fooled or not collapsed:
+                best = own, adversary, Fitted(tuple(snapshots), own, fgsm, adversary.aim.lr, start + 1, collapsed)
+            if not collapsed:
+                break
+    assert best is not None  # the last start always comes to its end
+    _, adversary, found = best
+    return replace(found, training=data.judged(lambda here, *_: adversary(here)), starts=start + 1)
+
+
+def _order(count: int, size: int, epochs: int, rng: torch.Generator) -> Iterator[Tensor]:
+    """The inputs of each step, in an order that is drawn anew for each epoch."""
+    for _ in range(epochs):
+        yield from torch.randperm(count, generator=rng).split(size)
 
 
 def has_collapsed(own: Judged, fgsm: Judged) -> bool:
-    """Whether a generator fools next to nobody though FGSM does, or perturbs all inputs alike."""
-    return (fgsm.fooled > 0 and own.fooled <= LEAST_SHARE * fgsm.fooled) or own.cosine > ALIKE
+    """Whether a generator fools next to nobody, or perturbs all inputs alike, though FGSM does not."""
+    vain = fgsm.fooled > 0 and own.fooled <= LEAST_SHARE * fgsm.fooled
+    return vain or own.cosine > ALIKE >= fgsm.cosine
 
 
 class _Data:

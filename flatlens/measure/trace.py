@@ -120,7 +120,7 @@ def trace(
     )
     notes = sum((Counter(piece.notes) for piece in pieces), Counter[str]())
     if told := job.learnt(result):
-        result = replace(result, manifest=result.manifest | {learnt.KEY: told})
+        result = replace(result, manifest={**result.manifest, learnt.KEY: told})
     found = (*job.cautions(notes, cautions.wrong(result)), *cautions.of_trace(result), *learnt.cautions(told))
     result = result.with_cautions(found)
     if job.surface:

@@ -51,15 +51,15 @@ def cautions(found: Mapping[str, Any]) -> Iterator[Caution]:
             "collapsed",
             f"the generator has collapsed, begun {found['starts']} times: it fools {training['count']} of "
             f"{training['n']} inputs that it learnt from, FGSM {fgsm['count']} of {fgsm['n']}, and its perturbations "
-            f"of two inputs have a mean cosine of {found['cosine']:.2f}; it says nothing of the model's robustness: give "
-            "more epochs, a lower lr or another seed",
+            f"of two inputs have a mean cosine of {found['cosine']:.2f}; it says nothing of the model's robustness: "
+            "give more epochs, a lower lr or another seed",
         )
     if found["attacked_among_them"]:
         yield Caution(
             "fitted-on-attacked",
             f"{found['attacked_among_them']} of {found['of_attacked']} attacked samples are among the "
-            f"{found['samples']} inputs that the generator learnt from: it may fool others less; attack the test part of data that come in "
-            "two, or in Python give the attack's fit() other inputs",
+            f"{found['samples']} inputs that the generator learnt from: it may fool others less; attack the "
+            "test part of data that come in two, or in Python give the attack's fit() other inputs",
         )
     if found["anew"]:
         yield Caution(

@@ -273,9 +273,9 @@ def _check(spec: RunSpec) -> None:
 
 
 def _check_native(spec: RunSpec) -> None:
-    entry = attack_names.entry(spec.attack)
+    name, entry = attack_names.base(spec.attack), attack_names.entry(spec.attack)
     if spec.norm not in entry.norms and spec.norm != RunSpec.norm:
-        raise SpecError(unknown("norm", spec.norm, entry.norms, where=f"attack {spec.attack} has"))
+        raise SpecError(unknown("norm", spec.norm, entry.norms, where=f"attack {name} has"))
     if spec.eps is None and spec.norm != "linf" and spec.attack not in NO_EPS:
         raise SpecError(f"--eps must be given for {spec.norm}; its size depends on the input, for example --eps 0.5")
     if spec.attack == "apgd-t" and spec.targeted is not None:
@@ -283,8 +283,8 @@ def _check_native(spec: RunSpec) -> None:
     own = {"objective": spec.objective not in (None, OWN_OBJECTIVE.get(spec.attack)), "restarts": spec.restarts != 1}
     for key, given in (own | {"momentum": spec.momentum is not None}).items():
         if given and key not in entry.takes:
-            takers = ", ".join(name for name, other in ATTACKS.items() if key in other.takes)
-            raise SpecError(f"attack '{spec.attack}' has no {key}; those that have: {takers}")
+            takers = ", ".join(one for one, other in ATTACKS.items() if key in other.takes)
+            raise SpecError(f"attack '{name}' has no {key}; those that have: {takers}")
 
 
 def _check_foreign(spec: RunSpec) -> None:

@@ -104,7 +104,7 @@ def test_the_loss_is_the_published_sum(objective: str, target: int | None) -> No
             worth = others.max() - z[aim_at] if target is None else z[aim_at] - others.max()
         else:
             worth = (z.logsumexp(0) - z[aim_at]) * (1 if target is None else -1)
-        wanted += 10 * max(-float(worth), -5.0) - 0.7 * float(F.logsigmoid(judge(there[i : i + 1])))
+        wanted += 10 * max(-float(worth), -5.0) - 0.7 * float(F.logsigmoid(judge(2 * there[i : i + 1] - 1)))
         wanted += 1.3 * max(0.0, float(lengths[i]) - 0.3 * 4 / 2)
     assert loss == pytest.approx(wanted / len(x), rel=1e-9)
 
@@ -116,7 +116,7 @@ def test_the_discriminator_learns_to_tell_them_apart() -> None:
     for _ in range(60):
         made.step(model, x, y)
     with torch.no_grad():
-        real, false = made._discriminator(x), made._discriminator(made(x))
+        real, false = made._discriminator(2 * x - 1), made._discriminator(2 * made(x) - 1)
     assert real.mean() > 0 > false.mean()
 
 

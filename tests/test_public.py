@@ -20,8 +20,8 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
     ),
     "attacks": (
         fl.attacks,
-        {"FGSM", "BIM", "MIFGSM", "PGD", "APGD", "APGDCE", "APGDDLR", "APGDT", "DDN", "along", "recorded"}
-        | {"ATTACKS", "CONTROLS", "NORMS", "OBJECTIVES", "SCHEMES"},
+        {"FGSM", "BIM", "MIFGSM", "PGD", "APGD", "APGDCE", "APGDDLR", "APGDT", "DDN", "AdvGAN", "along"}
+        | {"recorded", "ATTACKS", "CONTROLS", "NORMS", "OBJECTIVES", "SCHEMES"},
     ),
     "a sweep": (
         fl.Sweep(Path("nowhere"), {}),

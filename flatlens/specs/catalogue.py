@@ -62,6 +62,7 @@ ATTACKS = {
     ),
     "apgd-dlr": Entry("apgd", "APGDDLR", "auto-PGD on the difference of logits ratio", ("restarts",), ("linf", "l2")),
     "apgd-t": Entry("apgd", "APGDT", "auto-PGD on targeted DLR, a run per target class", ("restarts",), ("linf", "l2")),
+    "ddn": Entry("ddn", "DDN", "minimal l2 norm, needs no eps (Rony et al. 2019)", ("objective",), ("l2",)),
     "advgan": Entry(
         "advgan",
         "AdvGAN",
@@ -78,7 +79,6 @@ ATTACKS = {
             "z": Option("numbers of noise beside the input", 0, 0, 10_000),
         },
     ),
-    "ddn": Entry("ddn", "DDN", "minimal l2 norm, needs no eps (Rony et al. 2019)", ("objective",), ("l2",)),
 }
 CONTROLS = {
     "line-to-other-class": Entry("controls", "LineToOtherClass", "the straight line to a clean image of another class"),

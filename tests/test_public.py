@@ -41,8 +41,8 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
     ),
     "attacks": (
         fl.attacks,
-        {"FGSM", "BIM", "MIFGSM", "PGD", "APGD", "APGDCE", "APGDDLR", "APGDT", "DDN", "Square", "along", "recorded"}
-        | {"ATTACKS", "CONTROLS", "NORMS", "OBJECTIVES", "SCHEMES"},
+        {"FGSM", "BIM", "MIFGSM", "PGD", "APGD", "APGDCE", "APGDDLR", "APGDT", "AdvGAN", "DDN", "Square", "along"}
+        | {"recorded", "ATTACKS", "CONTROLS", "NORMS", "OBJECTIVES", "SCHEMES"},
     ),
     "a sweep": (
         fl.Sweep(Path("nowhere"), {}),

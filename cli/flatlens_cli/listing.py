@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from flatlens.errors import UsageError
+from flatlens.specs.catalogue import Entry
 from flatlens_cli import options, terminal
 
 
@@ -18,6 +19,7 @@ def attacks(json: options.Json = False) -> None:
         json,
         {
             "attacks": {name: entry.summary for name, entry in ATTACKS.items()},
+            **{f"options of {name}": _options(entry) for name, entry in ATTACKS.items() if entry.options},
             "of others": dict(SCHEMES),
             "controls": {name: entry.summary for name, entry in CONTROLS.items()},
             "norms": {
@@ -112,6 +114,14 @@ def layers(
         cost = "–" if row.cost is None else f"{row.cost:.2g} ({row.cost_low:.2g} … {row.cost_high:.2g})"
         rows.append((name, row.kind, " × ".join(map(str, row.shape)), row.method or "–", exact, passes, cost))
     terminal.show(terminal.columns(rows, header=True))
+
+
+def _options(entry: Entry) -> dict[str, str]:
+    """Each option of an attack: what it is, its default, its range."""
+    return {
+        name: f"{option.about}; {option.default:g} by default, {option.range()}"
+        for name, option in entry.options.items()
+    }
 
 
 def _show(json: bool, groups: dict[str, dict[str, str]]) -> None:

@@ -7,14 +7,17 @@ not its last iterate yields that result once more, as a pass of kind ``best``.
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from flatlens.errors import AttackError, unknown
+from flatlens.specs import attack_names
 from flatlens.specs.catalogue import ATTACK_SCHEMES as SCHEMES
 from flatlens.specs.catalogue import ATTACKS, CONTROLS, NORMS, OBJECTIVES, Entry
 
 if TYPE_CHECKING:
+    from flatlens.attacks.advgan import AdvGAN as AdvGAN
     from flatlens.attacks.apgd import APGD as APGD
     from flatlens.attacks.apgd import APGDCE as APGDCE
     from flatlens.attacks.apgd import APGDDLR as APGDDLR
@@ -48,6 +51,7 @@ __all__ = [
     "OBJECTIVES",
     "PGD",
     "SCHEMES",
+    "AdvGAN",
     "Square",
     "along",
     "recorded",
@@ -55,22 +59,23 @@ __all__ = [
 
 
 def entry(name: str) -> Entry:
-    """The attack or control called ``name``.
+    """The attack or control called ``name``, which may bear options.
 
     Raises:
         AttackError: there is none.
     """
-    if name in ATTACKS:
-        return ATTACKS[name]
+    if attack_names.base(name) in ATTACKS:
+        return attack_names.entry(name)
     if name in CONTROLS:
         return CONTROLS[name]
     raise AttackError(unknown("attack", name, ATTACKS, where="there are"))
 
 
 def find(name: str) -> Any:
-    """The class of the attack or control called ``name``."""
+    """What makes the attack or control called ``name``, with the options that the name bears."""
     found = entry(name)
-    return getattr(import_module(f"flatlens.attacks.{found.module}"), found.name)
+    made = getattr(import_module(f"flatlens.attacks.{found.module}"), found.name)
+    return partial(made, **given) if found.options and (given := attack_names.arguments(name)) else made
 
 
 def __getattr__(name: str) -> Any:

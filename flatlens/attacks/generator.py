@@ -135,7 +135,7 @@ class Aim:
         width: of both networks, see `Generator`.
         lr: Adam's learning rate, of both networks.
         gan: how much looking like the data weighs; 0 leaves the discriminator out.
-        short: how much a short perturbation weighs: max(0, ‖δ‖₂ − c), c half the largest ‖δ‖₂ in the ball.
+        norm_weight: how much a short perturbation weighs: max(0, ‖δ‖₂ − c), c half the largest ‖δ‖₂ in the ball.
         z: how many numbers of noise the generator takes beside the input.
         bounds: the range of valid inputs.
     """
@@ -146,7 +146,7 @@ class Aim:
     width: int = 16
     lr: float = 5e-3
     gan: float = 1.0
-    short: float = 1.0
+    norm_weight: float = 1.0
     z: int = 0
     bounds: tuple[float, float] = (0.0, 1.0)
 
@@ -157,6 +157,18 @@ class Aim:
     def long(self, x: Tensor) -> float:
         """The largest ‖δ‖₂ of a perturbation of one input of ``x`` ``[n, …]``."""
         return self.eps * (math.sqrt(x[0].numel()) if self.norm == "linf" else 1.0)
+
+    def centred(self, x: Points) -> Points:
+        """Inputs as the networks take them, from −1 to 1 within the bounds.
+
+        As they are, all are much alike, and a network without a norm at its input gives one pattern for all.
+        """
+        low, high = self.bounds
+        return (2 * x - (low + high)) / (high - low)
+
+    def perturbed(self, x: Points, net: nn.Module, noise: Tensor | None) -> Points:
+        """What a generator makes of ``x``, ``[n, …]``."""
+        return self.adversarial(x, net(self.centred(x), noise))
 
     def adversarial(self, x: Points, raw: Points) -> Points:
         """Inputs within the ball around ``x`` and the bounds, ``[n, …]``: exactly, and exactly ``x`` where raw is 0.
@@ -199,14 +211,14 @@ class Adversary:
     def __call__(self, x: Points, noise: Float[Tensor, "n z"] | None = None) -> Points:
         """Adversarial inputs of ``x``, without a graph; ``noise`` is drawn where it is needed and not given."""
         with torch.no_grad():
-            return self.aim.adversarial(x, self.generator(x, self._noise(x) if noise is None else noise))
+            return self.aim.perturbed(x, self.generator, self._noise(x) if noise is None else noise)
 
     def step(
         self, model: Classifier, x: Points, y: Int[Tensor, " n"], target: Int[Tensor, " n"] | None = None
     ) -> float:
         """Let discriminator and generator learn from one batch; the classifier's ``.grad`` stays as it is.
 
-        The loss, in the published order: 10·max(−S, −5) + gan·softplus(−D(x')) + short·max(0, ‖δ‖₂ − c), S the
+        The loss, in the published order: 10·max(−S, −5) + gan·softplus(−D(x')) + norm·max(0, ‖δ‖₂ − c), S the
         objective; the discriminator's: softplus(−D(x)) + softplus(D(x')).
 
         Returns:
@@ -216,16 +228,17 @@ class Adversary:
             AttackError: it is not finite.
         """
         aim, judge = self.aim, self._discriminator
-        there = aim.adversarial(x, self.generator(x, self._noise(x)))
+        there = aim.perturbed(x, self.generator, self._noise(x))
+        real, false = aim.centred(x), aim.centred(there)
         if aim.gan > 0:
-            doubt = F.softplus(-judge(x)) + F.softplus(judge(there.detach()))
+            doubt = F.softplus(-judge(real)) + F.softplus(judge(false.detach()))
             _learn(self._optimizers[1], doubt.mean())
         worth = ascended(aim.objective, model(there), y, target)
         loss = WEIGHT * (-worth).clamp(min=-ENOUGH)
         if aim.gan > 0:
-            loss = loss + aim.gan * F.softplus(-judge(there))
-        if aim.short > 0:
-            loss = loss + aim.short * (ball("l2").size(there - x) - aim.long(x) / 2).clamp(min=0)
+            loss = loss + aim.gan * F.softplus(-judge(false))
+        if aim.norm_weight > 0:
+            loss = loss + aim.norm_weight * (ball("l2").size(there - x) - aim.long(x) / 2).clamp(min=0)
         total = loss.mean()
         if not torch.isfinite(total):
             raise AttackError(f"the generator's loss is {total.item()}; lower its lr = {aim.lr:g}")

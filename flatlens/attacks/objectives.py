@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flatlens.errors import AttackError, unknown
-from flatlens.victims.protocol import Pass
+from flatlens.victims.noise import Noise
+from flatlens.victims.protocol import Pass, Victim
 
 Logits = Float[Tensor, "n k"]
 Objective = Callable[[Pass], Tensor]
@@ -96,6 +97,38 @@ OBJECTIVES = {
     "dlr": (dlr, dlr_targeted),
     "margin": (margin, margin_targeted),
 }
+
+
+def targets(
+    wanted: int | str | None, victim: Victim, x: Tensor, y: Int[Tensor, " n"], ids: Int[Tensor, " n"], noise: Noise
+) -> Int[Tensor, " n"] | None:
+    """The label that each sample is to be given, ``[n]``.
+
+    Args:
+        wanted: a label, ``next``, ``random`` or ``least-likely``; None in an untargeted attack.
+        victim: the model.
+        x: the clean inputs, placed.
+        y: their labels.
+        ids: of the samples: they identify their noise.
+        noise: what a random label is drawn by.
+
+    Raises:
+        AttackError: the model has no such label.
+    """
+    if wanted is None:
+        return None
+    if wanted == "next":
+        return (y + 1) % victim.classes
+    if wanted == "random":
+        shift = [1 + noise.integer(int(i), victim.classes - 1, "target") for i in ids]
+        return (y + torch.tensor(shift, device=y.device)) % victim.classes
+    if wanted == "least-likely":
+        return victim(x, y, final=True).logits.detach().argmin(1)
+    if not str(wanted).isdigit() or int(wanted) >= victim.classes:
+        raise AttackError(
+            f"target {wanted}: this model has the labels 0 … {victim.classes - 1}, or next, random, least-likely"
+        )
+    return torch.full_like(y, int(wanted))
 
 
 def fooled(here: Pass, target: Int[Tensor, " n"] | None) -> Tensor:

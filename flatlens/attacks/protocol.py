@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from flatlens.progress import Report
 from flatlens.specs.catalogue import ATTACKS
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch, Pass, Victim
@@ -78,8 +79,20 @@ class Attack(Protocol):
     def describe(self) -> dict[str, Any]:
         """Its settings, as a trace tells them."""
 
-    def fit(self, victim: Victim, x: Tensor, y: Tensor) -> None:
-        """Learn what it needs to learn of the data before the first path: ``x`` ``[n, …]``, ``y`` ``[n]``."""
+    @property
+    def learns(self) -> bool:
+        """Whether it has to learn something of data before its first path."""
+
+    def fit(
+        self, victim: Victim, x: Tensor, y: Tensor, *, seed: int, weights: str | None, progress: Report | None
+    ) -> Attack:
+        """The same attack, having learnt what it needs to learn of the data ``x`` ``[n, …]``, ``y`` ``[n]``.
+
+        ``weights`` is the SHA-256 of the model's, where what was learnt of it may be kept on the disk.
+        """
+
+    def told(self, x: Tensor) -> Mapping[str, Any]:
+        """What it says of what it has learnt, and of the samples ``x`` that are attacked, for a manifest."""
 
     def walker(self, model: nn.Module, batch: Batch, bounds: tuple[float, float]) -> tuple[Walks, Mapping[str, int]]:
         """What walks on one batch, and counts of what a reader must know of it (code -> samples)."""
@@ -111,10 +124,22 @@ class Stated:
         plain = dataclasses.is_dataclass(self.own) and not isinstance(self.own, type)
         return dataclasses.asdict(self.own) if plain else {}
 
-    def fit(self, victim: Victim, x: Tensor, y: Tensor) -> None:
-        """Learn of the data, where it has something to learn."""
-        if hasattr(self.own, "fit"):
-            self.own.fit(victim, x, y)
+    @property
+    def learns(self) -> bool:
+        """Whether it has something to learn."""
+        return hasattr(self.own, "fit")
+
+    def fit(
+        self, victim: Victim, x: Tensor, y: Tensor, *, seed: int, weights: str | None, progress: Report | None
+    ) -> Attack:
+        """What its own ``fit`` returns; itself, where it has nothing to learn."""
+        if not self.learns:
+            return self
+        return stated(self.own.fit(victim, x, y, seed=seed, weights=weights, progress=progress))
+
+    def told(self, x: Tensor) -> Mapping[str, Any]:
+        """What it says of what it has learnt."""
+        return dict(self.own.told(x)) if hasattr(self.own, "told") else {}
 
     def walker(self, model: nn.Module, batch: Batch, bounds: tuple[float, float]) -> tuple[Walks, Mapping[str, int]]:
         """Itself, or what replays it."""

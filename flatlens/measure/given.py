@@ -132,7 +132,7 @@ def attack(value: Any, model: nn.Module, seed: int) -> Attack:
 def _named(name: str, model: nn.Module, seed: int) -> Any:
     spec = RunSpec(model=OBJECT, data=OBJECT, attack=name)  # which says what is wrong with a name
     if not spec.foreign:
-        return attacks.find(name)()
+        return attacks.find(spec.attack)()
     uri = parse(name, AttackError)
     if uri.scheme == "path":
         uri.only(())

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from flatlens.attacks.balls import TINY, ball
+from flatlens.attacks.objectives import targets
 from flatlens.attacks.protocol import Attack, Walks
 from flatlens.errors import AttackError, ModelError, ResourceError
 from flatlens.hessian.any_layer import AnyLayer
@@ -26,8 +27,9 @@ from flatlens.probes.flatness import Flatness
 from flatlens.probes.gradients import GradientFlow, dead_units
 from flatlens.probes.prediction import perturbation, prediction
 from flatlens.progress import Progress, Report
-from flatlens.records import cautions
+from flatlens.records import cautions, learnt
 from flatlens.records.schema import ATTACK, BEST, MEASUREMENT_VERSION, Caution
+from flatlens.records.trajectory import Trace
 from flatlens.version import __version__
 from flatlens.victims.images import ImageVictim
 from flatlens.victims.layers import as_logits
@@ -63,6 +65,10 @@ class Job:
     images: str
     preflight: tuple[Caution, ...]
     surface: bool = False
+    study: tuple[Tensor, Tensor] | None = None
+    """The inputs and labels that an attack learns from, where it does; else those that are attacked."""
+    weights: str | None = None
+    """SHA-256 of the model's weights, where what an attack learns of it may be kept on the disk."""
     fitted: bool = False
     """Whether the attack has learnt what it needs to learn of the data."""
 
@@ -105,24 +111,7 @@ class Job:
             other = self.victim.place(self.pool_x[picked])
         eps = self.attack.radius
         own = torch.tensor(eps[part], device=x.device, dtype=x.dtype) if isinstance(eps, tuple) else None
-        return Batch(x, y, ids, self._targets(x, y, ids, noise), other, own)
-
-    def _targets(self, x: Tensor, y: Tensor, ids: Tensor, noise: Noise) -> Tensor | None:
-        classes, target = self.victim.classes, self.attack.target
-        if target is None:
-            return None
-        if target == "next":
-            return (y + 1) % classes
-        if target == "random":
-            shift = [1 + noise.integer(int(i), classes - 1, "target") for i in ids]
-            return (y + torch.tensor(shift, device=y.device)) % classes
-        if target == "least-likely":
-            return self.victim(x, y, final=True).logits.detach().argmin(1)
-        if not str(target).isdigit() or int(target) >= classes:
-            raise AttackError(
-                f"target {target}: this model has the labels 0 … {classes - 1}, or next, random, least-likely"
-            )
-        return torch.full_like(y, int(target))
+        return Batch(x, y, ids, targets(self.attack.target, self.victim, x, y, ids, noise), other, own)
 
     def piece(self, index: int, tick: Callable[[str], None] = lambda what: None) -> Piece:
         """All paths of one batch, measured: the attack's runs, then the controls."""
@@ -218,11 +207,17 @@ class Job:
         where.end()
         return logits.argmax(1)
 
-    def fit(self) -> None:
+    def fit(self, progress: Report | None = None) -> None:
         """Let the attack learn what it needs to learn of the data, once."""
         if not self.fitted:
-            self.attack.fit(self.victim, self.pool_x, self.pool_y)
+            x, y = (self.x, self.y) if self.study is None else self.study
+            self.attack = self.attack.fit(self.victim, x, y, seed=self.seed, weights=self.weights, progress=progress)
             self.fitted = True
+
+    def learnt(self, trace: Trace) -> dict[str, Any]:
+        """What a manifest says of what the attack has learnt, after its paths; {} where it learns nothing."""
+        self.fit()
+        return learnt.record(self.attack.told(self.x), trace)
 
     def pieces(self, wanted: Sequence[int], progress: Report | None) -> Iterator[tuple[int, Piece]]:
         """The wanted batches, one after the other."""
@@ -230,7 +225,7 @@ class Job:
         rows = [min(self.batch_size, len(self.x) - i * self.batch_size) for i in range(self.batches)]
         done = self.total - sum(rows[i] for i in wanted) * per_path * (self.runs + len(self.controls))
         if wanted:
-            self.fit()
+            self.fit(progress)
         for index in wanted:
 
             def tick(what: str, size: int = rows[index]) -> None:

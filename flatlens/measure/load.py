@@ -18,6 +18,7 @@ from flatlens.records.schema import MEASUREMENT_VERSION
 from flatlens.records.valley import Ints
 from flatlens.specs.run import RunSpec, demand_named
 from flatlens.specs.trust import TRUST
+from flatlens.specs.uris import parse
 from flatlens.training import reached, recipes
 
 DIGITS = "flatlens:digits"
@@ -40,14 +41,17 @@ def load(spec: RunSpec, progress: Report | None = None) -> Loaded:
     loaded = _model(spec, tuple(data.x.shape[1:]), data.classes, progress)
     recorded = reached.on_record(loaded, spec.data)
     x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
+    attack = build(spec, loaded.model)
     job = prepare(
         loaded.model,
         x[chosen],
         y[chosen],
-        attack=build(spec, loaded.model),
+        attack=attack,
         settings=spec.settings,
         ids=torch.from_numpy(data.ids)[chosen],
         pool=(x, y),
+        study=_study(spec.data) if attack.learns else None,
+        weights=loaded.sha256,
         recorded_accuracy=recorded,
     )
     identity: dict[str, object] = {
@@ -73,6 +77,14 @@ def sources(spec: RunSpec) -> dict[str, object]:
         return found | {"recipe_sha256": recipes.recipe_sha256(spec.model, spec.train, **trust)}
     loaded = models.load(spec.model, shape=tuple(data.x.shape[1:]), classes=data.classes, **trust)
     return found | {"weights_sha256": loaded.sha256}
+
+
+def _study(data: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The training split of the same data, which an attack learns from; None of data that come in one part."""
+    if parse(data, DataError).scheme not in datasets.SPLIT:
+        return None
+    found = datasets.load(datasets.with_split(data, "train"))
+    return torch.from_numpy(found.x), torch.from_numpy(found.y)
 
 
 def _model(spec: RunSpec, shape: tuple[int, ...], classes: int, progress: Report | None) -> models.loaders.Loaded:

@@ -40,6 +40,8 @@ def prepare(
     settings: Settings = DEFAULTS,
     ids: Tensor | None = None,
     pool: tuple[Tensor, Tensor] | None = None,
+    study: tuple[Tensor, Tensor] | None = None,
+    weights: str | None = None,
     recorded_accuracy: float | None = None,
 ) -> Job:
     """Check the model and the data, and make the victim.
@@ -52,6 +54,8 @@ def prepare(
         settings: what is measured, and how.
         ids: of the samples, ``[n]``: they identify their noise.
         pool: images and labels among which a control finds one of another class; the samples' own when left out.
+        study: inputs and labels that an attack learns from, where it does; the samples' own when left out.
+        weights: SHA-256 of the model's, where what an attack learns of it may be kept on the disk.
         recorded_accuracy: on clean inputs, where one is on record.
 
     Raises:
@@ -109,6 +113,8 @@ def prepare(
             *cautions.not_probed(skipped),
         ),
         surface=settings.surface,
+        study=study,
+        weights=weights,
     )
 
 

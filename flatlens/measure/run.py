@@ -13,7 +13,7 @@ from flatlens.measure.job import Job, provenance
 from flatlens.measure.load import load
 from flatlens.measure.surface import surfaces
 from flatlens.progress import Report
-from flatlens.records import cautions, claims, digest, runs
+from flatlens.records import cautions, claims, digest, learnt, runs
 from flatlens.records.schema import Caution
 from flatlens.records.trajectory import Trace
 from flatlens.specs.run import RunSpec
@@ -113,8 +113,10 @@ def finish(begun: Begun) -> Trace:
     notes, seconds = result.merge()
     # What is on the disk is judged as any reader would read it, a column at a time.
     made = runs.Run(result.path, result.manifest | {"state": runs.FINISHED}).trace(whole=False)
-    made = made.with_cautions(begun.job.cautions(notes, cautions.wrong(made)) + cautions.of_trace(made))
-    if begun.job.surface and (found := surfaces(begun.job, made)) is not None:
-        result.save_surfaces(found)
-    result.finish(made.cautions, seconds=round(seconds, 3))
+    told = begun.job.learnt(made)
+    found = (*begun.job.cautions(notes, cautions.wrong(made)), *cautions.of_trace(made), *learnt.cautions(told))
+    made = made.with_cautions(found)
+    if begun.job.surface and (land := surfaces(begun.job, made)) is not None:
+        result.save_surfaces(land)
+    result.finish(made.cautions, seconds=round(seconds, 3), **({learnt.KEY: told} if told else {}))
     return made

@@ -19,7 +19,7 @@ from flatlens.measure.prepare import prepare
 from flatlens.measure.surface import surfaces
 from flatlens.models import OBJECT, normalized
 from flatlens.progress import Report
-from flatlens.records import cautions, saving
+from flatlens.records import cautions, learnt, saving
 from flatlens.records.schema import Gradients, Images
 from flatlens.records.trajectory import Trace
 from flatlens.specs.settings import Settings
@@ -119,7 +119,10 @@ def trace(
         manifest=provenance(job) | ({} if normalize is None else {"normalize": normalized.plain(normalize)}),
     )
     notes = sum((Counter(piece.notes) for piece in pieces), Counter[str]())
-    result = result.with_cautions(job.cautions(notes, cautions.wrong(result)) + cautions.of_trace(result))
+    if told := job.learnt(result):
+        result = replace(result, manifest={**result.manifest, learnt.KEY: told})
+    found = (*job.cautions(notes, cautions.wrong(result)), *cautions.of_trace(result), *learnt.cautions(told))
+    result = result.with_cautions(found)
     if job.surface:
         result = replace(result, surfaces=surfaces(job, result))
     if out is not None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
+
+from flatlens.specs.options import Option
 
 
 class Entry(NamedTuple):
@@ -15,6 +19,8 @@ class Entry(NamedTuple):
         takes: settings that not every attack has, of those in `SOME_TAKE`.
         norms: the norms that it knows.
         gradients: whether it takes the gradient by the input.
+        objective: what it ascends when nothing else is asked for.
+        options: the settings that its name may bear, in the order in which they are written.
     """
 
     module: str
@@ -23,6 +29,8 @@ class Entry(NamedTuple):
     takes: tuple[str, ...] = ()
     norms: tuple[str, ...] = ("linf", "l2", "l1")
     gradients: bool = True
+    objective: str = "ce"
+    options: Mapping[str, Option] = MappingProxyType({})
 
 
 SOME_TAKE = ("objective", "momentum", "restarts", "step_size")
@@ -49,6 +57,22 @@ ATTACKS = {
         gradients=False,
     ),
     "ddn": Entry("ddn", "DDN", "minimal l2 norm, needs no eps (Rony et al. 2019)", ("objective",), ("l2",)),
+    "advgan": Entry(
+        "advgan",
+        "AdvGAN",
+        "a generator of perturbations, step by step as it learns (Xiao et al. 2018)",
+        ("objective",),
+        ("linf", "l2"),
+        objective="margin",
+        options={
+            "epochs": Option(20, "passes over the data that it learns from", low=1, high=100_000),
+            "width": Option(16, "channels of the generator's first layer", low=1, high=4096),
+            "lr": Option(5e-3, "learning rate", low=1e-8, high=1.0),
+            "gan": Option(1.0, "weight of looking like the data", low=0.0, high=1e6),
+            "norm": Option(1.0, "weight of a short perturbation", low=0.0, high=1e6, argument="norm_weight"),
+            "z": Option(0, "numbers of noise beside the input", low=0, high=10_000),
+        },
+    ),
 }
 QUERIES = 300
 """Of Square, where it is one of the attacks that robustness is judged by."""

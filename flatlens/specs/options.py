@@ -22,6 +22,7 @@ class Option:
         above, low: a number must be above the one, and at least the other.
         below, high: it must be below the one, and at most the other.
         words: a word must be one of these.
+        argument: what Python calls it, where that differs.
     """
 
     default: int | float | str
@@ -31,6 +32,7 @@ class Option:
     below: float = math.inf
     high: float = math.inf
     words: tuple[str, ...] = ()
+    argument: str | None = None
 
     def read(self, name: str, text: str, where: str) -> int | float | str:
         """The value that ``text`` says.
@@ -59,13 +61,11 @@ class Option:
 
     def range(self) -> str:
         """What a number may be, in words."""
-        ends = [
-            f"{word} {end:g}" for word, end in (("above", self.above), ("of at least", self.low)) if math.isfinite(end)
-        ]
-        ends += [
-            f"{word} {end:g}" for word, end in (("below", self.below), ("at most", self.high)) if math.isfinite(end)
-        ]
-        return " ".join(["a whole number" if isinstance(self.default, int) else "a number", " and ".join(ends)]).strip()
+        kind = "a whole number" if isinstance(self.default, int) else "a number"
+        if math.isfinite(self.low) and math.isfinite(self.high):
+            return f"{kind} from {self.low:g} to {self.high:g}"
+        ends = {"above": self.above, "of at least": self.low, "below": self.below, "of at most": self.high}
+        return f"{kind} {' and '.join(f'{word} {end:g}' for word, end in ends.items() if math.isfinite(end))}"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 import tomli_w
 
 from flatlens.errors import SpecError, unknown
+from flatlens.specs import attack_names
 from flatlens.specs.catalogue import ATTACK_SCHEMES, ATTACKS, NORMS, OBJECTIVES
 from flatlens.specs.defences import AXES
 from flatlens.specs.known_models import OBJECT
@@ -84,6 +85,7 @@ class RunSpec:
         for key in ("control", "layer"):
             if isinstance(value := getattr(self, key), str):
                 object.__setattr__(self, key, (value,))
+        object.__setattr__(self, "attack", attack_names.spelled(self.attack))
         _check(self)
 
     def resolved(self) -> RunSpec:
@@ -103,7 +105,8 @@ class RunSpec:
         return replace(self, eps=eps, steps=self.steps if steps is None else steps)
 
     def _native_resolved(self) -> RunSpec:
-        takes, norms = ATTACKS[self.attack].takes, ATTACKS[self.attack].norms
+        entry = attack_names.entry(self.attack)
+        takes, norms = entry.takes, entry.norms
         steps = 1 if self.attack == "fgsm" else self.steps
         eps = None if self.attack in NO_EPS else DEFAULT_LINF_EPS if self.eps is None else self.eps
         step_size = self.step_size if "step_size" in takes else None
@@ -112,11 +115,12 @@ class RunSpec:
             step_size = default.get(self.attack)
         return replace(
             self,
+            attack=attack_names.spelled(self.attack, defaults=True),
             eps=eps,
             norm=self.norm if self.norm in norms else norms[0],
             steps=steps,
             step_size=step_size,
-            objective=OWN_OBJECTIVE.get(self.attack, self.objective or "ce"),
+            objective=OWN_OBJECTIVE.get(self.attack, self.objective or entry.objective),
             momentum=1.0 if self.attack == "mi-fgsm" and self.momentum is None else self.momentum,
         )
 
@@ -272,11 +276,9 @@ def _check(spec: RunSpec) -> None:
 
 
 def _check_native(spec: RunSpec) -> None:
-    if spec.attack not in ATTACKS:
-        raise SpecError(unknown("attack", spec.attack, ATTACKS, where="there are"))
-    entry = ATTACKS[spec.attack]
+    name, entry = attack_names.base(spec.attack), attack_names.entry(spec.attack)
     if spec.norm not in entry.norms and spec.norm != RunSpec.norm:
-        raise SpecError(unknown("norm", spec.norm, entry.norms, where=f"attack {spec.attack} has"))
+        raise SpecError(unknown("norm", spec.norm, entry.norms, where=f"attack {name} has"))
     if spec.eps is None and spec.norm != "linf" and spec.attack not in NO_EPS:
         raise SpecError(f"--eps must be given for {spec.norm}; its size depends on the input, for example --eps 0.5")
     if spec.attack == "apgd-t" and spec.targeted is not None:
@@ -284,8 +286,8 @@ def _check_native(spec: RunSpec) -> None:
     own = {"objective": spec.objective not in (None, OWN_OBJECTIVE.get(spec.attack)), "restarts": spec.restarts != 1}
     for key, given in (own | {"momentum": spec.momentum is not None}).items():
         if given and key not in entry.takes:
-            takers = ", ".join(name for name, other in ATTACKS.items() if key in other.takes)
-            raise SpecError(f"attack '{spec.attack}' has no {key}; those that have: {takers}")
+            takers = ", ".join(one for one, other in ATTACKS.items() if key in other.takes)
+            raise SpecError(f"attack '{name}' has no {key}; those that have: {takers}")
 
 
 def _check_foreign(spec: RunSpec) -> None:

@@ -50,7 +50,7 @@ def test_before_it_has_learnt_it_gives_the_input_to_the_bit(shape: tuple[int, ..
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_it_learns_within_ball_and_bounds(shape: tuple[int, ...], norm: str, dtype: torch.dtype) -> None:
-    aim = replace(AIM, norm=norm, lr=0.05, short=0.0)
+    aim = replace(AIM, norm=norm, lr=0.05, norm_weight=0.0)
     x, _ = data(shape, dtype=dtype)
     there = learnt(aim, shape, dtype)(x)
     size = ball(norm).size(there - x)
@@ -82,7 +82,7 @@ def test_the_gradient_passes_bounds_and_is_that_of_the_ball(norm: str) -> None:
 @pytest.mark.parametrize("objective", ["margin", "ce"])
 def test_the_loss_is_the_published_sum(objective: str, target: int | None) -> None:
     shape = (1, 4, 4)
-    aim = Aim(0.3, objective=objective, width=2, gan=0.7, short=1.3, lr=0.02)
+    aim = Aim(0.3, objective=objective, width=2, gan=0.7, norm_weight=1.3, lr=0.02)
     (x, y), model = data(shape), classifier(shape)
     aimed = None if target is None else torch.full_like(y, target)
     made = Adversary(aim, shape, torch.Generator().manual_seed(3), x)
@@ -104,7 +104,7 @@ def test_the_loss_is_the_published_sum(objective: str, target: int | None) -> No
             worth = others.max() - z[aim_at] if target is None else z[aim_at] - others.max()
         else:
             worth = (z.logsumexp(0) - z[aim_at]) * (1 if target is None else -1)
-        wanted += 10 * max(-float(worth), -5.0) - 0.7 * float(F.logsigmoid(judge(there[i : i + 1])))
+        wanted += 10 * max(-float(worth), -5.0) - 0.7 * float(F.logsigmoid(judge(2 * there[i : i + 1] - 1)))
         wanted += 1.3 * max(0.0, float(lengths[i]) - 0.3 * 4 / 2)
     assert loss == pytest.approx(wanted / len(x), rel=1e-9)
 
@@ -116,7 +116,7 @@ def test_the_discriminator_learns_to_tell_them_apart() -> None:
     for _ in range(60):
         made.step(model, x, y)
     with torch.no_grad():
-        real, false = made._discriminator(x), made._discriminator(made(x))
+        real, false = made._discriminator(2 * x - 1), made._discriminator(2 * made(x) - 1)
     assert real.mean() > 0 > false.mean()
 
 

@@ -99,7 +99,7 @@ def test_difference_names_both_values() -> None:
         ({"epz": 1}, "no setting 'epz'"),
         (
             {"attack": "pgdd"},
-            "no attack 'pgdd'; there are: fgsm, bim, mi-fgsm, pgd, apgd-ce, apgd-dlr, apgd-t, square, ddn. "
+            "no attack 'pgdd'; there are: fgsm, bim, mi-fgsm, pgd, apgd-ce, apgd-dlr, apgd-t, square, ddn, advgan. "
             "Did you mean 'pgd'?",
         ),
         ({"norm": "l7"}, "no norm 'l7'"),

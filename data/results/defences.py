@@ -69,7 +69,7 @@ def trained(given: tuple[str, str, int]) -> dict[str, Any]:
         "n": record["worst_accuracy"]["n"],
         "loss_gap": record["loss_gap"]["mean"]["value"],
         "kappa": record["kappa"]["after"]["value"],
-        "lipschitz": record["robustness"].get("lipschitz"),
+        "lipschitz": record["robustness"]["lipschitz"],
         "masked": record["masked"],
         "alarms": [alarm["code"] for alarm in record["alarms"]],
         "seconds": record["seconds"],

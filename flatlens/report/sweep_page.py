@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from flatlens.report import html_file, packing, sweep_data
+from flatlens.report.modules import joined
 from flatlens.report.roles import styles
 from flatlens.report.sweep_data import DrawnCell
 
 STYLES = ("sweep_base.css", "sweep.css")
-SCRIPTS = ("data.js", "look.js", "cells.js", "sweep_table.js", "panels.js", "sweep_figures.js", "sweep.js")
-"""In this order they make up the page's program."""
+PROGRAM = "pages/sweep.js"
+"""The module that is the page."""
 
 
 def write(cells: Sequence[DrawnCell], file: Path, *, name: str, plotly: str | None = None) -> Path:
@@ -44,6 +46,7 @@ def document(cells: Sequence[DrawnCell], *, name: str, plotly: str | None = None
     )
 
 
+@cache
 def program() -> str:
     """The page's program: the same for every sweep."""
-    return html_file.asset(*SCRIPTS)
+    return joined(PROGRAM) + "\nbegin();"

@@ -299,6 +299,25 @@ def test_chosen_runs_are_compared_alone_and_the_address_says_so(browser, file, c
 
 
 @pytest.mark.browser
+def test_the_address_leads_back_to_what_was_chosen(browser, file):
+    with view(browser, file) as it:
+        it.page.select_option("#layer", label="conv1")
+        it.look("document.querySelector('#share input[value=valley_of_all]').click()")
+        it.page.select_option("#pick-state", "done")
+        chosen = it.look("location.hash")
+        it.page.focus(".skip")
+        it.page.keyboard.press("Enter")  # a link inside the page leaves the address alone
+        assert it.look("document.activeElement.id") == "all-runs" and it.look("location.hash") == chosen
+        it.page.click("#reset")
+        it.page.select_option("#layer", label="head")
+        it.look("(hash) => { location.hash = hash; }", chosen)
+        it.until("document.getElementById('matches').textContent === '4 of 6 rows'")
+        assert it.page.input_value("#layer") == "1" and it.page.input_value("#pick-state") == "done"
+        assert it.look("document.querySelector('#share input:checked').value") == "valley_of_all"
+        assert it.problems == []
+
+
+@pytest.mark.browser
 def test_seeds_are_folded_to_their_median_and_range(browser, digests, tmp_path):
     several = [cell(k, spec("flatlens:cnn", seed=k), digests[k]) for k in range(3)]
     page = sweep_page.write(several, tmp_path / "seeds.html", name="seeds")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from html import escape
 from pathlib import Path
 
 from flatlens.report import html_file, packing, sweep_data
@@ -11,7 +12,6 @@ from flatlens.report.modules import joined
 from flatlens.report.roles import styles
 from flatlens.report.sweep_data import DrawnCell
 
-STYLES = ("sweep_base.css", "sweep.css")
 PROGRAM = "pages/sweep.js"
 """The module that is the page."""
 
@@ -39,10 +39,13 @@ def document(cells: Sequence[DrawnCell], *, name: str, plotly: str | None = None
     return html_file.document(
         "sweep.html",
         title=f"{name} · flatlens sweep",
-        css=styles() + "\n" + html_file.asset(*STYLES),
+        css=styles() + "\n" + html_file.asset("shell.css", "sweep.css"),
         data=packing.to_json(sweep_data.page(cells, name)),
         script=program(),
+        kind="of-sweep",
+        without="The table and the figures need a script; the runs' own pages, in cells/, have a picture without.",
         plotly=plotly,
+        name=escape(name),
     )
 
 

@@ -185,7 +185,7 @@ def file(cells, tmp_path_factory):
 
 
 def view(browser, file, **more):
-    return opened(browser, file, ready="#runs tbody tr", **more)
+    return opened(browser, file, ready="html[data-ready] #runs tbody tr", **more)
 
 
 FIRST = "[...document.querySelectorAll('#runs tbody tr')].map((row) => row.cells[0].innerText)"
@@ -390,6 +390,25 @@ def test_small_and_empty_sweeps(browser, count, digests, tmp_path):
         assert f"{count} of 1 done" in it.page.inner_text("#states")
         assert it.look("document.getElementById('panels-card').hidden") == (count == 0)
         assert it.problems == []
+
+
+@pytest.mark.browser
+def test_without_a_script_the_table_is_there(browser, hostile, file, cells, tmp_path):
+    context = browser.new_context(java_script_enabled=False, viewport={"width": 390, "height": 844})
+    tab = context.new_page()
+    tab.goto(file.as_uri())
+    assert tab.inner_text("#headline") == "robust-digits" and tab.locator("#runs tbody tr").count() == 6
+    (share,) = [
+        r["valley_of_flipped"] for r in cells[0].digest["rows"] if (r["layer"], r["path"]) == ("head", "attack")
+    ]
+    said = f"{100 * share['value']:.1f} % [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
+    assert said in tab.inner_text("#runs tbody tr:first-child") and "heads=3" in tab.inner_text("#runs")
+    assert tab.locator("#runs tbody a").first.get_attribute("href") == cells[0].page
+    assert not tab.is_visible("#controls") and not tab.is_visible("figure") and tab.is_visible("noscript")
+    tab.goto(sweep_page.write(hostile, tmp_path / "s.html", name=HOSTILE).as_uri())
+    assert tab.inner_text("#headline") == HOSTILE and HOSTILE in tab.inner_text("#runs")
+    assert tab.locator("img").count() == 0
+    context.close()
 
 
 @pytest.mark.browser

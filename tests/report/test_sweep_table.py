@@ -56,7 +56,7 @@ def wide(tmp_path_factory):
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1440])
 def test_a_wide_table_scrolls_in_its_box_and_its_first_column_stays(browser, wide, width):
-    with opened(browser, wide, width=width, ready="#runs tbody tr") as it:
+    with opened(browser, wide, width=width, ready="html[data-ready] #runs tbody tr") as it:
         it.look("document.getElementById('all-runs').scrollIntoView({ block: 'center' })")
         before = it.look(GEOMETRY)
         assert before["width"] > 1440 >= width >= before["page"] and before["box"] <= width
@@ -77,7 +77,7 @@ def test_a_wide_table_scrolls_in_its_box_and_its_first_column_stays(browser, wid
 
 @pytest.mark.browser
 def test_what_is_chosen_stays_in_sight_below_the_bar(browser, wide):
-    with opened(browser, wide, ready="#runs tbody tr") as it:
+    with opened(browser, wide, ready="html[data-ready] #runs tbody tr") as it:
         it.look("scrollTo(0, 900)")
         it.settle()
         edge = "(of) => document.querySelector(of[0]).getBoundingClientRect()[of[1]]"

@@ -68,3 +68,10 @@ def test_no_module_bears_the_name_of_a_public_function() -> None:
 def test_no_file_is_longer_than_one_subject(folder: Path) -> None:
     lengths = {str(path.relative_to(folder)): len(path.read_text().splitlines()) for path in folder.rglob("*.py")}
     assert {name: count for name, count in lengths.items() if count > LONGEST} == {}
+
+
+def test_no_script_or_style_of_a_page_is_longer_than_one_subject() -> None:
+    files = [path for path in (ROOT / "report" / "assets").rglob("*.*s") if not path.name.endswith(".min.js")]
+    lengths = {path.name: len(path.read_text().splitlines()) for path in files}
+    assert {"sweep.js", "shell.css"} <= set(lengths)
+    assert {name: count for name, count in lengths.items() if count > LONGEST} == {}

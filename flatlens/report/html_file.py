@@ -16,8 +16,59 @@ from flatlens.report.packing import compressed
 
 PLOTLY = "plotly.min.js"
 POLICY = "default-src 'none'; script-src {}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+HOME = '<span class="home">flatlens</span>'
+"""What stands beside the mark at the top of a page; where the page is served, a link may take its place."""
+_MARK = '<svg viewBox="0 0 40 20" aria-hidden="true"><path d="M1 15C9 15 10 3 15 3S20 18 27 18H39"/></svg>'
 BUNDLE = "plotly-cartesian.min.js"
 """plotly.js of the version inside the Python package, without maps, three dimensions and what else no page draws."""
+
+
+def shell(
+    template: str | None,
+    *,
+    title: str,
+    css: str,
+    scripts: str = "",
+    kind: str = "notice",
+    policy: str | None = None,
+    without: str = "",
+    home: str = HOME,
+    **texts: str,
+) -> str:
+    """A page as text: the head that all pages share, around what is a page's own.
+
+    Args:
+        template: the HTML asset of what is its own; None: it is ``body``, one of the texts.
+        title: what the browser's tab says; any text.
+        css: styles; a policy may name them by their hash, with a line's end before and after.
+        scripts: the page's script elements, the program last.
+        kind: the class of the page's body.
+        policy: what the page forbids itself, where no server says it.
+        without: what is said where scripts do not run; any text.
+        home: HTML beside the mark at the top.
+        texts: HTML for the template's places.
+    """
+    texts |= {"title": html.escape(title), "brand": f'<div class="brand">{_MARK}{home}</div>'}
+    own = texts["body"] if template is None else Template(asset(template)).substitute(texts)
+    return Template(asset("shell.html")).substitute(
+        title=texts["title"],
+        policy=f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n' if policy else "",
+        css=css,
+        kind=kind,
+        body=own,
+        without=f'<noscript><p class="note">{html.escape(without)}</p></noscript>\n' if without else "",
+        scripts=scripts,
+    )
+
+
+def home_link(name: str) -> str:
+    """The way back to the list of a folder, for `shell`; its name is any text."""
+    return f'<a class="home" href="/" title="All runs and sweeps">← <bdi>{html.escape(name)}</bdi></a>'
+
+
+def with_home(page: bytes, name: str) -> bytes:
+    """A page with a link to the list of the folder ``name`` at its top, if it has a place for it."""
+    return page.replace(HOME.encode(), home_link(name).encode("utf-8", "backslashreplace"), 1)
 
 
 def document(
@@ -27,11 +78,13 @@ def document(
     css: str,
     data: str,
     script: str,
+    kind: str,
+    without: str,
     plotly: str | None = None,
     packed: bool = False,
     **texts: str,
 ) -> str:
-    """A page as text.
+    """A page that is one file, as text.
 
     Args:
         template: the HTML asset.
@@ -39,30 +92,33 @@ def document(
         css: styles.
         data: text that cannot end its element (`packing.to_json`, `packing.compressed`).
         script: the page's program.
+        kind: the class of the page's body.
+        without: what is said where scripts do not run; any text.
         plotly: the relative URL of a plotly.min.js to link; None puts plotly into the page.
-        packed: the program unpacks plotly itself, where it is in the page.
+        packed: the data are compressed, and the program unpacks plotly itself, where it is in the page.
         texts: HTML for the template's other places.
     """
     program = wrapped(script)
     if plotly is None:
         own = inline(asset(BUNDLE))
         allowed, nonce = f"{hashed(own)} {hashed(program)}", ""
-        held = f'<script type="application/octet-stream" id="plotly">{compressed(own)}</script>'
-        library = held if packed else f"<script>{own}</script>"
+        later = f'<script type="application/octet-stream" id="plotly">{compressed(own)}</script>'
+        library = later if packed else f"<script>{own}</script>"
     else:
         # A file has no origin that a policy could name: only scripts that bear the page's own mark run. The mark
         # depends on all that comes from outside, so that nothing from outside can bear it.
         mark = hashlib.sha256((plotly + title + data + "".join(texts.values())).encode()).hexdigest()[:32]
         allowed, nonce = f"'nonce-{mark}'", f' nonce="{mark}"'
         library = f'<script{nonce} src="{html.escape(plotly)}"></script>'
-    return Template(asset(template)).substitute(
-        title=html.escape(title),
-        policy=POLICY.format(allowed),
+    held = f'<script type="application/{"octet-stream" if packed else "json"}" id="flatlens-data">{data}</script>'
+    return shell(
+        template,
+        title=title,
         css=css,
-        plotly=library,
-        nonce=nonce,
-        data=data,
-        script=program,
+        kind=kind,
+        policy=POLICY.format(allowed),
+        without=without,
+        scripts=f"{held}\n{library}\n<script{nonce}>{program}</script>\n",
         **texts,
     )
 

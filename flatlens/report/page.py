@@ -56,9 +56,11 @@ def document(traces: Sequence[Trace], *, plotly: str | None = None) -> str:
     return html_file.document(
         "page.html",
         title=title(traces[0].spec),
-        css=styles() + "\n" + html_file.asset("run.css"),
+        css=styles() + "\n" + html_file.asset("shell.css", "run.css"),
         data=packing.compressed(packing.to_json(data)),
         script=program(),
+        kind="of-run",
+        without="The picture and the table stand without a script; samples and figures need one.",
         plotly=plotly,
         packed=True,
         sentence="".join(_spoken(text, role) for text, role in said["sentence"]),

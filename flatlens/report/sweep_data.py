@@ -64,7 +64,7 @@ def page(cells: Sequence[DrawnCell], name: str) -> Plain:
         "cells": {
             "key": [cell.key for cell in cells],
             "state": [cell.state for cell in cells],
-            "page": [_link(cell.page) for cell in cells],
+            "page": [link_of(cell.page) for cell in cells],
             "error": {str(i): cell.error for i, cell in enumerate(cells) if cell.error},
             "seconds": pack(np.array([_number(cell.seconds) for cell in cells])),
             "model": [wording.model_of(spec, epochs="train.epochs" in keys) for spec in specs],
@@ -190,7 +190,7 @@ def _cautions(cell: DrawnCell) -> list[list[str]]:
     return [[caution["code"], caution["message"]] for caution in _all(cell, "cautions")]
 
 
-def _link(page: str | None) -> str | None:
+def link_of(page: str | None) -> str | None:
     """A link that stays beside the page: no scheme, no host, nothing that a browser would run."""
     if page is None or ":" in page or "\\" in page or page.startswith("/") or any(ord(c) < 32 for c in page):
         return None

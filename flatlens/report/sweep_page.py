@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
+from html import escape
 from pathlib import Path
+from typing import Any
 
+from flatlens.records.schema import ATTACK
 from flatlens.report import html_file, packing, sweep_data
+from flatlens.report.modules import joined
 from flatlens.report.roles import styles
-from flatlens.report.sweep_data import DrawnCell
+from flatlens.report.sweep_data import CONTROL, DrawnCell
 
-STYLES = ("sweep_base.css", "sweep.css")
-SCRIPTS = ("data.js", "look.js", "cells.js", "sweep_table.js", "panels.js", "sweep_figures.js", "sweep.js")
-"""In this order they make up the page's program."""
+PROGRAM = "pages/sweep.js"
+"""The module that is the page."""
+WITHOUT_SCRIPT = 500
+"""Rows of the table that are there before the program has run, or without it."""
 
 
 def write(cells: Sequence[DrawnCell], file: Path, *, name: str, plotly: str | None = None) -> Path:
@@ -34,16 +40,50 @@ def write(cells: Sequence[DrawnCell], file: Path, *, name: str, plotly: str | No
 
 def document(cells: Sequence[DrawnCell], *, name: str, plotly: str | None = None) -> str:
     """The page as text."""
+    data = sweep_data.page(cells, name)
     return html_file.document(
         "sweep.html",
         title=f"{name} · flatlens sweep",
-        css=styles() + "\n" + html_file.asset(*STYLES),
-        data=packing.to_json(sweep_data.page(cells, name)),
+        css=styles() + "\n" + html_file.asset("shell.css", "sweep.css"),
+        data=packing.to_json(data),
         script=program(),
+        kind="of-sweep",
+        without="The table stands without a script, its first rows at least; choosing, sorting and figures need one.",
         plotly=plotly,
+        name=escape(name),
+        table=_table(cells[:WITHOUT_SCRIPT], data["varying"]),
     )
 
 
+@cache
 def program() -> str:
     """The page's program: the same for every sweep."""
-    return html_file.asset(*SCRIPTS)
+    return joined(PROGRAM) + "\nbegin();"
+
+
+def _table(cells: Sequence[DrawnCell], varying: Sequence[Mapping[str, Any]]) -> str:
+    """What was varied, how far each run is and how many valleys it has, for who has no script."""
+    titles = [
+        *(column["key"].replace("_", " ") for column in varying),
+        "state",
+        "valleys of the flipped",
+        "the control's",
+    ]
+    rows = []
+    for i, cell in enumerate(cells):
+        settings = [column["values"][column["of"][i]] for column in varying]
+        said = [*settings, cell.error or cell.state, _valleys(cell, ATTACK), _valleys(cell, CONTROL)]
+        first, *rest = (escape(text) for text in said)
+        name = f'<a href="{escape(link)}">{first}</a>' if (link := sweep_data.link_of(cell.page)) else first
+        rows.append(f'<tr><th scope="row">{name}</th>{"".join(f"<td>{text}</td>" for text in rest)}</tr>')
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
+    return f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+
+
+def _valleys(cell: DrawnCell, path: str) -> str:
+    """The share of a path at its first layer, with its interval; a dash where nothing flipped."""
+    rows = () if cell.digest is None else cell.digest["rows"]
+    share = next((row["valley_of_flipped"] for row in rows if row["path"] == path), None)
+    if share is None or not share["n"]:
+        return "–"
+    return f"{100 * share['value']:.1f} % [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"

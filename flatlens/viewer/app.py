@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from flatlens.errors import FlatlensError, UsageError, one_line
+from flatlens.report import html_file
 from flatlens.version import __version__
 from flatlens.viewer import drawn, guard, shell
 from flatlens.viewer.drawn import MOST_COMPARED, Pages
@@ -156,21 +157,21 @@ class Handler(BaseHTTPRequestHandler):
             return None if (found := there.get(match[1])) is None else self._json(found.row)
         if match := _SWEEP.fullmatch(path):
             found = there.get(match[1])
-            return None if found is None or found.kind != SWEEP else _own(server.pages.sweep(found))
+            return None if found is None or found.kind != SWEEP else self._own(server.pages.sweep(found))
         if match := _CELL.fullmatch(path):
             known = (one for one in there.values() if one.kind == CELL and one.row["sweep"] == match[1])
             return self._run(next((one for one in known if one.row["cell"] == match[2]), None))
         if match := _RUN.fullmatch(path):
             return self._run(there.get(match[1]))
         if (match := _PICTURE.fullmatch(path)) and (found := there.get(match[1])) and found.kind != SWEEP:
-            return _own(server.pages.picture(found))
+            return self._own(server.pages.picture(found), home=False)  # the page around it has the link
         return None
 
     def _run(self, found: Found | None) -> Answer | None:
         if found is None or found.kind == SWEEP:
             return None
         if found.row["state"] in (FINISHED, DAMAGED):  # what is damaged says by itself what is wrong
-            return _own(self.server.pages.run(found))
+            return self._own(self.server.pages.run(found))
         self.server.folder.where(found)
         return _html(*shell.live(self.server.name, found.row))
 
@@ -181,7 +182,12 @@ class Handler(BaseHTTPRequestHandler):
             return None
         if not 2 <= len(chosen) <= MOST_COMPARED:
             raise UsageError(f"a comparison is of 2 to {MOST_COMPARED} runs, and these are {len(chosen)}")
-        return _own(self.server.pages.comparison(chosen))
+        return self._own(self.server.pages.comparison(chosen))
+
+    def _own(self, page: bytes, *, home: bool = True) -> Answer:
+        """A page that may lie in a folder as a file, too: the link to the list is on it only here."""
+        content = html_file.with_home(page, self.server.name) if home else page
+        return Answer(HTTPStatus.OK, content, HTML, drawn.policy())
 
     def _json(self, value: Any) -> Answer:
         content = json.dumps(value, allow_nan=False).encode()
@@ -236,10 +242,6 @@ def _asked(query: str) -> dict[str, str]:
 
 def _html(text: str, policy: str) -> Answer:
     return Answer(HTTPStatus.OK, text.encode("utf-8", "backslashreplace"), HTML, policy)
-
-
-def _own(page: bytes) -> Answer:
-    return Answer(HTTPStatus.OK, page, HTML, drawn.policy())
 
 
 def _refusal(status: HTTPStatus, said: str) -> Answer:

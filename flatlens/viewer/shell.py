@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from functools import cache
 from html import escape
-from string import Template
 from typing import Any
 
 from flatlens.report import html_file, packing
@@ -27,15 +26,14 @@ def listing(root: str, rows: Sequence[Row], left_out: int) -> tuple[str, str]:
         rows: of `flatlens.viewer.rows`.
         left_out: how many more there are.
     """
-    data = {"root": root, "rows": rows, "left_out": left_out}
     return _page(
-        "list.html",
-        "pages/list.js",
+        "list",
         "opened",
+        {"root": root, "rows": rows, "left_out": left_out},
         title=f"{root} · flatlens",
+        without="Without a script the list is as it was when it was opened, and cannot be sorted or compared.",
         root=escape(root),
         count=f"{len(rows):,}",
-        data=packing.to_json(data),
         rows="".join(_static(row) for row in rows[:WITHOUT_SCRIPT]),
         footer=escape(f"flatlens {__version__}: shown by this machine, to this machine alone."),
     )
@@ -44,13 +42,13 @@ def listing(root: str, rows: Sequence[Row], left_out: int) -> tuple[str, str]:
 def live(root: str, row: Row) -> tuple[str, str]:
     """The page around a run that is not finished: how far it is, and its picture so far, which is kept up to date."""
     return _page(
-        "live.html",
-        "pages/live.js",
+        "live",
         "follow",
+        row,
         title=f"{_name(row)} · {row['state']} · flatlens",
-        root=escape(root),
+        without="Without a script there is no picture here before the run is finished.",
+        home=html_file.home_link(root),
         name=escape(_name(row)),
-        data=packing.to_json(row),
         said=escape(_far(row)),
     )
 
@@ -58,15 +56,18 @@ def live(root: str, row: Row) -> tuple[str, str]:
 def notice(said: str) -> tuple[str, str]:
     """One line about what cannot be shown, and its policy."""
     css = _css()
-    text = Template(html_file.asset("notice.html")).substitute(css=css, said=escape(said))
+    body = f"<main><h1>flatlens</h1><p>{escape(said)}</p></main>\n"
+    text = html_file.shell(None, title="flatlens", css=css, body=body)
     style = html_file.hashed(_styled(css))
     return text, f"default-src 'none'; style-src {style}; img-src data:; base-uri 'none'; form-action 'none'"
 
 
-def _page(template: str, program: str, begin: str, **texts: str) -> tuple[str, str]:
-    css, script = _css(), _program(program, begin)
-    texts["title"] = escape(texts["title"])
-    text = Template(html_file.asset(template)).substitute(css=css, script=script, **texts)
+def _page(kind: str, begin: str, data: Any, **texts: str) -> tuple[str, str]:
+    """A page and its policy; ``begin`` is the function of its program that starts it."""
+    css, script = _css(), _program(f"pages/{kind}.js", begin)
+    held = f'<script type="application/json" id="listing">{packing.to_json(data)}</script>'
+    scripts = f"{held}\n<script>{script}</script>\n"
+    text = html_file.shell(f"{kind}.html", kind=f"of-{kind}", css=css, scripts=scripts, **texts)
     allowed = (
         f"default-src 'none'; script-src {html_file.hashed(script)}; style-src {html_file.hashed(_styled(css))}; "
         "connect-src 'self'; frame-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -82,7 +83,7 @@ def _styled(text: str) -> str:
 
 @cache
 def _css() -> str:
-    return styles() + "\n" + html_file.asset("run.css", "list.css").strip("\n")
+    return styles() + "\n" + html_file.asset("shell.css", "run.css", "list.css").strip("\n")
 
 
 @cache

@@ -4,7 +4,7 @@ const MODULES = ["core", "draw", "parts", "pages"].map((folder) => `**/report/as
 const named = (names, kind) => Object.fromEntries(names.split(" ").map((name) => [name, kind]));
 const BROWSER = named(
   "document window location history navigator localStorage matchMedia requestAnimationFrame getComputedStyle setTimeout setInterval clearTimeout clearInterval " +
-    "atob btoa Blob URL URLSearchParams Response DecompressionStream IntersectionObserver ResizeObserver HTMLElement structuredClone fetch console",
+    "atob btoa Blob URL URLSearchParams Response DecompressionStream IntersectionObserver ResizeObserver HTMLElement MouseEvent CSS structuredClone fetch console",
   "readonly",
 );
 const RULES = {

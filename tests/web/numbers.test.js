@@ -2,7 +2,8 @@ import { describe, expect, it } from "vitest";
 
 import { bytesOf, decode, inflate, unpack } from "../../flatlens/report/assets/core/pack.js";
 import { frames, kind, moments, nearest, numbers, verdict } from "../../flatlens/report/assets/core/sample.js";
-import { gallery, inBox, median, summary, wilson } from "../../flatlens/report/assets/core/select.js";
+import { gallery, inBox, summary } from "../../flatlens/report/assets/core/select.js";
+import { median, wilson } from "../../flatlens/report/assets/core/statistics.js";
 import { first } from "../../flatlens/report/assets/core/state.js";
 import { samplesOf } from "../../flatlens/report/assets/parts/export.js";
 import { PLOTS, spread } from "../../flatlens/report/assets/parts/plots.js";

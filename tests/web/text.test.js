@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 
 import { channels, exchanger, fade, recolour } from "../../flatlens/report/assets/core/colours.js";
-import { cell, className, count, num, percent, plain, probability, raised, span } from "../../flatlens/report/assets/core/text.js";
+import { brief, cell, className, count, fixed, num, percent, plain, probability, raised, span } from "../../flatlens/report/assets/core/text.js";
 
 describe("numbers", () => {
   it.each([
@@ -17,6 +17,10 @@ describe("numbers", () => {
     expect(span({ value: null, low: null, high: null, n: 0 })).toBe("n = 0");
   });
 
+  it("places behind the point", () => {
+    expect([fixed(-1.005), fixed(0.25, 1), fixed(3, 0), fixed(Infinity), fixed(NaN)]).toEqual(["−1.00", "0.3", "3", "∞", "–"]);
+  });
+
   it("says a probability near 1 as its distance from it", () => {
     expect(probability([1 - 3e-7, 3e-7], 0)).toBe("1 − 3.0·10⁻⁷");
     expect(probability([1, 0], 0)).toBe("1");
@@ -26,6 +30,8 @@ describe("numbers", () => {
 });
 
 describe("texts from outside", () => {
+  it.each([["abcdefghij", 10, "abcdefghij"], ["abcdefghijk", 10, "abcd…ghijk"], ["abcdefghijk", 9, "abcd…hijk"]])("%s has at most %i letters", (name, most, text) => expect(brief(name, most)).toBe(text));
+
   it.each([["<b>&", "&lt;b&gt;&amp;"], ["κ", "κ"], ["&lt;", "&amp;lt;"]])("%s stays text in plotly", (name, text) => expect(plain(name)).toBe(text));
 
   it.each([

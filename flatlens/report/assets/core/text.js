@@ -24,8 +24,16 @@ export function num(value, digits = 3) {
   return sign + rounded.toLocaleString("en-US", { maximumFractionDigits: Math.max(0, digits - 1 - Math.floor(Math.log10(size))) });
 }
 
+const COUNTS = new Intl.NumberFormat("en-US"); // made once: a table writes thousands
+
 /** @param {number} n */
-export const count = (n) => n.toLocaleString("en-US");
+export const count = (n) => COUNTS.format(n);
+
+/** A number to so many places behind the point, with a true minus. @param {number} value @param {number} [places] */
+export const fixed = (value, places = 2) => (Number.isFinite(value) ? value.toFixed(places).replace("-", "−") : num(value));
+
+/** A long name without its middle. @param {string} text @param {number} [most] */
+export const brief = (text, most = 40) => (text.length > most ? `${text.slice(0, Math.ceil(most / 2) - 1)}…${text.slice(-Math.floor(most / 2))}` : text);
 
 /** @param {number | null} share */
 export const percent = (share) => (share === null || Number.isNaN(share) ? "–" : `${(100 * share).toFixed(1)} %`);

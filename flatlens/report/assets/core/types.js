@@ -24,5 +24,22 @@
  * @typedef {{ run: number, sample: number, step: number, align: "flip" | "raw", measure: string, layer: number,
  *   path: number, off: string[], brush: number[] | null, filter: string, order: string }} State
  */
+/** @typedef {{ key: string, numbers: boolean, values: string[], of: number[] }} Setting a setting that differs between a sweep's cells: its values, and which of them each cell has */
+/**
+ * @typedef {{ name: string, measures: Record<string, string>, control: string, layers: string[], paths: string[], looks: [string, string][],
+ *   colours: Record<string, Record<string, string>>, shared: [string, string][], varying: Setting[],
+ *   cells: { key: string[], state: string[], page: (string | null)[], error: Record<string, string>, seconds: Matrix, model: string[],
+ *     cautions: Record<string, [string, string][]>, accuracy: Record<string, Matrix> },
+ *   rows: { cell: number[], layer: number[], path: number[], measure: number[], probe: number[], probes: { method: string, exact: boolean }[],
+ *     tau: number[], not_finite: number[], shares: Record<string, Matrix>, attack: number[], medians: Record<string, Matrix> },
+ *   curves: { cell: number[], layer: number[], path: number[], position: number[], positions: number[][], values: Matrix[], n: [number, number][], left_out: number },
+ *   heights: { cell: number[], layer: number[], measure: number[], n: number[], values: Matrix }, pairs: { standard: number, robust: number }[] }} SweepData
+ */
+/** @typedef {{ cell: number, layer: number, group?: Item[] }} Item a row of a sweep: a run at a layer (-1 where it has no numbers), or runs that differ in their seed alone */
+/** @typedef {{ value: number, low: number, high: number, n: number, count?: number, runs?: number }} Told a share or a median with its interval; of several runs their median and range */
+/**
+ * @typedef {{ layer: number, share: string, find: string, picks: Record<number, number>, status: string, sort: string | null, down: boolean,
+ *   heights: string, fold: boolean, picked: string[], only: boolean }} Asked what is chosen on the page of a sweep
+ */
 
 export {};

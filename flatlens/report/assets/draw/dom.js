@@ -44,3 +44,11 @@ export function download(name, text, kind) {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
+
+/** Links inside the page lead on without writing over the address, which holds the state. */
+export function listenSkips() {
+  document.querySelectorAll("a.skip").forEach((link) => link.addEventListener("click", (event) => {
+    event.preventDefault();
+    $(/** @type {HTMLAnchorElement} */ (link).hash.slice(1)).focus();
+  }));
+}

@@ -2,6 +2,7 @@
 
 import { exchanger, fade, recolour } from "../core/colours.js";
 import { plain } from "../core/text.js";
+import { palette, theme } from "./dress.js";
 
 /** @typedef {import("../core/types.js").Data} Data */
 /** @typedef {import("../core/types.js").Run} Run */
@@ -9,11 +10,6 @@ import { plain } from "../core/text.js";
 /** @typedef {import("../core/types.js").Drawn} Drawn */
 
 export const CONFIG = { displayModeBar: false, responsive: false, doubleClick: "reset", showTips: false };
-
-export const theme = () => (document.documentElement.dataset.theme === "dark" ? "dark" : "light");
-
-/** @param {Data} data */
-export const palette = (data) => data.colours[theme()];
 
 /**
  * One variant of a figure, complete and in the theme's colours; null where there is none.

@@ -5,8 +5,8 @@ import { read, write } from "../core/hash.js";
 import { flipOf, first, settle } from "../core/state.js";
 import { numbers } from "../core/sample.js";
 import { className, num } from "../core/text.js";
-import { $, make, segments } from "../draw/dom.js";
-import { palette, theme } from "../draw/figure.js";
+import { $, listenSkips, make, segments } from "../draw/dom.js";
+import { dressed, kept, palette, theme, wear } from "../draw/dress.js";
 import { drawLead, drawMast } from "../parts/lead.js";
 import { drawPaths, drawStatistics } from "../parts/paths.js";
 import { PLOTS, drawFilm, drawPlot, moveDot, moveSample } from "../parts/plots.js";
@@ -142,15 +142,11 @@ export function start(data) {
     later(...NAMES, "rail", "ridge", "compare");
   }
 
-  // The address holds the state: a link inside the page must not write over it.
-  document.querySelectorAll("a.skip").forEach((link) => link.addEventListener("click", (event) => {
-    event.preventDefault();
-    $(/** @type {HTMLAnchorElement} */ (link).hash.slice(1)).focus();
-  }));
+  listenSkips();
   const step = listenRail(view);
   for (const id of ["run", "layer", "path"]) $(id).addEventListener("change", () => change({ [id]: Number($(id).value) }));
   $("measure").addEventListener("change", () => change({ measure: $("measure").value }));
-  $("theme").addEventListener("click", () => { dress(theme() === "dark" ? "light" : "dark"); keep(theme()); all(); });
+  dressed(all);
   listenExport(view);
   listenRidge(view);
   window.addEventListener("hashchange", () => { quiet = true; change(read(runs, location.hash)); quiet = false; });
@@ -166,7 +162,7 @@ export function start(data) {
   function paper(begins) {
     view.paper = begins;
     printing = begins;
-    dress(begins ? "light" : screen);
+    wear(begins ? "light" : screen);
     view.colours = palette(data);
     drawPaths(view);
     NAMES.forEach((name) => (near(name) ? drawPlot(view, name) : stale.add(name)));
@@ -216,28 +212,8 @@ function similar(view) {
   return view.run.sample.map((_, i) => i).filter((i) => flip[i] === own);
 }
 
-/** @param {string} name */
-export function dress(name) {
-  document.documentElement.dataset.theme = name;
-  $("theme").textContent = name === "dark" ? "Light" : "Dark";
-}
-
-/** @param {string} name */
-function keep(name) {
-  try { localStorage.setItem("flatlens-theme", name); } catch { /* a file may have no storage */ }
-}
-
-/** @returns {string} */
-function wanted() {
-  try {
-    const kept = localStorage.getItem("flatlens-theme");
-    if (kept === "dark" || kept === "light") return kept;
-  } catch { /* a file may have no storage */ }
-  return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-}
-
 export async function open() {
-  dress(wanted());
+  wear(kept());
   const held = $("plotly"), library = held && inflate(held.textContent.trim());
   const data = unpack(JSON.parse(await inflate($("flatlens-data").textContent.trim())));
   if (held) {

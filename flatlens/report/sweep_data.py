@@ -41,6 +41,8 @@ class DrawnCell(NamedTuple):
     """``done``, ``failed``, ``waiting`` or ``running``."""
     error: str | None = None
     seconds: float | None = None
+    trained: Mapping[str, Any] | None = None
+    """What the record of its model's training tells; None of a model that was not trained by recipe."""
 
 
 def page(cells: Sequence[DrawnCell], name: str) -> Plain:

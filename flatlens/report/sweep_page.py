@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flatlens.records.schema import ATTACK
-from flatlens.report import html_file, packing, sweep_data
+from flatlens.report import defences, html_file, packing, sweep_data
 from flatlens.report.modules import joined
 from flatlens.report.roles import styles
 from flatlens.report.sweep_data import CONTROL, DrawnCell
@@ -40,7 +40,7 @@ def write(cells: Sequence[DrawnCell], file: Path, *, name: str, plotly: str | No
 
 def document(cells: Sequence[DrawnCell], *, name: str, plotly: str | None = None) -> str:
     """The page as text."""
-    data = sweep_data.page(cells, name)
+    data = sweep_data.page(cells, name) | {"defences": defences.folded(cells)}
     return html_file.document(
         "sweep.html",
         title=f"{name} · flatlens sweep",

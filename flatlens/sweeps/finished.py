@@ -110,10 +110,8 @@ def listed(sweep: Sweep, folder: Path) -> list[DrawnCell]:
                 about, found = figures(sweep, key)
             except RunError as damage:
                 about, found, error = {}, None, str(damage)
-            seconds = about.get("seconds")
-            cells.append(
-                DrawnCell(key, spec, found, _link(sweep.cell(key) / "report.html", folder), DONE, error, seconds)
-            )
+            link = _link(sweep.cell(key) / "report.html", folder)
+            cells.append(DrawnCell(key, spec, found, link, DONE, error, about.get("seconds"), about.get("trained")))
         else:
             failure = sweep.failure(key)
             error = None if failure is None else failure.error

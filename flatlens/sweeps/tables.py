@@ -194,6 +194,16 @@ def _summary() -> list[_Figure]:
 
 _HASHES = ("weights_sha256", "data_sha256")
 _ACCURACY = [*_parts("clean", Fraction, "accuracy_"), *_parts("attacked", Fraction, "accuracy_")]
+_TRAINED = [
+    *_parts("worst", Fraction, "train_"),
+    *_parts("pgd", Fraction, "train_"),
+    *_parts("loss_gap", Median, "train_"),
+    *_parts("kappa", Median, "train_"),
+    _Figure(pa.field("train_lipschitz", pa.float64()), "lipschitz"),
+    _Figure(pa.field("train_masked", pa.bool_()), "masked"),
+    _Figure(pa.field("train_step_seconds", pa.float64()), "step_seconds"),
+]
+"""Of what the record of a training by recipe tells; null of other models."""
 _TEXTS = [_Figure(pa.field(name, pa.string()), name) for name in ("path", "layer", "measure", "method")]
 _ROW = [*_TEXTS, _Figure(pa.field("exact", pa.bool_()), "exact"), *_summary()]
 CELLS = pa.schema(
@@ -202,7 +212,7 @@ CELLS = pa.schema(
         *map(column, _SETTINGS),
         *((name, pa.string()) for name in _HASHES),
         ("seconds", pa.float64()),
-        *(figure.field for figure in (*_ACCURACY, *_ROW)),
+        *(figure.field for figure in (*_ACCURACY, *_TRAINED, *_ROW)),
     ]
 )
 """The columns of the table of cells."""
@@ -217,6 +227,7 @@ def _figures(sweep: Sweep, keys: Sequence[str]) -> pa.Table:
         about += [[setting(point, key) for point in points] for key in _SETTINGS]
         about += [[found.get(name) for found in manifests] for name in (*_HASHES, "seconds")]
         about += [[_at(found["accuracy"], figure) for found in digests] for figure in _ACCURACY]
+        about += [[_told(found.get("trained"), figure) for found in manifests] for figure in _TRAINED]
         rows = [(i, row) for i, found in enumerate(digests) for row in found["rows"]]
         figures = [[_at(row, figure) for _, row in rows] for figure in _ROW]
         fields = list(CELLS)
@@ -235,6 +246,11 @@ def _figures(sweep: Sweep, keys: Sequence[str]) -> pa.Table:
 def _at(row: Mapping[str, Any], figure: _Figure) -> Any:
     found = row.get(figure.name) if figure.name in ADDED else row[figure.name]
     return found if figure.part is None or found is None else found[figure.part]
+
+
+def _told(trained: Mapping[str, Any] | None, figure: _Figure) -> Any:
+    found = None if trained is None else trained.get(figure.name)
+    return found if figure.part is None or found is None else found.get(figure.part)
 
 
 def _array(values: list[Any], field: pa.Field) -> pa.Array:

@@ -18,10 +18,8 @@ from flatlens.training.defences import AWP, FAM, PGD, SAM, TRADES, InputGradient
 from tests.benchmarks.timing import Row, interleaved, medians, ratio
 
 BATCH, EPS = 64, 0.1
-NETWORKS = {
-    "tiny CNN, 8×8": ("flatlens:cnn", 8, 24),
-    "ResNet-18 of width 8, 28×28": ("flatlens:resnet18?width=8", 28, 3),
-}
+TINY, RESNET = "tiny CNN, 8×8", "ResNet-18 of width 8, 28×28"
+NETWORKS = {TINY: ("flatlens:cnn", 8, 24), RESNET: ("flatlens:resnet18?width=8", 28, 3)}
 """Name -> the model, the side of its images, and how many steps are timed at once."""
 AXES: dict[str, dict[str, Any]] = {
     "standard": {},

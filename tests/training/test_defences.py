@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import flatlens as fl
-from flatlens.errors import LayerError, ModelError
+from flatlens.errors import DataError, LayerError, ModelError, SpecError
 from flatlens.specs.defences import RECIPES
 from flatlens.specs.train import TrainSpec
 from flatlens.training import defences
@@ -191,6 +191,30 @@ def test_fam_names_what_is_no_head(name: str) -> None:
         fit(model, x, torch.zeros(8).long(), rng=rng(), epochs=1, penalty=FAM(0.1))
     assert "\n" not in str(caught.value)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"weights": SAM()}, "Free with SAM: free makes one pass"),
+        ({"loss": TRADES()}, "Free with TRADES: free makes one pass, on attacked inputs alone"),
+        ({"loss": Mix()}, "Free with Mix: free makes one pass"),
+    ],
+)
+def test_free_makes_one_pass(how: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        fit(Normed(), *sequences(n=8), rng=rng(), epochs=1, inner=Free(2), **how)
+
+
+def test_inputs_outside_of_the_bounds() -> None:
+    """An attack would bring them back by force, and the model would never see its own data."""
+    x, y = sequences(n=20)
+    x[3, 2] = -2
+    said = r"^1 of 20 inputs lie outside the bounds \[0, 1\], .*they run from -2 to 0\.\d+; scale them, or give bounds"
+    with pytest.raises(DataError, match=said):
+        fit(Normed(), x, y, rng=rng(), epochs=1, inner=PGD(1))
+    fit(Normed(), x, y, rng=rng(), epochs=1, inner=PGD(1), bounds=(-2.0, 1.0))
+    fit(Normed(), x, y, rng=rng(), epochs=1)  # without an attack there are no bounds
 
 
 # --- a loss that explodes --------------------------------------------------------------------------------------------

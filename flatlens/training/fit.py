@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flatlens.errors import ModelError
+from flatlens.errors import DataError, ModelError, SpecError
 from flatlens.files.atomic import disk, replacing
 from flatlens.training.inner import Free, Inner
 from flatlens.training.losses import Adversarial, Loss, cross_entropy
@@ -89,11 +89,14 @@ def train(
 
     Raises:
         LayerError: the penalty needs a head, and the model has none.
+        SpecError: `Free` with a loss of two passes, or with a perturbation of weights.
+        DataError: inputs outside of the bounds that an attack stays within.
         ModelError: the loss stopped being finite.
         DiskError: the snapshot cannot be written.
     """
     device = next(model.parameters()).device
     x, y = x.to(device), y.to(device)
+    _check(x, inner, loss, weights, bounds)
     penalties = tuple(penalty) if isinstance(penalty, Sequence) else (penalty,)
     step = _Step(model, x, inner, loss or Adversarial(), weights, penalties, bounds, rng)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
@@ -142,6 +145,28 @@ def train(
         model.load_state_dict(state.best)
         ends = watch.best
     return History(tuple(state.losses), tuple(state.rights), ends)
+
+
+def _check(
+    x: Tensor, inner: Inner | None, loss: Loss | None, weights: WeightStep | None, bounds: tuple[float, float]
+) -> None:
+    """Refuse what would train on something else than what was asked for."""
+    if inner is None:
+        return
+    if isinstance(inner, Free) and (weights is not None or (loss is not None and loss.passes > 1)):
+        other = weights if weights is not None else loss
+        raise SpecError(
+            f"Free with {type(other).__name__}: free makes one pass, on attacked inputs alone, which moves the weights "
+            "as well; use FGSM or PGD"
+        )
+    low, high = bounds
+    slack = 4 * torch.finfo(x.dtype).eps * max(abs(low), abs(high))
+    outside = int(((x < low - slack) | (x > high + slack)).flatten(1).any(1).sum())
+    if outside:
+        raise DataError(
+            f"{outside} of {len(x)} inputs lie outside the bounds [{low:g}, {high:g}], which attacks stay within: they "
+            f"run from {float(x.min()):g} to {float(x.max()):g}; scale them, or give bounds that hold them"
+        )
 
 
 class _Step:

@@ -68,8 +68,9 @@ def robustness(
     with python_words():
         data = given.samples(x, y)
         net, _ = given.model(model, data, normalize)
-        asked = {"eps": eps, "norm": norm, "bounds": bounds, "batch_size": batch_size, "seed": seed}
-        spec = from_dict({"model": OBJECT, "data": OBJECT, "attack": "square", "steps": queries} | asked).resolved()
+        counts = {"batch_size": batch_size, "seed": seed, "steps": queries, "eps": eps}
+        asked = {"norm": norm, "bounds": bounds} | {key: _number(value) for key, value in counts.items()}
+        spec = from_dict({"model": OBJECT, "data": OBJECT, "attack": "square"} | asked).resolved()
         assert spec.eps is not None  # `resolved` has written the default
         found = evaluate(
             net, data.x, data.y, eps=spec.eps, norm=spec.norm, bounds=spec.bounds, batch_size=spec.batch_size,
@@ -77,6 +78,11 @@ def robustness(
         )  # fmt: skip
     warn(found.cautions)
     return found
+
+
+def _number(value: Any) -> Any:
+    """A number of NumPy's or torch's as Python's own."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def of_names(spec: RunSpec, progress: Report | None = None) -> Robustness:

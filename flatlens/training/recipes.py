@@ -324,8 +324,7 @@ def _few(work: _Work, test: Dataset) -> Dataset:
 
 def _flatness(work: _Work, test: Dataset) -> Median | None:
     """The median of the head's relative flatness at the test inputs; None where the model has no such head."""
-    few = _few(work, test)
-    return robustness.clean_kappa(work.loaded.model, torch.from_numpy(few.x), torch.from_numpy(few.y))
+    return robustness.clean_kappa(work.loaded.model, torch.from_numpy(_few(work, test).x))
 
 
 def _found(file: Path, record: dict[str, Any], resumed: str) -> Trained:

@@ -77,6 +77,7 @@ MISUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "eps-negative": ({"eps": -0.1}, ["--eps", "-0.1"]),
     "eps-nan": ({"eps": float("nan")}, ["--eps", "nan"]),
     "eps-inf": ({"eps": float("inf")}, ["--eps", "inf"]),
+    "eps-list": ({"eps": "0.1,0.2"}, ["--eps", "0.1,0.2"]),
     "eps-text": ({"eps": "tiny"}, ["--eps", "tiny"]),
     "eps-of-l2": ({"norm": "l2"}, ["--norm", "l2"]),
     "norm-l1": ({"norm": "l1", "eps": 1.0}, ["--norm", "l1", "--eps", "1.0"]),
@@ -125,3 +126,17 @@ def test_what_cannot_be_judged_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(FlatlensError, match=said) as caught:
         fl.robustness(*changed(model, x, y), eps=0.1)
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_other_libraries_are_numbers_and_a_radius_for_each_sample_is_none() -> None:
+    model, x, y, _ = digits(6)
+    with pytest.warns(fl.CautionWarning, match="few-samples"):
+        one = fl.robustness(model, x, y, eps=0.1, queries=2, batch_size=4, seed=1)
+    with pytest.warns(fl.CautionWarning, match="few-samples"):
+        other = fl.robustness(
+            model, x.numpy(), y.numpy(), eps=torch.tensor(0.1, dtype=torch.float64), queries=np.int32(2),
+            batch_size=np.int64(4), seed=np.uint8(1), bounds=np.array([0.0, 1.0]),
+        )  # fmt: skip
+    assert one == other
+    with pytest.raises(FlatlensError, match=r"eps=.*needs a number"):
+        fl.robustness(model, x, y, eps=(0.1, 0.2))

@@ -76,8 +76,17 @@ def robustness(
             net, data.x, data.y, eps=spec.eps, norm=spec.norm, bounds=spec.bounds, batch_size=spec.batch_size,
             seed=spec.seed, queries=spec.steps, device=device_of(given.device(device)), progress=progress,
         )  # fmt: skip
+        if isinstance(model, str) and isinstance(x, str):
+            found = _with_origin(found, model, x, datasets.load(x).sha256)
     warn(found.cautions)
     return found
+
+
+def _with_origin(found: Robustness, model: str, data: str, sha256: str) -> Robustness:
+    """The same, with a caution where the data are those that the model was trained on, by its record."""
+    if sha256 != reached.trained_on(model):
+        return found
+    return dataclasses.replace(found, cautions=(*found.cautions, cautions.tested_on_training(data)))
 
 
 def _number(value: Any) -> Any:
@@ -106,6 +115,4 @@ def of_names(spec: RunSpec, progress: Report | None = None) -> Robustness:
         bounds=spec.bounds, batch_size=spec.batch_size, seed=spec.seed, queries=spec.steps,
         ids=torch.from_numpy(some.ids), device=device_of(spec.device), progress=progress,
     )  # fmt: skip
-    if data.sha256 != reached.trained_on(loaded):
-        return found
-    return dataclasses.replace(found, cautions=(*found.cautions, cautions.tested_on_training(spec.data)))
+    return _with_origin(found, spec.model, spec.data, data.sha256)

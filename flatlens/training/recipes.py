@@ -33,6 +33,7 @@ from flatlens.files.places import cache
 from flatlens.models import checkpoints, statedicts
 from flatlens.models.loaders import Loaded, sha256
 from flatlens.progress import Progress, Report
+from flatlens.records import cautions
 from flatlens.records.intervals import Median
 from flatlens.specs.train import TrainSpec
 from flatlens.training import attacked, fit, robustness
@@ -295,6 +296,8 @@ def _reached(work: _Work, test: Dataset, before: Median | None, progress: Report
     few = _few(work, test)
     x, y, ids = (torch.from_numpy(part) for part in (few.x, few.y, few.ids))
     found = robustness.evaluate(model, x, y, eps=eps, norm=NORM, seed=work.recipe.seed, ids=ids, progress=progress)
+    if test.sha256 == work.data.sha256:  # data that come in one part
+        found = replace(found, cautions=(*found.cautions, cautions.tested_on_training(test.uri)))
     plain = found.to_dict()
     return {
         "accuracy": accuracy(model, torch.from_numpy(test.x), torch.from_numpy(test.y)),

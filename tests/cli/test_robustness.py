@@ -71,6 +71,14 @@ def test_the_training_data_are_known_again(of: str, tmp_path: Path) -> None:
     assert "training-data" in codes["train"] and "training-data" not in codes["test"]
 
 
+@cautioned("few-samples")
+def test_python_knows_the_training_data_by_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = datasets.load("flatlens:digits?split=train").take(range(3))
+    monkeypatch.setattr(datasets, "load", lambda uri: few)
+    with pytest.warns(fl.CautionWarning, match=r"training-data: 'flatlens:digits\?split=train' holds the data"):
+        fl.robustness(MODEL, "flatlens:digits?split=train", queries=1)
+
+
 # keywords in Python, the same on the command line; both end in the same line
 MISUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "eps-0": ({"eps": 0}, ["--eps", "0"]),

@@ -68,15 +68,30 @@ def robustness(
     with python_words():
         data = given.samples(x, y)
         net, _ = given.model(model, data, normalize)
-        asked = {"eps": eps, "norm": norm, "bounds": bounds, "batch_size": batch_size, "seed": seed}
-        spec = from_dict({"model": OBJECT, "data": OBJECT, "attack": "square", "steps": queries} | asked).resolved()
+        counts = {"batch_size": batch_size, "seed": seed, "steps": queries, "eps": eps}
+        asked = {"norm": norm, "bounds": bounds} | {key: _number(value) for key, value in counts.items()}
+        spec = from_dict({"model": OBJECT, "data": OBJECT, "attack": "square"} | asked).resolved()
         assert spec.eps is not None  # `resolved` has written the default
         found = evaluate(
             net, data.x, data.y, eps=spec.eps, norm=spec.norm, bounds=spec.bounds, batch_size=spec.batch_size,
             seed=spec.seed, queries=spec.steps, device=device_of(given.device(device)), progress=progress,
         )  # fmt: skip
+        if isinstance(model, str) and isinstance(x, str):
+            found = _with_origin(found, model, x, datasets.load(x).sha256)
     warn(found.cautions)
     return found
+
+
+def _with_origin(found: Robustness, model: str, data: str, sha256: str) -> Robustness:
+    """The same, with a caution where the data are those that the model was trained on, by its record."""
+    if sha256 != reached.trained_on(model):
+        return found
+    return dataclasses.replace(found, cautions=(*found.cautions, cautions.tested_on_training(data)))
+
+
+def _number(value: Any) -> Any:
+    """A number of NumPy's or torch's as Python's own."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def of_names(spec: RunSpec, progress: Report | None = None) -> Robustness:
@@ -100,6 +115,4 @@ def of_names(spec: RunSpec, progress: Report | None = None) -> Robustness:
         bounds=spec.bounds, batch_size=spec.batch_size, seed=spec.seed, queries=spec.steps,
         ids=torch.from_numpy(some.ids), device=device_of(spec.device), progress=progress,
     )  # fmt: skip
-    if data.sha256 != reached.trained_on(loaded):
-        return found
-    return dataclasses.replace(found, cautions=(*found.cautions, cautions.tested_on_training(spec.data)))
+    return _with_origin(found, spec.model, spec.data, data.sha256)

@@ -20,8 +20,6 @@ from flatlens.victims.layers import HEAD, as_logits
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch, Pass, Victim
 
-AT_ONCE = 256
-"""Samples that are attacked together."""
 PGD_STEPS, APGD_STEPS, TARGETS = 20, 40, 3
 LEAST_FOR_DLR = 4
 """Classes from which on the difference of logits ratio is used: its targeted form needs four."""

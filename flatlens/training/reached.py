@@ -19,12 +19,14 @@ def on_record(loaded: Loaded, data: str) -> float | None:
     It is on record for what comes with flatlens, for what was trained by a recipe, and for a file of weights that
     ``flatlens train`` has written.
     """
-    return _of(_record(loaded), data)
+    return _of(dict(loaded.reached) if loaded.reached is not None else _record(loaded.uri), data)
 
 
-def trained_on(loaded: Loaded) -> str | None:
-    """The SHA-256 of the data that a model was trained on; None where none is on record, as for `on_record`."""
-    record = _record(loaded)
+def trained_on(model: str) -> str | None:
+    """The SHA-256 of the data that a named model was trained on; None where none is on record, as for `on_record`."""
+    if model in SHIPPED:
+        return datasets.load("flatlens:digits?split=train").sha256
+    record = _record(model)
     found = record.get("data_sha256") if isinstance(record, dict) else None
     return found if isinstance(found, str) else None
 
@@ -55,14 +57,11 @@ def told(loaded: Loaded) -> dict[str, Any] | None:
     }
 
 
-def _record(loaded: Loaded) -> object:
-    """What is on record of a model's training; None where nothing is."""
-    if loaded.reached is not None:
-        return dict(loaded.reached)
-    if loaded.uri in SHIPPED:
-        trained = datasets.load("flatlens:digits?split=train").sha256
-        return {"test": "flatlens:digits?split=test", "accuracy": SHIPPED[loaded.uri], "data_sha256": trained}
-    uri = uris.parse(loaded.uri)
+def _record(model: str) -> object:
+    """What is on record of a named model's training; None where nothing is."""
+    if model in SHIPPED:
+        return {"test": "flatlens:digits?split=test", "accuracy": SHIPPED[model]}
+    uri = uris.parse(model)
     if uri.scheme != "ckpt":
         return None
     try:

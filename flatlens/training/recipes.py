@@ -34,6 +34,7 @@ from flatlens.files.places import cache
 from flatlens.models import checkpoints, statedicts
 from flatlens.models.loaders import Loaded, sha256
 from flatlens.progress import Progress, Report
+from flatlens.records import cautions
 from flatlens.records.intervals import Median
 from flatlens.specs.defences import WEIGHTS, chosen
 from flatlens.specs.options import Named, written
@@ -361,6 +362,8 @@ def _reached(work: _Work, test: Dataset, before: Median | None, progress: Report
     few = _few(work, test)
     x, y, ids = (torch.from_numpy(part) for part in (few.x, few.y, few.ids))
     found = robustness.evaluate(model, x, y, eps=eps, norm=norm, seed=work.recipe.seed, ids=ids, progress=progress)
+    if test.sha256 == work.data.sha256:  # data that come in one part
+        found = replace(found, cautions=(*found.cautions, cautions.tested_on_training(test.uri)))
     plain = found.to_dict()
     return {
         "accuracy": accuracy(model, torch.from_numpy(test.x), torch.from_numpy(test.y)),
@@ -390,8 +393,7 @@ def _few(work: _Work, test: Dataset) -> Dataset:
 
 def _flatness(work: _Work, test: Dataset) -> Median | None:
     """The median of the head's relative flatness at the test inputs; None where the model has no such head."""
-    few = _few(work, test)
-    return robustness.clean_kappa(work.loaded.model, torch.from_numpy(few.x), torch.from_numpy(few.y))
+    return robustness.clean_kappa(work.loaded.model, torch.from_numpy(_few(work, test).x))
 
 
 def _found(file: Path, record: dict[str, Any], resumed: str) -> Trained:

@@ -30,7 +30,7 @@ from flatlens.training.attacked import CROSS_ENTROPY, SCALE_FREE
 from flatlens.training.lipschitz import Bound, lipschitz
 from flatlens.victims.images import ImageVictim
 from flatlens.victims.layers import HEAD
-from flatlens.victims.memory import keep_freed_memory
+from flatlens.victims.memory import LARGEST, batch_that_fits, bytes_per_sample, keep_freed_memory
 from flatlens.victims.precision import exact_arithmetic
 from flatlens.victims.protocol import Batch
 from flatlens.victims.samples import check_data, check_labels, preflight
@@ -151,7 +151,7 @@ def evaluate(
         eps: radius of the attacks.
         norm: ``linf`` or ``l2``.
         bounds: the range of valid inputs.
-        batch_size: samples at a time; 256 when None.
+        batch_size: samples at a time; what fits into memory when None.
         seed: of all noise; that of a sample does not depend on its batch.
         queries: of the attack without gradients.
         ids: of the samples, ``[n]``: they identify their noise.
@@ -169,7 +169,7 @@ def evaluate(
         victim, no_head = _victim(model, x, bounds, device)
     ids = torch.arange(len(x)) if ids is None else ids
     check_labels(y, ids, victim.classes)
-    size = min(batch_size or attacked.AT_ONCE, len(x))
+    size = min(batch_size or batch_that_fits(bytes_per_sample(victim, x, y), victim.device), len(x))
     work = _Work(model, victim, attacked.suite(eps, norm, victim.classes, queries), norm, seed, len(x), progress)
     parts = []
     for index, start in enumerate(range(0, len(x), size)):
@@ -183,15 +183,12 @@ def evaluate(
     return _judged(found, eps, norm, seed, dict(work.suite.words), no_head, lipschitz(model, x), beforehand)
 
 
-def clean_kappa(
-    model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = attacked.AT_ONCE, seed: int = 0
-) -> Median | None:
+def clean_kappa(model: nn.Module, x: Tensor, *, batch_size: int = LARGEST, seed: int = 0) -> Median | None:
     """The median of the head's relative flatness at clean inputs, as `evaluate` tells it.
 
     Args:
         model: returns logits ``[n, K]``; in eval mode; never changed.
         x: inputs, ``[n, …]``.
-        y: labels, ``[n]``.
         batch_size: samples at a time.
         seed: of the bootstrap.
 
@@ -199,14 +196,16 @@ def clean_kappa(
         None where the model has no head in closed form.
     """
     with guard.net("while it is checked, before the training"):
-        victim, no_head = _victim(model, x, (0.0, 1.0), None)
-    if no_head:
+        victim, _ = _victim(model, x, (0.0, 1.0), None)
+    if (head := _head(victim)) is None:
         return None
-    head, found = _head(victim), []
-    for points, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        here = victim(victim.place(points), labels.to(victim.device), final=True)
-        assert head is not None
-        found.append(head(here.taps[HEAD].input, here.y, logits=here.logits).relative_flatness.cpu())
+    found = []
+    for points in x.split(batch_size):
+        # The head's flatness does not depend on the label.
+        here = victim(
+            victim.place(points), torch.zeros(len(points), dtype=torch.long, device=victim.device), final=True
+        )
+        found.append(head(here.taps[HEAD].input, logits=here.logits).relative_flatness.cpu())
     return median(torch.cat(found).numpy(), seed=seed)
 
 

@@ -71,12 +71,21 @@ def test_the_training_data_are_known_again(of: str, tmp_path: Path) -> None:
     assert "training-data" in codes["train"] and "training-data" not in codes["test"]
 
 
+@cautioned("few-samples")
+def test_python_knows_the_training_data_by_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = datasets.load("flatlens:digits?split=train").take(range(3))
+    monkeypatch.setattr(datasets, "load", lambda uri: few)
+    with pytest.warns(fl.CautionWarning, match=r"training-data: 'flatlens:digits\?split=train' holds the data"):
+        fl.robustness(MODEL, "flatlens:digits?split=train", queries=1)
+
+
 # keywords in Python, the same on the command line; both end in the same line
 MISUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "eps-0": ({"eps": 0}, ["--eps", "0"]),
     "eps-negative": ({"eps": -0.1}, ["--eps", "-0.1"]),
     "eps-nan": ({"eps": float("nan")}, ["--eps", "nan"]),
     "eps-inf": ({"eps": float("inf")}, ["--eps", "inf"]),
+    "eps-list": ({"eps": "0.1,0.2"}, ["--eps", "0.1,0.2"]),
     "eps-text": ({"eps": "tiny"}, ["--eps", "tiny"]),
     "eps-of-l2": ({"norm": "l2"}, ["--norm", "l2"]),
     "norm-l1": ({"norm": "l1", "eps": 1.0}, ["--norm", "l1", "--eps", "1.0"]),
@@ -125,3 +134,17 @@ def test_what_cannot_be_judged_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(FlatlensError, match=said) as caught:
         fl.robustness(*changed(model, x, y), eps=0.1)
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_other_libraries_are_numbers_and_a_radius_for_each_sample_is_none() -> None:
+    model, x, y, _ = digits(6)
+    with pytest.warns(fl.CautionWarning, match="few-samples"):
+        one = fl.robustness(model, x, y, eps=0.1, queries=2, batch_size=4, seed=1)
+    with pytest.warns(fl.CautionWarning, match="few-samples"):
+        other = fl.robustness(
+            model, x.numpy(), y.numpy(), eps=torch.tensor(0.1, dtype=torch.float64), queries=np.int32(2),
+            batch_size=np.int64(4), seed=np.uint8(1), bounds=np.array([0.0, 1.0]),
+        )  # fmt: skip
+    assert one == other
+    with pytest.raises(FlatlensError, match=r"eps=.*needs a number"):
+        fl.robustness(model, x, y, eps=(0.1, 0.2))

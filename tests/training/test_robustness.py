@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -85,6 +86,13 @@ def digits_cnn(scale: float = 1.0) -> nn.Module:
         head.weight *= scale
         head.bias *= scale
     return model
+
+
+@pytest.fixture
+def few_digits() -> tuple[Tensor, Tensor]:
+    x, y = digits()
+    right = (digits_cnn()(x).argmax(1) == y).nonzero().squeeze(1)[:12]
+    return x[right], y[right]
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +202,14 @@ def test_names_and_plain_data() -> None:
     assert plain["worst"]["n"] == 20 and plain["cautions"][0]["code"] == "few-samples"
 
 
+@cautioned("few-samples")
+def test_where_nothing_is_right_nothing_is_left(few_digits: tuple[Tensor, Tensor]) -> None:
+    x, y = few_digits
+    found = fl.robustness(digits_cnn(), x, (y + 1) % 10, eps=0.1, queries=2, batch_size=5)
+    assert all(getattr(found, name).count == 0 for name in ("clean", "worst", *NAMED)) and not found.masked
+    assert found.loss_gap.mean.n == 12  # of PGD, which all samples are given to
+
+
 class Softmaxed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -255,3 +271,12 @@ def test_a_training_costs_what_judging_it_costs_too(few: None) -> None:
     # Square's queries at a third, and two passes of the clean input.
     each = 2 * 22 + 2 * 33 + 3 * 23 + 100 + 2
     assert steps == -(-(64 + 30 * each) // RECIPE.batch_size)
+
+
+def test_data_that_come_in_one_part_are_said_to_be_those_trained_on(few: None, tmp_path: Path) -> None:
+    x, y = digits(40)
+    np.savez(tmp_path / "one.npz", x=x.numpy(), y=y.numpy())
+    record = recipes.obtain("flatlens:mlp?width=4", TrainSpec(f"npz:{tmp_path / 'one.npz'}", epochs=1)).reached
+    assert record is not None and record["test_samples"] == 40
+    codes = [caution["code"] for caution in record["robustness"]["cautions"]]
+    assert "training-data" in codes and codes.count("few-samples") == 1

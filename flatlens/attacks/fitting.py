@@ -190,7 +190,7 @@ class _Data:
             counted = ~part._fooled(part.x)
             of += int(counted.sum())
             fooled += int((part._fooled(there) & counted).sum())
-            delta = (there - part.x)[counted].flatten(1).double().cpu()
+            delta = (there - part.x)[counted].flatten(1).cpu().double()
             size = delta.norm(dim=1, keepdim=True)
             unit += (delta / size.clamp(min=torch.finfo(size.dtype).tiny)).sum(0)
             count += int((size > 0).sum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,23 @@ def test_the_same_weights_in_another_network_are_another_model(tmp_path: Path, c
     attack = AdvGAN(eps=0.3, steps=2, epochs=4, width=2, lr=0.02)
     told = [attack.fit(model, x, y, weights="0" * 64).told(x)["sha256"] for model in (one, one, other)]
     assert told[0] == told[1] != told[2]
+
+
+@QUIET
+def test_whoever_needs_a_generator_that_is_under_way_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = digits(48)
+    fitted: list[int] = []
+    plain = fit
+
+    def slow(*given: Any, **named: Any) -> Any:
+        fitted.append(1)
+        return plain(*given, **named)
+
+    monkeypatch.setattr("flatlens.attacks.advgan.fit", slow)
+    attack = AdvGAN(eps=0.3, steps=2, epochs=2, width=2, lr=0.02)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: attack.fit(shipped(), x, y, weights="0" * 64).told(x)["sha256"], range(3)))
+    assert len(set(found)) == 1 and fitted == [1]
 
 
 @QUIET

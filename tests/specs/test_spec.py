@@ -99,8 +99,8 @@ def test_difference_names_both_values() -> None:
         ({"epz": 1}, "no setting 'epz'"),
         (
             {"attack": "pgdd"},
-            "no attack 'pgdd'; there are: fgsm, bim, mi-fgsm, pgd, apgd-ce, apgd-dlr, apgd-t, ddn, advgan. Did you mean "
-            "'pgd'?",
+            "no attack 'pgdd'; there are: fgsm, bim, mi-fgsm, pgd, apgd-ce, apgd-dlr, apgd-t, ddn, advgan. Did you "
+            "mean 'pgd'?",
         ),
         ({"norm": "l7"}, "no norm 'l7'"),
         ({"eps": 0}, "--eps 0: needs a number above 0, for example 8/255"),

@@ -203,7 +203,11 @@ def test_a_damaged_generator_is_fitted_anew_and_that_is_said(damage: str, cache:
     file.write_bytes(content[: {"cut": 2000, "empty": 0}.get(damage, len(content))])
     again = told()
     assert not first["anew"] and again == {**first, "anew": True}
-    (said,) = (one.message for one in cautions({**again, "attacked_among_them": 0}) if one.code == "fitted-anew")
+    (said,) = (
+        one.message
+        for one in cautions({**again, "attacked_among_them": 0, "of_other_generators": 0})
+        if one.code == "fitted-anew"
+    )
     assert said.startswith("the generator that was kept in the cache was damaged, and has been fitted anew")
     assert told() == first
 
@@ -283,6 +287,19 @@ def test_a_trace_is_saved_under_a_name_that_runs_it_again(tmp_path: Path) -> Non
     assert again.manifest["generator"] == trace.manifest["generator"]
     by_name = fl.trace(shipped(), x, y, attack="advgan?epochs=6&z=2&lr=1e-2")
     assert by_name.spec["steps"] == 20
+
+
+def test_batches_of_two_generators_are_told(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running.measure(running.begin(spec(), tmp_path / "run"), [1])
+    for file in cache.iterdir():
+        file.unlink()
+    plain = fit
+    monkeypatch.setattr("flatlens.attacks.advgan.fit", lambda *a, **k: plain(*a, **{**k, "seed": 1}))
+    with pytest.warns(CautionWarning) as caught:
+        done = running.run(spec(), tmp_path / "run")
+    said = next(str(one.message) for one in caught if str(one.message).startswith("several-generators"))
+    assert "the paths of 4 of 12 samples, which were measured earlier, are of another generator" in said
+    assert done.manifest["generator"]["of_other_generators"] == 4
 
 
 # ---- collapse ---------------------------------------------------------------------------------------

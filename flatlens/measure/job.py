@@ -211,9 +211,17 @@ class Job:
     def fit(self, progress: Report | None = None) -> None:
         """Let the attack learn what it needs to learn of the data, once."""
         if not self.fitted:
-            x, y = (self.x, self.y) if self.study is None else self.study
+            x, y = self._studied
             self.attack = self.attack.fit(self.victim, x, y, seed=self.seed, weights=self.weights, progress=progress)
             self.fitted = True
+
+    def lessons(self) -> tuple[int, float]:
+        """Passes of a batch, each forward and backward, and seconds, that the attack's learning takes."""
+        return self.attack.lessons(self.victim, *self._studied, seed=self.seed, weights=self.weights)
+
+    @property
+    def _studied(self) -> tuple[Tensor, Tensor]:
+        return (self.x, self.y) if self.study is None else self.study
 
     def learnt(self, trace: Trace, notes: Mapping[str, int]) -> dict[str, Any]:
         """What a manifest says of what the attack has learnt, after its paths; {} where it learns nothing."""

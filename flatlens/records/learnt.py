@@ -73,8 +73,8 @@ def cautions(found: Mapping[str, Any]) -> Iterator[Caution]:
         yield Caution(
             "several-generators",
             f"the paths of {found['of_other_generators']} of {found['of_attacked']} samples, which were measured "
-            "earlier, are of another generator than those of the others: the one kept then is gone, and fitting it again gave "
-            "other bits; run again with --force",
+            "earlier, are of another generator than those of the others: the one kept then is gone, and fitting it "
+            "again gave other bits; run again with --force",
         )
     if found["anew"]:
         yield Caution("fitted-anew", "the generator that was kept in the cache was damaged, and has been fitted anew")

@@ -22,6 +22,7 @@ from flatlens.attacks.generator import Aim
 from flatlens.errors import AttackError, FlatlensError, SpecError
 from flatlens.measure import run as running
 from flatlens.measure.load import load
+from flatlens.measure.plan import plan
 from flatlens.records.learnt import cautions
 from flatlens.specs.run import RunSpec, from_dict
 from flatlens.specs.trust import attack_runs_code
@@ -212,7 +213,17 @@ def test_a_damaged_generator_is_fitted_anew_and_that_is_said(damage: str, cache:
     assert told() == first
 
 
+def test_a_plan_counts_what_it_has_to_learn() -> None:
+    whole = spec(attack="advgan?epochs=3&width=4", limit=8)
+    before = plan(whole)
+    assert before.backward_passes == 3 * 22  # 1,347 inputs by 64
+    assert before.forward_passes == 3 * 22 + 2 * (5 + 1) + 2
+    load(whole).job.fit()
+    assert plan(whole).backward_passes == 0
+
+
 @QUIET
+@cautioned("collapsed")
 def test_swept_it_is_the_same_run(tmp_path: Path) -> None:
     alone = running.run(spec(), tmp_path / "alone").trace()
     lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in spec().to_dict().items() if key != "attack")

@@ -231,7 +231,7 @@ class AdvGAN:
         }
 
     def lessons(self, victim: Victim, x: Tensor, y: Tensor, *, seed: int, weights: str | None) -> tuple[int, float]:
-        """Passes of a batch, each forward and backward, and seconds, that `fit` takes: none if the generator is there."""
+        """Passes of a batch, each forward and backward, and seconds, that `fit` takes; none if it was made before."""
         kept = weights is not None and keeping.place(self._key(victim, x, y, seed, weights)).exists()
         if kept or self.learnt is not None:
             return 0, 0.0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flatlens.attacks import keeping
-from flatlens.attacks.fitting import Fitted, fit
+from flatlens.attacks.fitting import Fitted, fit, seconds, sizes
 from flatlens.attacks.generator import Aim, Generator
 from flatlens.attacks.gradient import Target, check_counts, plain_eps
 from flatlens.attacks.objectives import objective, targets
@@ -179,12 +179,11 @@ class AdvGAN:
         if weights is None:
             found, anew = fitted(), False
         else:
-            key = [VERSION, weights, keeping.digest({"x": x, "y": y}), self.steps, self.epochs, self.target, seed]
-            key += [asdict(self.aim(victim.bounds)), str(victim.dtype)]
-            name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
             tried = victim(victim.place(x[: keeping.TRIED]), y[: keeping.TRIED], final=True)
             likeness = tried.logits.detach().cpu()
-            found, anew = keeping.kept(name, fitted, likeness, self._net(x, generator).state_dict())
+            found, anew = keeping.kept(
+                self._key(victim, x, y, seed, weights), fitted, likeness, self._net(x, generator).state_dict()
+            )
         victim.where.end()
         sha256 = keeping.digest(
             {f"{i}.{key}": held for i, one in enumerate(found.snapshots) for key, held in one.items()}
@@ -230,6 +229,22 @@ class AdvGAN:
             "training": (found.training.fooled, found.training.of),
             "fgsm": (found.fgsm.fooled, found.fgsm.of),
         }
+
+    def lessons(self, victim: Victim, x: Tensor, y: Tensor, *, seed: int, weights: str | None) -> tuple[int, float]:
+        """Passes of a batch, each forward and backward, and seconds, that `fit` takes; none if it was made before."""
+        kept = weights is not None and keeping.place(self._key(victim, x, y, seed, weights)).exists()
+        if kept or self.learnt is not None:
+            return 0, 0.0
+        size, batches = sizes(len(x))
+        few, labels = victim.place(x[:size]), y[:size].to(victim.device)
+        a_step = seconds(lambda here: _Logits.apply(here, victim), few, labels, self.aim(victim.bounds))
+        return self.epochs * batches, self.epochs * batches * a_step
+
+    def _key(self, victim: Victim, x: Tensor, y: Tensor, seed: int, weights: str) -> str:
+        """A hash of all that the generator depends on."""
+        known = [VERSION, weights, keeping.digest({"x": x, "y": y}), self.steps, self.epochs, self.target, seed]
+        known += [asdict(self.aim(victim.bounds)), str(victim.dtype)]
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
     def _targets(self, victim: Victim, x: Tensor, y: Tensor, seed: int) -> Tensor | None:
         parts = [

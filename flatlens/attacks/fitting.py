@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -29,6 +30,8 @@ perturbations exceeds this, and FGSM's does not, as it does where one direction 
 on digits: 0.05 … 0.2 where it had learnt, 0.74 where it had collapsed."""
 STARTS, SLOWER = 4, 3.0
 """How often it begins at most, each time with a learning rate so many times lower."""
+TIMED = 3
+"""Steps that the cost of a training is estimated from."""
 LOOK, EARLIEST = 0.25, 50
 """After this share of the training it is looked whether it learns, and not before so many steps: all start slowly."""
 
@@ -107,8 +110,7 @@ def fit(
     """
     if len(x) < 2:
         raise AttackError(f"advgan learns from many inputs, and is given {len(x)}; fit it on at least 2")
-    size = min(BATCH, -(-len(x) // BATCHES))
-    batches = -(-len(x) // size)
+    size, batches = sizes(len(x))
     total = epochs * batches
     if steps > total:
         raise AttackError(
@@ -155,6 +157,22 @@ def _order(count: int, size: int, epochs: int, rng: torch.Generator) -> Iterator
         yield from torch.randperm(count, generator=rng).split(size)
 
 
+def sizes(count: int) -> tuple[int, int]:
+    """How many of so many inputs are in a step, and how many steps an epoch has."""
+    size = min(BATCH, -(-count // BATCHES))
+    return size, -(-count // size)
+
+
+def seconds(model: Classifier, x: Points, y: Int[Tensor, " n"], aim: Aim) -> float:
+    """What a step takes, from `TIMED` of them on these inputs, which are placed."""
+    adversary = Adversary(aim, x.shape[1:], stream(0, "advgan-timed"), x)
+    adversary.step(model, x, y)  # slow for the first time
+    began = time.perf_counter()
+    for _ in range(TIMED):
+        adversary.step(model, x, y)
+    return (time.perf_counter() - began) / TIMED
+
+
 def has_collapsed(own: Judged, fgsm: Judged) -> bool:
     """Whether a generator fools next to nobody, or perturbs all inputs alike, though FGSM does not."""
     vain = fgsm.fooled > 0 and own.fooled <= LEAST_SHARE * fgsm.fooled
@@ -190,7 +208,7 @@ class _Data:
             counted = ~part._fooled(part.x)
             of += int(counted.sum())
             fooled += int((part._fooled(there) & counted).sum())
-            delta = (there - part.x)[counted].flatten(1).double().cpu()
+            delta = (there - part.x)[counted].flatten(1).cpu().double()
             size = delta.norm(dim=1, keepdim=True)
             unit += (delta / size.clamp(min=torch.finfo(size.dtype).tiny)).sum(0)
             count += int((size > 0).sum())

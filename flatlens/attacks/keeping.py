@@ -45,8 +45,8 @@ def kept(key: str, make: Callable[[], Fitted], likeness: Tensor, like: Mapping[s
     Raises:
         DiskError: it cannot be written.
     """
-    folder = cache()
-    file = folder / f"advgan-{key[:32]}.safetensors"
+    file = place(key)
+    folder = file.parent
     with _writing(file):
         folder.mkdir(parents=True, exist_ok=True)
         lock = file_lock(file.with_name(f".{file.name}.lock"), root=folder)
@@ -64,6 +64,11 @@ def kept(key: str, make: Callable[[], Fitted], likeness: Tensor, like: Mapping[s
     finally:
         lock.release()
     return found, damaged
+
+
+def place(key: str) -> Path:
+    """Where the generator of a key is kept."""
+    return cache() / f"advgan-{key[:32]}.safetensors"
 
 
 def digest(tensors: Mapping[str, Tensor], *more: str) -> str:

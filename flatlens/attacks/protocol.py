@@ -91,6 +91,9 @@ class Attack(Protocol):
         ``weights`` is the SHA-256 of the model's, where what was learnt of it may be kept on the disk.
         """
 
+    def lessons(self, victim: Victim, x: Tensor, y: Tensor, *, seed: int, weights: str | None) -> tuple[int, float]:
+        """Passes of a batch, each forward and backward, and seconds, that `fit` would take."""
+
     def told(self, x: Tensor) -> Mapping[str, Any]:
         """What it says of what it has learnt, and of the samples ``x`` that are attacked, for a manifest."""
 
@@ -136,6 +139,13 @@ class Stated:
         if not self.learns:
             return self
         return stated(self.own.fit(victim, x, y, seed=seed, weights=weights, progress=progress))
+
+    def lessons(self, victim: Victim, x: Tensor, y: Tensor, *, seed: int, weights: str | None) -> tuple[int, float]:
+        """What it says that learning takes; nothing, if it does not say."""
+        if not hasattr(self.own, "lessons"):
+            return 0, 0.0
+        passes, seconds = self.own.lessons(victim, x, y, seed=seed, weights=weights)
+        return passes, seconds
 
     def told(self, x: Tensor) -> Mapping[str, Any]:
         """What it says of what it has learnt."""

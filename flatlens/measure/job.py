@@ -120,7 +120,8 @@ class Job:
         # Not under exact arithmetic: a library's numbers are to be those that it gives by itself.
         walks, notes = self.attack.walker(self.model, batch, self.victim.bounds)
         with exact_arithmetic(self.victim.device):
-            return self._measured(index, batch, walks, tick)._replace(notes=notes)
+            noted = learnt.noted(self.attack.told(batch.x), len(batch.x))
+            return self._measured(index, batch, walks, tick)._replace(notes={**notes, **noted})
 
     def probes(self, flatness: Flatness, certificate: Certificate | None) -> list[Probe]:
         """What is read off each pass of one path, in the order of the columns."""
@@ -210,14 +211,22 @@ class Job:
     def fit(self, progress: Report | None = None) -> None:
         """Let the attack learn what it needs to learn of the data, once."""
         if not self.fitted:
-            x, y = (self.x, self.y) if self.study is None else self.study
+            x, y = self._studied
             self.attack = self.attack.fit(self.victim, x, y, seed=self.seed, weights=self.weights, progress=progress)
             self.fitted = True
 
-    def learnt(self, trace: Trace) -> dict[str, Any]:
+    def lessons(self) -> tuple[int, float]:
+        """Passes of a batch, each forward and backward, and seconds, that the attack's learning takes."""
+        return self.attack.lessons(self.victim, *self._studied, seed=self.seed, weights=self.weights)
+
+    @property
+    def _studied(self) -> tuple[Tensor, Tensor]:
+        return (self.x, self.y) if self.study is None else self.study
+
+    def learnt(self, trace: Trace, notes: Mapping[str, int]) -> dict[str, Any]:
         """What a manifest says of what the attack has learnt, after its paths; {} where it learns nothing."""
         self.fit()
-        return learnt.record(self.attack.told(self.x), trace)
+        return learnt.record(self.attack.told(self.x), trace, notes)
 
     def pieces(self, wanted: Sequence[int], progress: Report | None) -> Iterator[tuple[int, Piece]]:
         """The wanted batches, one after the other."""

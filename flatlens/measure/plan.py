@@ -83,8 +83,9 @@ def plan(spec: RunSpec) -> Plan:
     backward_seconds = time.perf_counter() - began - measured
     points = job.batches * (job.length + 1)
     backward = job.batches * (job.length if spec.foreign else spec.steps) * job.runs
-    if spec.attack in ATTACKS and not ATTACKS[spec.attack].gradients:
+    if job.attack.learns or (spec.attack in ATTACKS and not ATTACKS[spec.attack].gradients):
         backward = 0
+    learning = job.lessons()
     # The user's own model confirms what each run has found.
     forwards = points * (job.runs + len(job.controls)) + job.batches * job.runs
     planes = surface.cost(job) if job.surface else surface.Cost(0, 0)
@@ -97,10 +98,10 @@ def plan(spec: RunSpec) -> Plan:
         samples=len(job.x),
         batch_size=job.batch_size,
         batches=job.batches,
-        forward_passes=forwards + planes.forward,
-        backward_passes=backward + planes.backward,
+        forward_passes=forwards + planes.forward + learning[0],
+        backward_passes=backward + planes.backward + learning[0],
         memory_bytes=2 * job.batch_size * bytes_per_sample(job.victim, job.x, job.y) + 2 * weights,
-        seconds=(forwards + planes.forward) * measured + backward * backward_seconds,
+        seconds=(forwards + planes.forward) * measured + backward * backward_seconds + learning[1],
         training_passes=training.passes,
         training_seconds=training.seconds,
         steps=job.length,

@@ -113,7 +113,7 @@ def finish(begun: Begun) -> Trace:
     notes, seconds = result.merge()
     # What is on the disk is judged as any reader would read it, a column at a time.
     made = runs.Run(result.path, result.manifest | {"state": runs.FINISHED}).trace(whole=False)
-    told = begun.job.learnt(made)
+    told = begun.job.learnt(made, notes)
     found = (*begun.job.cautions(notes, cautions.wrong(made)), *cautions.of_trace(made), *learnt.cautions(told))
     made = made.with_cautions(found)
     if begun.job.surface and (land := surfaces(begun.job, made)) is not None:

@@ -119,7 +119,7 @@ def trace(
         manifest=provenance(job) | ({} if normalize is None else {"normalize": normalized.plain(normalize)}),
     )
     notes = sum((Counter(piece.notes) for piece in pieces), Counter[str]())
-    if told := job.learnt(result):
+    if told := job.learnt(result, notes):
         result = replace(result, manifest={**result.manifest, learnt.KEY: told})
     found = (*job.cautions(notes, cautions.wrong(result)), *cautions.of_trace(result), *learnt.cautions(told))
     result = result.with_cautions(found)

@@ -16,18 +16,26 @@ KEY = "generator"
 _SHARES = ("training", "fgsm", "attacked")
 
 
-def record(told: Mapping[str, Any], trace: Trace) -> dict[str, Any]:
+def noted(told: Mapping[str, Any], n: int) -> dict[str, int]:
+    """What a batch of n samples notes of the generator that it is of: counts of samples, by generator."""
+    return {f"{KEY} {told['sha256']}": n} if told else {}
+
+
+def record(told: Mapping[str, Any], trace: Trace, notes: Mapping[str, int]) -> dict[str, Any]:
     """What a generator says of itself, with its success on the attacked samples: plain data, {} where nothing is told.
 
     Args:
         told: ``training`` and ``fgsm`` are pairs: how many inputs are fooled of how many that could be.
         trace: of the attack.
+        notes: of all its batches, see `noted`.
     """
     if not told:
         return {}
     able = ~trace.matrix("flipped").values[:, 0].astype(bool)
     fooled = able & np.asarray(trace.result("flipped"), dtype=bool)
     found = {**told, "attacked": (int(fooled.sum()), int(able.sum())), "of_attacked": len(able)}
+    others = {key for key in notes if key.startswith(f"{KEY} ")} - set(noted(told, 0))
+    found["of_other_generators"] = sum(notes[key] for key in others)
     return found | {key: _plain(*found[key]) for key in _SHARES}
 
 
@@ -61,12 +69,15 @@ def cautions(found: Mapping[str, Any]) -> Iterator[Caution]:
             f"{found['samples']} inputs that the generator learnt from: it may fool others less; attack the "
             "test part of data that come in two, or in Python give the attack's fit() other inputs",
         )
-    if found["anew"]:
+    if found["of_other_generators"]:
         yield Caution(
-            "fitted-anew",
-            "the generator that was kept in the cache was damaged, and has been fitted anew; batches of this run that "
-            "were finished before are of the earlier one",
+            "several-generators",
+            f"the paths of {found['of_other_generators']} of {found['of_attacked']} samples, which were measured "
+            "earlier, are of another generator than those of the others: the one kept then is gone, and fitting it "
+            "again gave other bits; run again with --force",
         )
+    if found["anew"]:
+        yield Caution("fitted-anew", "the generator that was kept in the cache was damaged, and has been fitted anew")
 
 
 def _plain(count: int, n: int) -> dict[str, float | int | None]:

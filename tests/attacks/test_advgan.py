@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from flatlens.attacks.generator import Aim
 from flatlens.errors import AttackError, FlatlensError, SpecError
 from flatlens.measure import run as running
 from flatlens.measure.load import load
+from flatlens.measure.plan import plan
 from flatlens.records.learnt import cautions
 from flatlens.specs.run import RunSpec, from_dict
 from flatlens.specs.trust import attack_runs_code
@@ -202,12 +204,26 @@ def test_a_damaged_generator_is_fitted_anew_and_that_is_said(damage: str, cache:
     file.write_bytes(content[: {"cut": 2000, "empty": 0}.get(damage, len(content))])
     again = told()
     assert not first["anew"] and again == {**first, "anew": True}
-    (said,) = (one.message for one in cautions({**again, "attacked_among_them": 0}) if one.code == "fitted-anew")
+    (said,) = (
+        one.message
+        for one in cautions({**again, "attacked_among_them": 0, "of_other_generators": 0})
+        if one.code == "fitted-anew"
+    )
     assert said.startswith("the generator that was kept in the cache was damaged, and has been fitted anew")
     assert told() == first
 
 
+def test_a_plan_counts_what_it_has_to_learn() -> None:
+    whole = spec(attack="advgan?epochs=3&width=4", limit=8)
+    before = plan(whole)
+    assert before.backward_passes == 3 * 22  # 1,347 inputs by 64
+    assert before.forward_passes == 3 * 22 + 2 * (5 + 1) + 2
+    load(whole).job.fit()
+    assert plan(whole).backward_passes == 0
+
+
 @QUIET
+@cautioned("collapsed")
 def test_swept_it_is_the_same_run(tmp_path: Path) -> None:
     alone = running.run(spec(), tmp_path / "alone").trace()
     lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in spec().to_dict().items() if key != "attack")
@@ -229,6 +245,23 @@ def test_the_same_weights_in_another_network_are_another_model(tmp_path: Path, c
     attack = AdvGAN(eps=0.3, steps=2, epochs=4, width=2, lr=0.02)
     told = [attack.fit(model, x, y, weights="0" * 64).told(x)["sha256"] for model in (one, one, other)]
     assert told[0] == told[1] != told[2]
+
+
+@QUIET
+def test_whoever_needs_a_generator_that_is_under_way_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = digits(48)
+    fitted: list[int] = []
+    plain = fit
+
+    def slow(*given: Any, **named: Any) -> Any:
+        fitted.append(1)
+        return plain(*given, **named)
+
+    monkeypatch.setattr("flatlens.attacks.advgan.fit", slow)
+    attack = AdvGAN(eps=0.3, steps=2, epochs=2, width=2, lr=0.02)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: attack.fit(shipped(), x, y, weights="0" * 64).told(x)["sha256"], range(3)))
+    assert len(set(found)) == 1 and fitted == [1]
 
 
 @QUIET
@@ -265,6 +298,19 @@ def test_a_trace_is_saved_under_a_name_that_runs_it_again(tmp_path: Path) -> Non
     assert again.manifest["generator"] == trace.manifest["generator"]
     by_name = fl.trace(shipped(), x, y, attack="advgan?epochs=6&z=2&lr=1e-2")
     assert by_name.spec["steps"] == 20
+
+
+def test_batches_of_two_generators_are_told(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running.measure(running.begin(spec(), tmp_path / "run"), [1])
+    for file in cache.iterdir():
+        file.unlink()
+    plain = fit
+    monkeypatch.setattr("flatlens.attacks.advgan.fit", lambda *a, **k: plain(*a, **{**k, "seed": 1}))
+    with pytest.warns(CautionWarning) as caught:
+        done = running.run(spec(), tmp_path / "run")
+    said = next(str(one.message) for one in caught if str(one.message).startswith("several-generators"))
+    assert "the paths of 4 of 12 samples, which were measured earlier, are of another generator" in said
+    assert done.manifest["generator"]["of_other_generators"] == 4
 
 
 # ---- collapse ---------------------------------------------------------------------------------------

@@ -221,6 +221,34 @@ def test_a_row_leads_to_its_run(browser, file, cells):
 
 
 @pytest.mark.browser
+def test_each_picture_has_its_numbers_as_a_table_and_a_file(browser, file, cells):
+    with view(browser, file) as it:
+        rows = "[...document.querySelectorAll('#{} details.data tbody tr')].map((row) => row.innerText.split('\\t'))"
+        cards = {"table": 6, "panels": 4 * 2 * 13, "against": 4, "robust": 2, "heat": 4 * 5}
+        for card, many in cards.items():
+            it.page.focus(f"#{card}-card details.data summary")
+            it.page.keyboard.press("Enter")
+            it.until(f"document.querySelectorAll('#{card}-card details.data tbody tr').length > 0")
+            assert len(it.look(rows.format(f"{card}-card"))) == many, card
+        assert barriers(it.look) == []
+        with it.page.expect_download() as download:
+            it.page.click("#against-card .takeaway button:nth-child(1)")
+        head, first, *_ = download.value.path().read_text("utf-8").splitlines()
+        assert head.startswith("run,control,attack,attack low") and first.startswith(
+            "cnn · standard,line-to-other-class,"
+        )
+        (own,) = [r for r in cells[0].digest["rows"] if (r["layer"], r["path"]) == ("head", "attack")]
+        assert float(first.split(",")[2]) == pytest.approx(own["valley_of_flipped"]["value"], abs=1e-6)
+        with it.page.expect_download() as download:
+            it.page.click("#heat-card .takeaway button:nth-child(2)")
+        assert "<svg" in download.value.path().read_text("utf-8")[:300]
+        it.page.select_option("#pick-0", label="flatlens:mlp")  # what is open follows what is chosen
+        it.settle()
+        assert len(it.look(rows.format("table-card"))) == 2 and it.look("scrollX") == 0
+        assert it.look("document.documentElement.scrollWidth") <= 1440 and it.problems == []
+
+
+@pytest.mark.browser
 def test_a_step_is_read_in_all_panels_at_once(browser, file):
     with view(browser, file) as it:
         it.page.locator("#panels svg").first.scroll_into_view_if_needed()

@@ -7,6 +7,7 @@ import { changesOf } from "../../flatlens/report/assets/core/heights.js";
 import { LOWEST, numOf, quartilesOf, readAt, scaleOf, sparkEnds } from "../../flatlens/report/assets/core/medians.js";
 import { againstControls, comparisonsOf, firstAsked, isFiltered, itemsOf, measuredOf, robustPairs, shareWords, shownOf } from "../../flatlens/report/assets/core/rows.js";
 import { median } from "../../flatlens/report/assets/core/statistics.js";
+import { againstTable, curvesTable, heightsTable, robustTable, runsTable } from "../../flatlens/report/assets/core/tables.js";
 import { random } from "./made.js";
 import { anyAsked, madeSweep } from "./made_sweep.js";
 
@@ -206,6 +207,32 @@ describe("model by measure", () => {
   it("leaves out what has no ratio", () => {
     const none = { ...data, heights: { ...data.heights, values: { ...data.heights.values, row: () => [-400, 1, 1] } } };
     expect(changesOf(bookOf(none), first, shown(), 60)).toEqual({ models: [], measures: [], rows: [], of: 0 });
+  });
+});
+
+describe("the numbers of a picture", () => {
+  const of = (table, more = {}) => table(book, asked(more), shown(more));
+
+  it.each([[runsTable, 14], [curvesTable, 12 * 2 * 5], [againstTable, 18], [robustTable, 6], [heightsTable, 4]])("are as many as it shows, each row as wide as the first: %o", (table, n) => {
+    const [head, ...rows] = of(table);
+    expect(rows.length).toBe(n);
+    expect(new Set([head, ...rows].map((row) => row.length)).size).toBe(1);
+    expect(new Set(head).size).toBe(head.length);
+  });
+
+  it("are those of the file", () => {
+    const [head, ...rows] = of(runsTable), cell = (row, title) => row[head.indexOf(title)];
+    rows.slice(0, 12).forEach((row, k) => {
+      expect([cell(row, "key"), cell(row, "model"), cell(row, "state"), cell(row, "error")]).toEqual([data.cells.key[k], data.varying[0].values[data.varying[0].of[k]], "done", ""]);
+      expect([0, 1, 2, 3].map((i) => row[head.indexOf("valley, of the flipped") + i])).toEqual([0, 1, 2, 4].map((i) => truth.find(k, 0, 0).valley[i]));
+    });
+    expect([cell(rows[12], "error"), cell(rows[12], "flipped")]).toEqual(["heads=3 does not divide width=16", ""]);
+    const curve = truth.find(4, 0, 1).curve.map((values) => 10 ** values[2]);
+    expect(of(curvesTable)).toContainEqual(["cnn · pgd 0.1 · seed 1", "line-to-other-class", 4, ...curve]);
+    const [a, b] = [truth.find(0, 0, 0), truth.find(3, 0, 0)].map(({ valley }) => [0, 1, 2, 4].map((i) => valley[i]));
+    expect(of(robustTable)[1]).toEqual(["cnn · pgd 0.1 · seed 0", "cnn · standard · seed 0", ...b, ...a]);
+    const change = changesOf(book, first, shown(), 60).rows[1][0];
+    expect(of(heightsTable)[3]).toEqual(["flatlens:mlp", "κ", 10 ** change.clean, 10 ** change.at, change.change, 6, 240]);
   });
 });
 

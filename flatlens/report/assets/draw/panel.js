@@ -8,6 +8,8 @@ import { draw, make } from "./dom.js";
 /** @typedef {import("../core/medians.js").Scale} Scale */
 
 const BOX = { width: 264, height: 168, left: 38, right: 6, top: 6, bottom: 20 };
+/** The dashes of a control: beside the attack it is told by more than its colour. */
+export const CONTROL_DASH = "5 3";
 const STRIDES = [1, 2, 5, 10, 20, 25, 50, 100, 200, 500];
 
 /** @param {Scale} scale @param {number} step */
@@ -55,7 +57,7 @@ export function bandOf(scale, curve, look) {
 
 const MARKS = {
   line: { d: "M0 6H24", "stroke-width": 2.4 },
-  dashed: { d: "M0 6H24", "stroke-width": 2.4, "stroke-dasharray": "5 3" },
+  dashed: { d: "M0 6H24", "stroke-width": 2.4, "stroke-dasharray": CONTROL_DASH },
   dotted: { d: "M12 0V12", "stroke-width": 1.4, "stroke-dasharray": "1.5 2.5" },
   band: { d: "M0 6H24", "stroke-width": 10, opacity: 0.22 },
 };

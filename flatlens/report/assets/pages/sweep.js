@@ -6,8 +6,10 @@ import { columnsOf } from "../core/columns.js";
 import { sparkEnds } from "../core/medians.js";
 import { unpack } from "../core/pack.js";
 import { shownOf } from "../core/rows.js";
+import { againstTable, curvesTable, heightsTable, robustTable, runsTable } from "../core/tables.js";
 import { $, listenSkips } from "../draw/dom.js";
 import { dressed, palette, theme, wear } from "../draw/dress.js";
+import { takeaway } from "../draw/takeaway.js";
 import { drawTable, ROWS_AT_ONCE } from "../parts/cells.js";
 import { drawHeights } from "../parts/heights.js";
 import { drawMenus, listenMenus } from "../parts/menus.js";
@@ -26,6 +28,11 @@ import { drawComparisons, drawSwept } from "../parts/swept.js";
 
 const FIGURES = { panels: drawPanels, against: drawAgainst, robust: drawRobust, heat: drawHeights };
 /** @typedef {keyof typeof FIGURES} Figure */
+/** What lies under each card, as numbers: the table, the card, and plotly's node where the picture is plotly's. */
+const TABLES = /** @type {[import("../core/tables.js").Table, string, string, string?][]} */ ([
+  [runsTable, "table-card", "runs"], [curvesTable, "panels-card", "curves"], [againstTable, "against-card", "against", "against"],
+  [robustTable, "robust-card", "robust", "robust"], [heightsTable, "heat-card", "measures", "heat"],
+]);
 const ALL = /** @type {Figure[]} */ (Object.keys(FIGURES));
 
 /** @param {import("../core/types.js").SweepData} data */
@@ -58,6 +65,7 @@ export function startSweep(data) {
       drawTable(view);
     }
     drawMenus(view);
+    opened.forEach((again) => again());
     keep();
     if (only("heights")) later("heat");
     // Which rows are shown matters to all figures; their order to those that draw the first ones.
@@ -97,6 +105,8 @@ export function startSweep(data) {
     ALL.forEach((name) => FIGURES[name](view));
   }
 
+  const opened = TABLES.map(([table, card, name, plot]) =>
+    takeaway($(card), `flatlens-${name}`, () => ({ rows: table(book, view.asked, view.shown) }), plot && $(plot)));
   let screen = theme();
   dressed(() => { view.colours = palette(data); change({}); });
   view.colours = palette(data);

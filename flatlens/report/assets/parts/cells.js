@@ -106,7 +106,7 @@ const nothing = () => make("td", { class: "empty" }, "–");
 function stateCell(view, cell, state) {
   const cautions = view.book.data.cells.cautions[cell] ?? [];
   const text = cautions.map(([code, message]) => `${code}: ${message}`).join("\n");
-  return make("td", { class: `left state ${state}` }, make("span", {}, state), cautions.length ? make("small", { title: text }, `${cautions.length} caution${cautions.length > 1 ? "s" : ""}`) : null);
+  return make("td", { class: `left state ${state}` }, make("span", {}, state), cautions.length ? make("small", { title: text }, ` ${cautions.length} caution${cautions.length > 1 ? "s" : ""}`) : null);
 }
 
 /** The attack's share and its control's on one line, each with its interval. @param {View} view @param {Item} item @param {Told} attack */

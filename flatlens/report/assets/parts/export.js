@@ -1,8 +1,8 @@
 // What a figure shows, to take away: its numbers as a table and as CSV, the picture as SVG and PNG, a link to the view.
 
 import { measured, numbers, place } from "../core/sample.js";
-import { cell, num } from "../core/text.js";
-import { $, download, make } from "../draw/dom.js";
+import { $, download } from "../draw/dom.js";
+import { csvOf, takeaway } from "../draw/takeaway.js";
 
 /** @typedef {import("../pages/run.js").View} View */
 
@@ -37,37 +37,18 @@ export function samplesOf(view, of) {
   return out;
 }
 
-/** @param {unknown[][]} rows */
-const csv = (rows) => rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
-
 /** @param {View} view */
 export function listenExport(view) {
   $("link").addEventListener("click", async () => {
     try { await navigator.clipboard.writeText(location.href); $("link").textContent = "Copied"; } catch { $("link").textContent = location.hash; }
     setTimeout(() => { $("link").textContent = "Link"; }, 1500);
   });
-  $("selection-csv").addEventListener("click", () => download("selection.csv", csv(samplesOf(view, view.state.brush ?? [])), "text/csv"));
+  $("selection-csv").addEventListener("click", () => download("selection.csv", csvOf(samplesOf(view, view.state.brush ?? [])), "text/csv"));
   document.querySelectorAll("figure.watched").forEach((figure) => {
-    const node = /** @type {any} */ (figure.querySelector(".plot"));
-    const details = make("details", { class: "data" }, make("summary", {}, "Data"));
-    details.addEventListener("toggle", () => { if (details.open) fill(view, node, details); });
-    figure.append(details);
+    const node = /** @type {any} */ (figure.querySelector(".plot")), name = `flatlens-${node.id}`;
+    takeaway(figure, name, () => {
+      const own = node.id === "valley" && measured(view.run, view.state) ? samplesOf(view, [view.state.sample]) : null;
+      return { rows: tableOf(node), more: own ? { said: "CSV of the sample", name: `${name}-sample`, rows: own } : undefined };
+    }, node);
   });
-}
-
-/** @param {View} view @param {any} node @param {any} details */
-function fill(view, node, details) {
-  const rows = tableOf(node), name = `flatlens-${node.id}`, Plotly = /** @type {any} */ (globalThis).Plotly;
-  const picture = (/** @type {string} */ format) => Plotly.downloadImage(node, { format, filename: name, scale: format === "png" ? 2 : 1, width: node.clientWidth, height: node.clientHeight });
-  const shown = rows.slice(1, 401).map((row) => make("tr", {}, ...row.map((v) => make("td", { class: typeof v === "number" ? "num" : null }, typeof v === "number" ? num(v, 4) : String(v)))));
-  const own = node.id === "valley" ? measured(view.run, view.state) && samplesOf(view, [view.state.sample]) : [];
-  details.replaceChildren(details.firstElementChild,
-    make("div", { class: "takeaway" },
-      make("button", { type: "button", onclick: () => download(`${name}.csv`, csv(rows), "text/csv") }, "CSV"),
-      own.length ? make("button", { type: "button", onclick: () => download(`${name}-sample.csv`, csv(own), "text/csv") }, "CSV of the sample") : null,
-      make("button", { type: "button", onclick: () => picture("svg") }, "SVG"),
-      make("button", { type: "button", onclick: () => picture("png") }, "PNG")),
-    make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Data of this figure" },
-      make("table", {}, make("thead", {}, make("tr", {}, ...rows[0].map((h) => make("th", { scope: "col" }, String(h))))), make("tbody", {}, ...shown))),
-    rows.length > 401 ? make("p", { class: "note" }, `The first 400 of ${rows.length - 1} rows; the CSV has all.`) : "");
 }

@@ -6,7 +6,7 @@ import { measuredOf } from "../core/rows.js";
 import { brief, count, percent } from "../core/text.js";
 import { isNarrow } from "../draw/chart.js";
 import { $, draw, make } from "../draw/dom.js";
-import { bandOf, emptyPanel, keyOf, stepUnder, upright } from "../draw/panel.js";
+import { CONTROL_DASH, bandOf, emptyPanel, keyOf, stepUnder, upright } from "../draw/panel.js";
 import { measuresShown } from "./cells.js";
 
 /** @typedef {import("../pages/sweep.js").View} View */
@@ -50,7 +50,7 @@ function panelOf(view, scale, { item, attack, control }, point) {
   const label = labelOf(book, asked, item), link = book.data.cells.page[item.cell], rest = sharesOf(view, item);
   const canvas = emptyPanel(scale, colours, `${label}: ${rest}`), flip = medianOf(book, rowOf(book, item), "flip_step");
   if (flip?.n) canvas.append(draw("path", { d: upright(scale, flip.value), stroke: colours.muted, "stroke-width": 1.2, "stroke-dasharray": "1.5 3" }));
-  if (control) canvas.append(...bandOf(scale, control, { colour: colourOf(book.control), dash: "5 3", width: 1.8, band: 0.1 }));
+  if (control) canvas.append(...bandOf(scale, control, { colour: colourOf(book.control), dash: CONTROL_DASH, width: 1.8, band: 0.1 }));
   const cursor = draw("path", { d: "", stroke: colours.ink, "stroke-width": 0.8, opacity: 0.6 }), said = make("p", { class: "readout" }, rest);
   canvas.append(...bandOf(scale, attack, { colour: colourOf(0), dash: "none", width: 2.4, band: 0.2 }), cursor);
   canvas.addEventListener("pointermove", (event) => {

@@ -179,6 +179,15 @@ def has_collapsed(own: Judged, fgsm: Judged) -> bool:
     return vain or own.cosine > ALIKE >= fgsm.cosine
 
 
+def is_collapsed(
+    model: Classifier, attack: Callable[[Tensor], Tensor], x: Points, y: Int[Tensor, " n"], aim: Aim
+) -> bool:
+    """Whether a generator's attack has collapsed on some inputs, as `has_collapsed` has it."""
+    data = _Data(model, x, y, None, lambda part: part)
+    own = data.judged(lambda here, *_: attack(here))
+    return has_collapsed(own, data.judged(lambda here, labels, target: _fgsm(model, here, labels, target, aim)))
+
+
 class _Data:
     """Inputs with their labels and, in a targeted attack, the labels wanted; placed where the classifier computes."""
 

@@ -134,7 +134,7 @@ def train(
                 seconds = time.perf_counter() - began
                 rate = optimizer.param_groups[0]["lr"]
                 last = epoch == epochs - 1
-                watch.look(model, epoch + 1, total / len(x), right / len(x), rate, seconds, last=last)
+                watch.look(model, epoch + 1, total / len(x), right / len(x), rate, seconds, last=last, inner=inner)
                 if keep_best and watch.is_best:
                     state.best = {k: v.detach().clone() for k, v in model.state_dict().items()}
             if snapshot is not None:

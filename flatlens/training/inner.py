@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flatlens.attacks.balls import ball, column
+from flatlens.attacks.fitting import is_collapsed
 from flatlens.attacks.generator import Adversary, Aim
 from flatlens.specs.options import Named
 from flatlens.training.losses import Ascends, cross_entropy
@@ -212,6 +213,12 @@ class Gan:
         self._learner.aim = aim
         self._learner.step(lambda inputs: as_logits(model(inputs)), x, y)
         return self._learner(x)
+
+    def has_collapsed(self, model: nn.Module, x: Points, y: Int[Tensor, " n"]) -> bool:
+        """Whether the generator fools next to nobody, or perturbs all inputs alike, though FGSM does not."""
+        if self._learner is None:
+            return False
+        return is_collapsed(lambda inputs: as_logits(model(inputs)), self._learner, x, y, self._learner.aim)
 
     def state_dict(self) -> dict[str, Any]:
         """Generator, discriminator, and their optimisers."""

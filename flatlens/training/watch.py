@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from flatlens.errors import LayerError
 from flatlens.hessian.training import MOST_CLASSES, head_flatness
-from flatlens.training.inner import climb
+from flatlens.training.inner import Gan, Inner, climb
 from flatlens.training.losses import cross_entropy
 from flatlens.training.passes import forward, head_of
 
@@ -48,7 +48,7 @@ class Row(NamedTuple):
     clean inputs, under FGSM from the clean input and under PGD of 10 steps from a random start; mean and median of the
     head's relative flatness κ; ‖∂L/∂W‖ of the mean loss by all weights and the mean of ‖∂ℓ/∂x‖ by the inputs, both
     Euclidean; the share of samples with an input gradient of exactly 0. ``lr`` is that after the epoch, ``seconds``
-    what it took.
+    what it took. ``collapsed`` is 1 where the training's generator has collapsed, 0 where it has not.
     """
 
     epoch: int
@@ -64,6 +64,7 @@ class Row(NamedTuple):
     zero_gradients: float = math.nan
     lr: float = math.nan
     seconds: float = math.nan
+    collapsed: float = math.nan
 
 
 class Alarm(NamedTuple):
@@ -114,12 +115,24 @@ class Watch:
         self.rows: list[Row] = []
 
     def look(
-        self, model: nn.Module, epoch: int, loss: float, accuracy: float, lr: float, seconds: float, *, last: bool
+        self,
+        model: nn.Module,
+        epoch: int,
+        loss: float,
+        accuracy: float,
+        lr: float,
+        seconds: float,
+        *,
+        last: bool,
+        inner: Inner | None = None,
     ) -> None:
         """After epoch ``epoch``, counted from 1: a row more. The model is left in eval mode, its weights untouched."""
         row = Row(epoch, loss, accuracy, lr=lr, seconds=seconds)
         if last or epoch % self._every == 0:
             row = Row(**row._asdict() | self._seen(model))
+            if isinstance(inner, Gan):
+                device = next(model.parameters()).device
+                row = row._replace(collapsed=float(inner.has_collapsed(model, self._x.to(device), self._y.to(device))))
         self.rows.append(row)
         for alarm in self.alarms():
             if alarm.code not in self._told and (last or alarm.code != OVERFITTED):
@@ -149,7 +162,7 @@ class Watch:
     def alarms(self) -> tuple[Alarm, ...]:
         """What the rows tell, the first epoch of each kind."""
         looked = [row for row in self.rows if not math.isnan(row.pgd_accuracy)]
-        found = [*_catastrophic(looked), *_still(looked)]
+        found = [*_catastrophic(looked), *_still(looked), *_collapsed(looked)]
         if self._held_out and self._by == "pgd_accuracy":  # else the epoch kept is the best under no attack
             found += _overfitted(looked)
         return tuple(sorted(found, key=lambda alarm: alarm.epoch))
@@ -244,6 +257,21 @@ def _still(looked: list[Row]) -> list[Alarm]:
                     row.epoch,
                     f"attacks stand still from epoch {row.epoch} on: the gradient is 0 for "
                     f"{100 * row.zero_gradients:.0f} % of the watched samples; lower lr, or add --penalty fam",
+                )
+            ]
+    return []
+
+
+def _collapsed(looked: list[Row]) -> list[Alarm]:
+    """At two looks running: every generator begins with one pattern for all."""
+    for before, row in itertools.pairwise(looked):
+        if before.collapsed == row.collapsed == 1:
+            return [
+                Alarm(
+                    "collapsed",
+                    row.epoch,
+                    f"the generator has collapsed by epoch {row.epoch}: the classifier is trained against next to "
+                    "nothing; lower the generator's lr, as in --adversarial gan?lr=0.002, or use --adversarial pgd",
                 )
             ]
     return []

@@ -51,6 +51,9 @@ STEPS = pa.schema(
         ("grad_zero_share", pa.float64()),
         ("grad_cosine", pa.float64()),
         ("dead_share", pa.float64()),
+        # Second and third derivative of the loss along the step that led here, in nats per step² and step³.
+        ("path_second", pa.float64()),
+        ("path_third", pa.float64()),
     ]
 )
 LAYERS = pa.schema(

@@ -26,7 +26,7 @@ from tests.version1.make import RUN, SWEEP
 
 HERE = Path(__file__).parents[1] / "version1"
 
-NEW = {"steps": ["gap"], "layers": ["scale_free"]}
+NEW = {"steps": ["gap", "path_second", "path_third"], "layers": ["scale_free"]}
 
 
 @pytest.fixture

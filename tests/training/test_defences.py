@@ -145,6 +145,21 @@ def test_passes_are_those_that_are_made(name: str) -> None:
     assert defences.passes(recipe) == pytest.approx(made * (1 + second) + gan)
 
 
+@pytest.mark.parametrize(
+    ("warmup", "shares"), [(0, [1, 1, 1, 1]), (1, [1 / 2, 1, 1, 1]), (3, [1 / 4, 1 / 2, 3 / 4, 1])]
+)
+def test_eps_rises_in_equal_steps(warmup: int, shares: list[float]) -> None:
+    seen: list[float] = []
+
+    class Noted(PGD):
+        def __call__(self, *args: Any, eps: float, **how: Any) -> Tensor:
+            seen.append(eps)
+            return super().__call__(*args, eps=eps, **how)
+
+    fit(Normed(), *sequences(n=8), rng=rng(), epochs=4, inner=Noted(1), eps=0.4, eps_warmup=warmup)
+    assert seen == pytest.approx([0.4 * share for share in shares])
+
+
 # --- models that an axis does not fit --------------------------------------------------------------------------------
 
 

@@ -38,6 +38,22 @@ CASES: dict[str, dict[str, Any]] = {name: {"defence": name} for name in RECIPES}
 ANY_EPOCH = ("pgd", "free", "gan", "trades-awp", "best of pgd", "awp that waits")
 
 
+JUDGED: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How robust a model is takes longer than its training: all are said to be as robust as the first."""
+    reached = recipes._reached
+
+    def first(*given: Any) -> Any:
+        if not JUDGED:
+            JUDGED.append(reached(*given))
+        return JUDGED[0]
+
+    monkeypatch.setattr(recipes, "_reached", first)
+
+
 class Cut(KeyboardInterrupt):
     """Ctrl-C, at a certain step."""
 
@@ -56,8 +72,7 @@ def result(file: Path, made: recipes.Trained) -> dict[str, Any]:
     assert table.schema == SCHEMA and table.num_rows == made.record["recipe"]["epochs"]
     rows = table.drop_columns(["seconds"]).to_pylist()
     record = json.loads(file.with_suffix(".json").read_text())
-    for key in ("seconds", "sha256_of_this"):
-        del record[key]
+    record = {key: value for key, value in record.items() if not key.endswith(("seconds", "sha256_of_this"))}
     return {"rows": repr(rows), "record": record, "weights": file.read_bytes()}
 
 

@@ -36,6 +36,12 @@ AIM = Aim(0.3, width=2, lr=0.02)
 SMALL = "advgan?epochs=1&width=4&lr=0.02"
 
 
+@pytest.fixture
+def once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second start: where it does not matter whether so short a training has come anywhere."""
+    monkeypatch.setattr(fitting, "STARTS", 1)
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FLATLENS_CACHE", str(tmp_path / "cache"))
@@ -167,6 +173,7 @@ def test_resumed_rebatched_and_again_it_is_the_same_generator(
     assert running.run(spec(), tmp_path / "anew").trace().steps.equals(whole.trace().steps)
 
 
+@pytest.mark.usefixtures("once")
 @pytest.mark.parametrize(
     "change",
     [{"seed": 1}, {"z": 1}, {"objective": "ce"}, {"eps": 0.2}, {"target": "next"}, {"steps": 4}, {"epochs": 2},
@@ -186,9 +193,10 @@ def test_whatever_it_learns_from_makes_another_generator(change: dict[str, Any],
     assert told() == one and told(**change) == other
 
 
+@pytest.mark.usefixtures("once")
 @pytest.mark.parametrize("damage", ["cut", "bit", "empty", "other"])
 def test_a_damaged_generator_is_fitted_anew_and_that_is_said(damage: str, cache: Path) -> None:
-    x, y = digits(128)
+    x, y = digits(48)
     attack, model = AdvGAN(eps=0.3, steps=2, epochs=4, width=2, lr=0.02), shipped()
 
     def told() -> dict[str, Any]:
@@ -214,10 +222,10 @@ def test_a_damaged_generator_is_fitted_anew_and_that_is_said(damage: str, cache:
 
 
 def test_a_plan_counts_what_it_has_to_learn() -> None:
-    whole = spec(attack="advgan?epochs=3&width=4", limit=8)
+    whole = spec(attack="advgan?epochs=1&width=4", limit=8)
     before = plan(whole)
-    assert before.backward_passes == 3 * 22  # 1,347 inputs by 64
-    assert before.forward_passes == 3 * 22 + 2 * (5 + 1) + 2
+    assert before.backward_passes == 22  # 1,347 inputs by 64
+    assert before.forward_passes == 22 + 2 * (5 + 1) + 2
     load(whole).job.fit()
     assert plan(whole).backward_passes == 0
 
@@ -235,9 +243,10 @@ def test_swept_it_is_the_same_run(tmp_path: Path) -> None:
     assert fl.open(swept).steps.equals(alone.steps)
 
 
+@pytest.mark.usefixtures("once")
 @QUIET
 def test_the_same_weights_in_another_network_are_another_model(tmp_path: Path, cache: Path) -> None:
-    x, y = digits(128)
+    x, y = digits(48)
     one, other = (
         nn.Sequential(nn.Flatten(), nn.Linear(64, 16), act, nn.Linear(16, 10)).eval() for act in (nn.ReLU(), nn.Tanh())
     )
@@ -300,6 +309,7 @@ def test_a_trace_is_saved_under_a_name_that_runs_it_again(tmp_path: Path) -> Non
     assert by_name.spec["steps"] == 20
 
 
+@pytest.mark.usefixtures("once")
 def test_batches_of_two_generators_are_told(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     running.measure(running.begin(spec(), tmp_path / "run"), [1])
     for file in cache.iterdir():
@@ -379,13 +389,13 @@ def test_where_all_starts_collapse_the_best_is_kept(monkeypatch: pytest.MonkeyPa
     x, y = digits(64)
     seen: list[Judged] = []
     monkeypatch.setattr(fitting, "has_collapsed", lambda own, fgsm: bool(seen.append(own)) or True)
-    found = fit(shipped(), x, y, aim=Aim(0.3, width=2, lr=0.05), steps=2, epochs=4, seed=0)
+    found = fit(shipped(), x, y, aim=Aim(0.3, width=2, lr=0.05), steps=2, epochs=2, seed=0)
     assert (found.starts, found.collapsed, len(seen)) == (4, True, 4)  # too few steps to be looked at before the end
     assert found.training[:2] == max(seen, key=lambda own: own.fooled)[:2]
     assert found.lr > 0.05 / 27
 
 
-@pytest.mark.parametrize(("steps", "epochs"), [(1, 1), (3, 4), (7, 2), (16, 2)])
+@pytest.mark.parametrize(("steps", "epochs"), [(3, 2), (16, 2)])
 def test_snapshots_are_equal_shares_and_the_last_is_the_end(steps: int, epochs: int) -> None:
     x, y = digits(64)
     total = 8 * epochs

@@ -46,7 +46,7 @@ from flatlens.version import __version__
 
 VERSION = 1
 """Of the way models are trained: a change of it trains anew."""
-ROBUST_SAMPLES = 1000
+ROBUST_SAMPLES = 500
 """On how many samples at most robustness is measured, all classes alike."""
 
 HELD_OUT = 4

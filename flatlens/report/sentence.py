@@ -77,8 +77,7 @@ def lead(trace: Trace, found: Mapping[str, Valley], accuracy: Accuracy) -> Lead:
     if abs(middle) < ALIKE or low <= 0 <= high:
         sentence = (mine, Part(f" of the {_flipped(share)} end in a flat valley under attack, and "), theirs,
                     Part(f" on {name}."))  # fmt: skip
-        below = "Crossing a boundary confidently is enough: the line knows nothing of the attack. "
-        below += span
+        below = f"{_ENOUGH[control]} {span}"
     elif middle > 0:
         sentence = (mine, Part(f" of the {_flipped(share)} end in a flat valley under attack, but only "), theirs,
                     Part(f" on {name}."))  # fmt: skip
@@ -93,6 +92,13 @@ def lead(trace: Trace, found: Mapping[str, Valley], accuracy: Accuracy) -> Lead:
         )
         below += span
     return Lead(sentence, below, numbers)
+
+
+_ENOUGH = {
+    "line-to-other-class": "Crossing a boundary confidently is enough: the line knows nothing of the attack.",
+    "line-to-end": "Where the path ends is enough: the straight line there has not taken the attack's way.",
+}
+"""What it means that the control has as many valleys as the attack."""
 
 
 def difference(attack: Valley, control: Valley) -> tuple[float, float, float]:

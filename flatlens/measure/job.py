@@ -22,7 +22,7 @@ from flatlens.measure.keeper import ImageKeeper, with_result
 from flatlens.measure.loop import Found, Piece, walk
 from flatlens.models import guard
 from flatlens.probes import Probe, StepProbe
-from flatlens.probes.bending import bending
+from flatlens.probes.bending import Bending
 from flatlens.probes.certificate import Certificate, Certified
 from flatlens.probes.flatness import Flatness
 from flatlens.probes.gradients import GradientFlow, dead_units
@@ -127,9 +127,9 @@ class Job:
     def probes(self, flatness: Flatness, certificate: Certificate | None) -> list[Probe]:
         """What is read off each pass of one path, in the order of the columns."""
         bound = [] if certificate is None else [Certified(certificate)]
-        flow = StepProbe(GradientFlow(), late=True)
-        of_steps = [StepProbe(read) for read in (prediction, perturbation, dead_units, bending)]
-        return [*of_steps, flatness, *bound, flow]
+        after = [StepProbe(read, late=True) for read in (GradientFlow(), Bending())]
+        of_steps = [StepProbe(read) for read in (prediction, perturbation, dead_units)]
+        return [*of_steps, flatness, *bound, *after]
 
     def _measured(self, index: int, batch: Batch, walks: Walks, tick: Callable[[str], None]) -> Piece:
         certificate, flatness = Certificate.of(self.victim), Flatness(self.measure)

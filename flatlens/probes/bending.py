@@ -12,26 +12,33 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flatlens.probes import Path
-from flatlens.records.schema import BEST
+from flatlens.probes import Columns, Path
+from flatlens.records.schema import ITERATE
 from flatlens.victims.precision import wide
 from flatlens.victims.protocol import Pass
 
 
-def bending(here: Pass, path: Path) -> dict[str, Tensor]:
-    """Second and third derivative of the loss along the step, at its end, in nats per step² and step³.
+class Bending:
+    """Along one path: to be called with each pass once it is over, in order."""
 
-    Returns:
-        ``path_second`` and ``path_third``, each ``[n]`` float64; NaN at the clean input, where no step has led, and
-        where a pass is of some samples only.
-    """
-    logits, before = wide(here.logits.detach()), path.previous
-    whole = before is not None and here.rows is None and before.rows is None
-    if before is None or not whole or here.kind == BEST:
-        blank = torch.full((len(here.y),), torch.nan, dtype=logits.dtype, device=logits.device)
-        return {"path_second": blank, "path_third": blank}
-    second, third = cumulants(logits, logits - wide(before.logits.detach()))
-    return {"path_second": second, "path_third": third}
+    def __init__(self) -> None:
+        self._last: Tensor | None = None
+
+    def __call__(self, here: Pass, path: Path) -> Columns:
+        """Second and third derivative of the loss along the step that led here, in nats per step² and step³.
+
+        Returns:
+            ``path_second`` and ``path_third``, each ``[n]`` float64; NaN at the clean input, where no step has led, at
+            a best point, and where one of the two passes is of some samples only.
+        """
+        logits = wide(here.logits.detach())
+        whole = here.rows is None and here.kind == ITERATE
+        last, self._last = self._last, logits if whole else None
+        if last is None or not whole:
+            blank = torch.full((len(here.y),), torch.nan, dtype=logits.dtype, device=logits.device)
+            return {"path_second": blank, "path_third": blank}
+        second, third = cumulants(logits, logits - last)
+        return {"path_second": second, "path_third": third}
 
 
 def cumulants(logits: Float[Tensor, "n k"], v: Float[Tensor, "n k"]) -> tuple[Tensor, Tensor]:

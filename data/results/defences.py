@@ -103,15 +103,15 @@ def table(found: list[dict[str, Any]]) -> str:
         return f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}"
 
     lines = [
-        "| defence | clean % | PGD-20 % | worst % | loss gap | κ | Lipschitz bound | masked | seconds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| defence | clean % | PGD-20 % | worst % | loss gap | κ | Lipschitz bound | masked |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for defence in dict.fromkeys(row["defence"] for row in found):
         of = [row for row in found if row["defence"] == defence]
         cells = [
             said(of, "clean", POINTS, 1), said(of, "pgd", POINTS, 1), f"**{said(of, 'worst', POINTS, 1)}**",
             said(of, "loss_gap", 1, 2), said(of, "kappa", 1, 2), said(of, "lipschitz", 1, 0),
-            f"{sum(row['masked'] for row in of)} of {len(of)}", said(of, "seconds", 1, 0),
+            f"{sum(row['masked'] for row in of)} of {len(of)}",
         ]  # fmt: skip
         lines.append(f"| {defence} | {' | '.join(cells)} |")
     return "\n".join(lines)

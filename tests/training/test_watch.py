@@ -115,12 +115,21 @@ def alarms(rows: list[Row], **how: Any) -> list[Alarm]:
     return list(watch.alarms())
 
 
-def rows(*pairs: tuple[float, float] | None, zero: float = 0.0) -> list[Row]:
-    """One epoch each: accuracy under FGSM and under PGD, or None where nobody looked."""
+def rows(*pairs: tuple[float, float] | None, zero: float = 0.0, own: float | None = None) -> list[Row]:
+    """One epoch each: accuracy under FGSM and under PGD, or None where nobody looked; ``own`` is FGSM's if not given."""
     return [
         Row(i, 1.0, 0.5)
         if pair is None
-        else Row(i, 1.0, 0.5, 0.9, *pair, flatness_mean=1.0, flatness_median=1.0, zero_gradients=zero)
+        else Row(
+            i,
+            1.0,
+            pair[0] if own is None else own,
+            0.9,
+            *pair,
+            flatness_mean=1.0,
+            flatness_median=1.0,
+            zero_gradients=zero,
+        )
         for i, pair in enumerate(pairs, 1)
     ]
 
@@ -139,6 +148,10 @@ ALARMS: dict[str, tuple[list[Row], dict[str, Any], list[tuple[str, int]]]] = {
     "not twice running": (rows(FAILED, GOOD, FAILED, GOOD), {}, []),
     "a gap but no half": (rows((0.9, 0.7), (0.9, 0.5)), {}, []),
     "half but no gap": (rows((0.2, 0.08), (0.2, 0.06)), {}, []),
+    "still beginning to learn": (rows((0.3, 0.02), (0.3, 0.05), own=0.1), {}, []),
+    "hidden from FGSM": (rows((0.1, 0.02), (0.1, 0.02), own=0.6), {}, [("catastrophic-overfitting", 2)]),
+    "not seen in the training": (rows((0.3, 0.2), (0.3, 0.2), own=0.9), {"held_out": True}, []),
+    "no attack to be fooled by": (rows(FAILED, FAILED), {"attacked": False}, []),
     "stands still": (rows(GOOD, zero=0.58), {}, [("stands-still", 1)]),
     "a few stand still": (rows(GOOD, GOOD, zero=0.05), {}, []),
     "both": (
@@ -166,8 +179,8 @@ def test_alarms(name: str) -> None:
 def test_alarms_in_words() -> None:
     (one,) = alarms(rows(GOOD, (0.3, 0.03), (0.3, 0.03)))
     assert one.text == (
-        "catastrophic overfitting in epoch 3: FGSM 30 %, PGD-10 3 % of the watched samples are right; use "
-        "--adversarial pgd"
+        "catastrophic overfitting in epoch 3: 30 % are right under the training's own attack, and of the watched samples "
+        "FGSM 30 %, PGD-10 3 %; use --adversarial pgd"
     )
     (one,) = alarms(rows(GOOD, zero=0.58))
     assert "the gradient is 0 for 58 % of the watched samples" in one.text

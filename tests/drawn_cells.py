@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from flatlens.records.digest import digest
+from flatlens.records.intervals import wilson
 from flatlens.report.sweep_data import DrawnCell
+from flatlens.specs.defences import resolved
 from flatlens.specs.run import RunSpec
 from flatlens.specs.train import TrainSpec
 from tests.synthetic import make_trace
@@ -25,6 +27,38 @@ def cell(k: int, values: dict[str, Any], of: dict[str, Any], **more: Any) -> Dra
 def digests() -> list[dict[str, Any]]:
     """Of three runs."""
     return [digest(make_trace(40, 12, ("head", "conv1"), seed=k, images="none")) for k in range(3)]
+
+
+def axes(defence: str) -> dict[str, Any]:
+    """A recipe as the settings that it chooses."""
+    return {axis: value for axis, value in resolved(defence, {}).items() if value is not None}
+
+
+def reached(
+    kappa: float | None = 6.0, worst: float = 0.4, *, clean: float | None = 0.95, n: int = 400, **more: Any
+) -> dict[str, Any]:
+    """What a record of a training tells of it, as a run's manifest has it."""
+
+    def share(value: float | None) -> dict[str, Any]:
+        found = {} if value is None else wilson(round(n * value), n)._asdict()
+        return {key: found.get(key) for key in ("value", "low", "high", "n")}
+
+    return {
+        "clean": share(clean), "worst": share(worst), "pgd": share(worst), "loss_gap": {"value": 1.2, "low": 1.0},
+        "kappa": None if kappa is None else {"value": kappa, "low": kappa / 2, "high": 2 * kappa, "n": n},
+        "lipschitz": 20.0, "masked": False, "eps": 0.1, "norm": "linf", "step_seconds": 0.01, "alarms": [],
+    } | more  # fmt: skip
+
+
+def defended(of: dict[str, Any]) -> list[DrawnCell]:
+    """Six defences with two seeds each: the sharper ones are the more robust, and the last masks its gradients."""
+    return [
+        cell(2 * k + seed, spec(train=TrainSpec(epochs=3, seed=seed, eps=0.1, **axes(name))), of, trained=reached(
+            10.0 ** (k - 2) * (1 + seed / 2), 0.35 + 0.07 * k + 0.02 * seed, masked=name == "pgd" and seed == 1
+        ))
+        for k, name in enumerate(("fam", "none", "sam", "gradient", "trades", "pgd"))
+        for seed in (0, 1)
+    ]  # fmt: skip
 
 
 def six(found: list[dict[str, Any]]) -> list[DrawnCell]:

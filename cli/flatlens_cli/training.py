@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flatlens.errors import UsageError
+from flatlens.errors import ResourceError, UsageError, one_line
 from flatlens.specs.defences import in_words, uses_eps
 from flatlens.specs.run import train_from_dict
 from flatlens.specs.train import TrainSpec
@@ -87,7 +87,7 @@ def train(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train a model, standard or with a defence; what it reaches is written beside the weights.
+    """Train a model, standard or with a defence; what it reaches is written beside the weights, with a page of it.
 
     Data that have a training and a test part are trained on the one and tested on the other. The same command goes
     on with a training that was interrupted, from its last epoch.
@@ -110,6 +110,7 @@ def train(
         terminal.complain("interrupted: the finished epochs are saved; the same command goes on from there")
         raise typer.Exit(INTERRUPTED) from None
     record = made.record
+    page = _drawn(made.file, record, anew=made.resumed != "finished")
     if not quiet:
         if made.resumed == "finished":
             terminal.complain(f"nothing to do: '{out}' holds this model, trained")
@@ -123,13 +124,35 @@ def train(
             ("κ of the head", _kappa(record["kappa"])),
             ("time", f"{record['seconds']:.3g} s"),
             ("weights", str(out)),
+            *([("page", str(page))] if page is not None else ()),
         ]
         # What masks is told by a caution in full.
         rows += [("alarm", one["text"]) for one in record.get("alarms", ()) if one["code"] != "masked"]
         rows += [("caution", f"{one['code']}: {one['message']}") for one in record["robustness"]["cautions"]]
         terminal.show(terminal.columns(rows), err=json)
     if json:
-        terminal.emit({"weights": out, "resumed": made.resumed, **record})
+        terminal.emit({"weights": out, "page": page, "resumed": made.resumed, **record})
+
+
+def _drawn(weights: Path, record: dict[str, Any], *, anew: bool) -> Path | None:
+    """The training's page beside its weights; None, and why in a line, where it could not be drawn.
+
+    The weights are written by then: a page that cannot be is no reason to end as if they were not.
+    """
+    from flatlens.files.borders import DamageError
+    from flatlens.report import training_page
+    from flatlens.training import epochs
+
+    page = weights.with_suffix(".html")
+    if not anew and training_page.is_there(page):
+        return page
+    try:
+        return training_page.write(epochs.read(weights), record, page)
+    except FileNotFoundError:  # trained before epochs were kept
+        return None
+    except (DamageError, ResourceError) as error:
+        terminal.complain(f"no page: {one_line(error)}")
+        return None
 
 
 def _training(recipe: TrainSpec) -> str:

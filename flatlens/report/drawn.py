@@ -63,7 +63,7 @@ def sharpness(
         notes += _names(bands, seen, xs, ys, scale)
     if aligned and not small and scale == "log":
         notes += _uncanny(bands.get(ATTACK), xs, ys)
-    layout = _layout(
+    layout = figure_layout(
         xaxis=_steps(aligned, xs),
         yaxis={"type": scale, "range": ys, "title": {"text": f"{SYMBOLS[measure]}, sharp ↑"}, **_decades(ys, scale)},
         shapes=shapes,
@@ -78,9 +78,9 @@ def flow(found: dict[str, series.Curve], seen: dict[str, Look], column: str, *, 
     bands = {path: _shown(curve, aligned) for path, curve in found.items() if seen[path].role != "noise"}
     data = [part for path in reversed(bands) for part in _banded(bands[path], seen[path], path)]
     xs = _span(found[ATTACK].aligned if aligned else found[ATTACK].raw, aligned)
-    zero = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": _stroke("faint", 1)}
+    zero = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": stroke("faint", 1)}
     title = {"margin": "margin, wrong ↓", "loss": "loss, nats"}[column]
-    layout = _layout(
+    layout = figure_layout(
         xaxis=_steps(aligned, xs),
         yaxis={"title": {"text": title}, "nticks": 5},
         shapes=[zero] if column == "margin" else [],
@@ -99,9 +99,9 @@ def tau(found: dict[str, Any], seen: dict[str, Look]) -> Plain:
         data += _ribbon(x, 100 * of.low, 100 * of.high, look.role, path=path)
         hover = f"{escaped(look.name)}<br>τ = %{{x}}: %{{y:.1f}} % of {of.n:,} flipped<extra></extra>"
         data.append(curve_line(x, 100 * of.value, look.role, dash=look.dash, hover=hover, path=path))
-    mark = {"type": "line", "x0": TAU, "x1": TAU, "yref": "paper", "y0": 0, "y1": 1, "line": _stroke("faint", 1, "dot")}
+    mark = {"type": "line", "x0": TAU, "x1": TAU, "yref": "paper", "y0": 0, "y1": 1, "line": stroke("faint", 1, "dot")}
     ticks = [0.001, 0.01, 0.1, 0.9]
-    layout = _layout(
+    layout = figure_layout(
         xaxis={"type": "log", "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks], "title": {"text": "τ"}},
         yaxis={"range": [-3, 103], "tickvals": [0, 50, 100], "title": {"text": "valleys, % of the flipped"}},
         shapes=[mark],
@@ -121,7 +121,7 @@ def decades(found: dict[str, series.Curve], *, aligned: bool) -> Plain:
         )
         data[-1] |= {"name": name, "showlegend": True}
     xs = _span(found[WHOLE].aligned if aligned else found[WHOLE].raw, aligned)
-    layout = _layout(
+    layout = figure_layout(
         xaxis=_steps(aligned, xs),
         yaxis={"title": {"text": "decades since clean"}, "zeroline": True},
         showlegend=True,
@@ -138,8 +138,8 @@ def tightness(found: dict[str, series.Curve], *, aligned: bool) -> Plain:
         data += _banded(band, Look(role, dash, series.BOUNDS[name]), name)
         data[-1]["showlegend"] = True
     xs = _span(next(iter(found.values())).raw, False) if not aligned else None
-    one = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 1, "y1": 1, "line": _stroke("faint", 1)}
-    layout = _layout(
+    one = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 1, "y1": 1, "line": stroke("faint", 1)}
+    layout = figure_layout(
         xaxis=_steps(aligned, xs),
         yaxis={"type": "log", "title": {"text": "bound ÷ true rise"}, "exponentformat": "power"},
         shapes=[one], showlegend=True, legend=_inside(0.0, "bottom"),
@@ -149,10 +149,10 @@ def tightness(found: dict[str, series.Curve], *, aligned: bool) -> Plain:
 
 def crossing(values: series.Curve, across: series.Curve, measure: str) -> Plain:
     """A measure against the margin, medians of each step."""
-    zero = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1, "line": _stroke("faint", 1, "dot")}
+    zero = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1, "line": stroke("faint", 1, "dot")}
     way = curve_line(across.raw.median, values.raw.median, "attack", width=3, path=ATTACK)
     positive = bool((values.raw.median > 0).all())
-    layout = _layout(
+    layout = figure_layout(
         xaxis={"autorange": "reversed", "title": {"text": "right ← margin → wrong"}, "nticks": 6},
         yaxis={"type": "log" if positive else "linear", "title": {"text": SYMBOLS[measure]}, "exponentformat": "power"},
         shapes=[zero],
@@ -165,12 +165,12 @@ def counts(found: series.FlipPeakCounts, end: int) -> Plain:
     size = 5 + 20 * np.sqrt(found.count / max(int(found.count.max(initial=1)), 1))
     marks = {
         "type": "scatter", "x": found.flip, "y": found.peak, "mode": "markers", "text": found.count,
-        "marker": {"size": size, "color": fade("attack", 0.5), "line": _stroke("attack", 1)}, "showlegend": False,
+        "marker": {"size": size, "color": fade("attack", 0.5), "line": stroke("attack", 1)}, "showlegend": False,
         "hovertemplate": "flip %{x}, peak %{y}: %{text} samples<extra></extra>", "meta": {"path": ATTACK},
     }  # fmt: skip
-    diagonal = {"type": "line", "x0": 0, "y0": 0, "x1": end, "y1": end, "line": _stroke("faint", 1, "dot")}
+    diagonal = {"type": "line", "x0": 0, "y0": 0, "x1": end, "y1": end, "line": stroke("faint", 1, "dot")}
     axis = {"range": [-0.7, end + 0.7], "nticks": 6}
-    layout = _layout(
+    layout = figure_layout(
         xaxis=axis | {"title": {"text": "flip step"}}, yaxis=axis | {"title": {"text": "peak step"}}, shapes=[diagonal]
     )
     return {"data": [marks], "layout": layout}
@@ -192,7 +192,7 @@ def heat(found: dict[str, series.Curve]) -> Plain:
         "colorbar": {"title": {"text": "log₁₀ change"}, "thickness": 10, "outlinewidth": 0},
         "hovertemplate": "%{y}<br>step %{x}: %{z:+.2f} decades<extra></extra>",
     }  # fmt: skip
-    layout = _layout(
+    layout = figure_layout(
         xaxis={"title": {"text": "attack step"}, "nticks": 8}, yaxis={"autorange": "reversed", "automargin": True},
         height=110 + 22 * len(names),
     )  # fmt: skip
@@ -208,7 +208,7 @@ def spectrum(position: Floats, curves_at: dict[str, Floats], tick: list[float], 
         for (at, density), (role, dash) in zip(curves_at.items(), roles, strict=False)
     ]
     highest = max((float(np.max(density)) for density in curves_at.values()), default=1.0) or 1.0
-    layout = _layout(
+    layout = figure_layout(
         xaxis={"tickvals": tick, "ticktext": value, "title": {"text": "eigenvalue"}},
         yaxis={"type": "log", "title": {"text": "density"}, "exponentformat": "power", "nticks": 5,
                "range": [np.log10(highest) - DENSITY_DECADES, np.log10(highest) + 0.3]},
@@ -294,11 +294,11 @@ def _sides(xs: list[float]) -> tuple[list[Plain], list[Plain]]:
     """Right of the flip the prediction is wrong, and the ground says so."""
     wrong = {"type": "rect", "x0": 0, "x1": xs[1], "yref": "paper", "y0": 0, "y1": 1, "layer": "below",
              "fillcolor": colour("wrong"), "line": {"width": 0}}  # fmt: skip
-    flip = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1, "line": _stroke("faint", 1, "dot")}
+    flip = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1, "line": stroke("faint", 1, "dot")}
     said = {"y": 1, "yref": "paper", "yanchor": "top", "showarrow": False, "x": 0}
     notes = [
-        said | {"xanchor": "right", "xshift": -6, "text": "<b>← prediction right</b>", "font": _ink("attack", 13)},
-        said | {"xanchor": "left", "xshift": 6, "text": "<b>prediction wrong →</b>", "font": _ink("cross-ink", 13)},
+        said | {"xanchor": "right", "xshift": -6, "text": "<b>← prediction right</b>", "font": ink("attack", 13)},
+        said | {"xanchor": "left", "xshift": 6, "text": "<b>prediction wrong →</b>", "font": ink("cross-ink", 13)},
     ]
     return [wrong, flip], notes
 
@@ -310,7 +310,7 @@ def _uncanny(band: Band | None, xs: list[float], ys: list[float]) -> list[Plain]
     low = float(np.log10(band.low[-1])) if band.low[-1] > 0 else ys[0]
     height = max(low - 0.04 * (ys[1] - ys[0]), ys[0] + 0.05 * (ys[1] - ys[0]))
     return [{"x": xs[1], "xanchor": "right", "xshift": -8, "y": height, "yanchor": "top", "showarrow": False,
-             "text": "<b>the uncanny valley: flat, and wrong</b>", "font": _ink("ink", 14)}]  # fmt: skip
+             "text": "<b>the uncanny valley: flat, and wrong</b>", "font": ink("ink", 14)}]  # fmt: skip
 
 
 def _names(bands: dict[str, Band], seen: dict[str, Look], xs: list[float], ys: list[float], scale: str) -> list[Plain]:
@@ -326,10 +326,10 @@ def _names(bands: dict[str, Band], seen: dict[str, Look], xs: list[float], ys: l
     notes, last = [], -np.inf
     for height, path in sorted(ends):
         last = max(height, last + 0.045 * (ys[1] - ys[0]))
-        ink = {"attack": "attack", "cross": "cross-ink", "noise": "noise-ink"}[seen[path].role]
+        name = {"attack": "attack", "cross": "cross-ink", "noise": "noise-ink"}[seen[path].role]
         notes.append({
             "x": xs[1], "xanchor": "left", "xshift": 8, "y": last, "showarrow": False, "align": "left",
-            "text": f"<b>{escaped(seen[path].name)}</b>", "font": _ink(ink, 12), "name": path,
+            "text": f"<b>{escaped(seen[path].name)}</b>", "font": ink(name, 12), "name": path,
         })  # fmt: skip
     return notes
 
@@ -339,7 +339,8 @@ def _steps(aligned: bool, xs: list[float] | None) -> Plain:
     return axis | ({} if xs is None else {"range": xs})
 
 
-def _layout(**parts: Any) -> Plain:
+def figure_layout(**parts: Any) -> Plain:
+    """What all figures share, and what is one figure's own: ``xaxis``, ``yaxis`` and other parts of a layout."""
     axis = {
         "gridcolor": colour("grid"),
         "zeroline": False,
@@ -367,11 +368,13 @@ def _inside(y: float, anchor: str) -> Plain:
             "font": {"size": 11}, "itemwidth": 30}  # fmt: skip
 
 
-def _stroke(role: str, width: float, dash: str = "solid") -> Plain:
+def stroke(role: str, width: float, dash: str = "solid") -> Plain:
+    """A straight line's look."""
     return {"color": colour(role), "width": width, "dash": dash}
 
 
-def _ink(role: str, size: float) -> Plain:
+def ink(role: str, size: float) -> Plain:
+    """A text's look."""
     return {"color": colour(role), "size": size}
 
 

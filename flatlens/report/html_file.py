@@ -49,7 +49,7 @@ def shell(
         texts: HTML for the template's places.
     """
     texts |= {"title": html.escape(title), "brand": f'<div class="brand">{_MARK}{home}</div>'}
-    own = texts["body"] if template is None else Template(asset(template)).substitute(texts)
+    own = texts["body"] if template is None else asset_of(template, **texts)
     return Template(asset("shell.html")).substitute(
         title=texts["title"],
         policy=f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n' if policy else "",
@@ -144,6 +144,11 @@ def wrapped(script: str) -> str:
 def asset(*names: str) -> str:
     """Files of this package, one after the other."""
     return "\n".join((files("flatlens.report") / "assets" / name).read_text(encoding="utf-8") for name in names)
+
+
+def asset_of(name: str, /, **texts: str) -> str:
+    """An HTML asset with its places filled: ``texts`` are HTML."""
+    return Template(asset(name)).substitute(texts)
 
 
 def inline(script: str) -> str:

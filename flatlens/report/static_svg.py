@@ -1,7 +1,8 @@
 """A figure as SVG without any program: the first thing that a page shows, and what a notebook keeps.
 
-Of plotly's figures it knows what `flatlens.report.figures` draws: lines, bands between two of them, rectangles,
-straight lines and texts, on linear and logarithmic axes. Colours are the page's variables, for the dark theme too.
+Of plotly's figures it knows what `flatlens.report.figures` draws: lines and dots on them, bands between two,
+rectangles, straight lines and texts, on linear and logarithmic axes. Colours are the page's variables, for the dark
+theme too.
 """
 
 from __future__ import annotations
@@ -101,6 +102,8 @@ class _Axis:
         return self._start + share * (self._end - self._start)
 
     def _ticks(self, layout: Plain) -> list[tuple[float, str]]:
+        if "tickvals" in layout and not self._log:
+            return [(float(v), f"{v:g}".replace("-", "−")) for v in layout["tickvals"]]
         if self._log:
             every = int(layout.get("dtick", 1)) if isinstance(layout.get("dtick", 1), (int, float)) else 1
             powers = range(int(np.ceil(self._low)), int(np.floor(self._high)) + 1, max(every, 1))
@@ -160,9 +163,12 @@ def _trace(trace: Plain, before: Plain | None, x: _Axis, y: _Axis, paint: Any) -
     if not line.get("width"):
         return []
     stroke, alpha = _faded(line["color"], paint)
+    dots = zip(np.atleast_1d(xs), np.atleast_1d(ys), strict=True) if "markers" in trace.get("mode", "") else ()
     dash = f' stroke-dasharray="{DASHES[line["dash"]]}"' if line.get("dash") in DASHES else ""
     return [f'<path d="{_path(xs, ys)}" fill="none" stroke="{stroke}" stroke-opacity="{alpha}" '
-            f'stroke-width="{line["width"]}" stroke-linejoin="round"{dash}/>']  # fmt: skip
+            f'stroke-width="{line["width"]}" stroke-linejoin="round"{dash}/>',
+            *(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{stroke}"/>' for a, b in dots if np.isfinite(a + b))
+            ]  # fmt: skip
 
 
 def _faded(colour: str, paint: Any) -> tuple[str, str]:

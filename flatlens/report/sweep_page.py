@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flatlens.records.schema import ATTACK
-from flatlens.report import defences, html_file, packing, sweep_data
+from flatlens.report import defences, defences_card, html_file, packing, sweep_data
 from flatlens.report.modules import joined
 from flatlens.report.roles import styles
 from flatlens.report.sweep_data import CONTROL, DrawnCell
@@ -40,7 +40,8 @@ def write(cells: Sequence[DrawnCell], file: Path, *, name: str, plotly: str | No
 
 def document(cells: Sequence[DrawnCell], *, name: str, plotly: str | None = None) -> str:
     """The page as text."""
-    data = sweep_data.page(cells, name) | {"defences": defences.folded(cells)}
+    found = defences.folded(cells)
+    data = sweep_data.page(cells, name) | {"defences": found}
     return html_file.document(
         "sweep.html",
         title=f"{name} · flatlens sweep",
@@ -51,6 +52,7 @@ def document(cells: Sequence[DrawnCell], *, name: str, plotly: str | None = None
         without="The table stands without a script, its first rows at least; choosing, sorting and figures need one.",
         plotly=plotly,
         name=escape(name),
+        defences=defences_card.card(found),
         table=_table(cells[:WITHOUT_SCRIPT], data["varying"]),
     )
 

@@ -35,15 +35,17 @@ def told(loaded: Loaded) -> dict[str, Any] | None:
     """What the record of a training by recipe tells of it, for a run's manifest; None of a model that has none.
 
     Returns:
-        ``worst`` and ``pgd``, shares of right answers under attack; ``loss_gap``, nats, and ``kappa``, the head's
-        median relative flatness at clean inputs, both with their intervals; ``lipschitz``, a bound, where there is
-        one; ``masked``; ``eps`` and ``norm`` of these attacks; ``step_seconds`` of training; ``alarms``, their codes.
+        ``clean``, ``worst`` and ``pgd``, shares of right answers, the latter two under attack; ``loss_gap``, nats, and
+        ``kappa``, the head's median relative flatness at clean inputs, both with their intervals; ``lipschitz``, a
+        bound, where there is one; ``masked``; ``eps`` and ``norm`` of these attacks; ``step_seconds`` of training;
+        ``alarms``, their codes.
     """
     record = loaded.reached
     robustness = record.get("robustness") if isinstance(record, dict) else None
     if not isinstance(record, dict) or not isinstance(robustness, dict):
         return None
     return {
+        "clean": robustness["clean"],
         "worst": record["worst_accuracy"],
         "pgd": robustness["pgd"],
         "loss_gap": record["loss_gap"]["mean"],

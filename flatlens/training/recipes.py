@@ -224,7 +224,7 @@ def _trained(work: _Work, file: Path, *, force: bool, progress: Report | None) -
         part.unlink(missing_ok=True)
         write_json(begun, {"hash": work.hash})
     record, watcher = _fit(work, part, progress)
-    write_file(file.with_suffix(".training.parquet"), epochs.stored(watcher.rows))
+    write_file(epochs.beside(file), epochs.stored(watcher.rows))
     write_file(file, save({k: v.contiguous() for k, v in work.loaded.model.state_dict().items()}))
     write_json(beside, record)
     part.unlink(missing_ok=True)

@@ -80,7 +80,7 @@ def test_it_says_what_was_swept_and_how_many_comparisons_it_makes(browser, file)
         said = it.page.inner_text("#comparisons")
         # Noise flips nothing in these traces.
         assert "8 shares of valleys" in said and "4 pairs of an attack and a control" in said
-        assert "2 pairs of robust and standard" in said and "on 4 of these paths nothing flipped" in said
+        assert "2 pairs of a defence and standard" in said and "on 4 of these paths nothing flipped" in said
         assert "heads=3 does not divide" in it.page.inner_text("#runs")
         assert (
             "any path that crosses a boundary confidently has a valley" in it.page.inner_text("#against-note").lower()

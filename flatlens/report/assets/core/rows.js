@@ -86,7 +86,7 @@ export function againstControls(book, asked, shown) {
   return out;
 }
 
-/** Shown runs that differ in adversarial training alone. @param {Book} book @param {Asked} asked @param {Item[]} shown */
+/** Shown runs that differ in the defence of their training alone. @param {Book} book @param {Asked} asked @param {Item[]} shown */
 export function robustPairs(book, asked, shown) {
   /** @type {Map<number, Item[]>} */
   const at = new Map();

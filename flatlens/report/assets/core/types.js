@@ -33,7 +33,12 @@
  *   rows: { cell: number[], layer: number[], path: number[], measure: number[], probe: number[], probes: { method: string, exact: boolean }[],
  *     tau: number[], not_finite: number[], shares: Record<string, Matrix>, attack: number[], medians: Record<string, Matrix> },
  *   curves: { cell: number[], layer: number[], path: number[], position: number[], positions: number[][], values: Matrix[], n: [number, number][], left_out: number },
- *   heights: { cell: number[], layer: number[], measure: number[], n: number[], values: Matrix }, pairs: { standard: number, robust: number }[] }} SweepData
+ *   heights: { cell: number[], layer: number[], measure: number[], n: number[], values: Matrix }, pairs: { standard: number, robust: number }[], defences: Defences | null }} SweepData
+ */
+/**
+ * @typedef {{ rows: { name: string, attacked: boolean, seeds: number, masked: number }[],
+ *   points: { row: number, seed: number | null, kappa: number | null, worst: [number, number, number], n: number | null, masked: boolean }[] }} Defences
+ *   what trainings reach, folded over their seeds: a row for each defence, a point for each training
  */
 /** @typedef {{ cell: number, layer: number, group?: Item[] }} Item a row of a sweep: a run at a layer (-1 where it has no numbers), or runs that differ in their seed alone */
 /** @typedef {{ value: number, low: number, high: number, n: number, count?: number, runs?: number }} Told a share or a median with its interval; of several runs their median and range */

@@ -1,4 +1,4 @@
-// Two shares against each other: each attack's and its controls', robust and standard training's.
+// Two shares against each other: each attack's and its controls', and a defended model's and its standard twin's.
 
 import { labelOf } from "../core/cells.js";
 import { fade } from "../core/colours.js";
@@ -62,7 +62,7 @@ export function drawRobust(view) {
   if (!found.length) {
     $("robust-note").textContent = book.data.pairs.length
       ? `None of the sweep’s ${count(book.data.pairs.length)} pairs is whole among the runs shown, with numbers in both.`
-      : "There are no pairs: no two runs differ in adversarial training alone (train.adversarial with its eps and steps, or a model’s name ending in ‑robust).";
+      : "There are no pairs: no two runs differ in a training’s defence alone (train.defence or its axes, or a model’s name ending in ‑robust).";
     return;
   }
   const joins = {
@@ -71,23 +71,25 @@ export function drawRobust(view) {
   };
   const sides = [
     { name: "standard", items: drawn.map((p) => p.standard), shares: drawn.map((p) => p.a), symbol: "circle-open", shift: -0.16, colour: colourOf(0) },
-    { name: "robust", items: drawn.map((p) => p.robust), shares: drawn.map((p) => p.b), symbol: "diamond", shift: 0.16, colour: colours.cross },
+    { name: "with a defence", items: drawn.map((p) => p.robust), shares: drawn.map((p) => p.b), symbol: "diamond", shift: 0.16, colour: colours.cross },
   ];
   const traces = [joins, ...sides.map(({ name, items, shares, symbol, shift, colour }) => ({
     x: shares.map((share) => 100 * share.value), y: shares.map((_, i) => i + shift), name, mode: "markers",
     marker: { color: colour, size: 10, symbol, line: { width: 2, color: colour } }, error_x: errorBars(shares, colour),
     customdata: items.map((item, i) => [item.cell, plain(labelOf(book, asked, item)), told(shares[i])]), hovertemplate: `<b>%{customdata[1]}</b><br>${name} %{customdata[2]}<extra></extra>`,
   }))];
-  const names = drawn.map((p) => plain(brief(labelOf(book, asked, p.robust, ["train.adversarial", "train"]), isNarrow() ? 22 : 34)));
+  // Where there is one defence, which one goes without saying.
+  const said = (book.data.varying.find(({ key }) => key === "train.adversarial")?.values.filter((v) => v !== "–").length ?? 0) > 2 ? ["train"] : ["train.adversarial", "train"];
+  const names = drawn.map((p) => plain(brief(labelOf(book, asked, p.robust, said), isNarrow() ? 22 : 34)));
   plot("robust", traces, layoutOf(colours, view.paper, {
     height: Math.max(isNarrow() ? 260 : 300, 110 + 46 * drawn.length), showlegend: true, uirevision: asked.share, xaxis: shareAxis(colours, `valleys, ${shareWords(asked)}`),
     yaxis: axis(colours, "", { tickvals: names.map((_, i) => i), ticktext: names, range: [drawn.length - 0.5, -0.5], showgrid: false, fixedrange: true }),
   }), `${found.length} pairs`, (mark) => openRun(view, mark?.[0]));
   $("robust-note").textContent = [
-    "Two runs that differ in nothing but adversarial training (or whose models’ names differ by ‑robust alone), with 95 % intervals over samples.",
+    "Two runs that differ in nothing but the defence of their training (or whose models’ names differ by ‑robust alone), with 95 % intervals over samples.",
     found.length > drawn.length ? `The first ${drawn.length} of ${count(found.length)} pairs of the runs shown.` : "",
     asked.share === "valley_of_flipped" ? "Two models’ flipped samples are not the same ones, nor as many; switch to all that were right for a base that differs less." : "",
-    "A robust model may have fewer valleys because its paths stop at the boundary under the same eps, not because its loss is flatter. Each side is one training: the interval does not cover another seed.",
+    "A defended model may have fewer valleys because its paths stop at the boundary under the same eps, not because its loss is flatter. Each side is one training: the interval does not cover another seed.",
   ].filter(Boolean).join(" ");
 }
 

@@ -41,7 +41,7 @@ export function drawComparisons({ book, asked, shown }) {
   const missed = 0.05 * shares, about = missed < 0.95 ? "less than one" : `about ${count(Math.round(missed))}`;
   const layers = rows > runs ? ` at ${count(rows)} layers in all` : "", none = empty ? `; on ${count(empty)} of these paths nothing flipped, which leaves no share` : "";
   /** @type {[number, string][]} */
-  const things = [[shares, "shares of valleys, each with a 95 % interval"], [against, "pairs of an attack and a control"], [pairs, "pairs of robust and standard training"]];
+  const things = [[shares, "shares of valleys, each with a 95 % interval"], [against, "pairs of an attack and a control"], [pairs, "pairs of a defence and standard training"]];
   $("comparisons").replaceChildren(make("h2", {}, "How many comparisons this page makes"),
     make("ul", { class: "things" }, ...things.map(([n, what]) => make("li", {}, make("b", {}, count(n)), ` ${what}`))),
     make("p", {}, `${count(runs)} run${runs === 1 ? "" : "s"}${layers} on up to ${count(paths)} path${paths === 1 ? "" : "s"} each${none}. Of ${count(shares)} intervals at 95 %, ${about} would miss the true value by chance alone, and nobody can say which.`),

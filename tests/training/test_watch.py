@@ -116,7 +116,7 @@ def alarms(rows: list[Row], **how: Any) -> list[Alarm]:
 
 
 def rows(*pairs: tuple[float, float] | None, zero: float = 0.0, own: float | None = None) -> list[Row]:
-    """One epoch each: accuracy under FGSM and under PGD, or None where nobody looked; ``own`` is FGSM's if not given."""
+    """One epoch each: accuracy under FGSM and PGD, or None where nobody looked; the training's own is FGSM's or given."""
     return [
         Row(i, 1.0, 0.5)
         if pair is None
@@ -179,8 +179,8 @@ def test_alarms(name: str) -> None:
 def test_alarms_in_words() -> None:
     (one,) = alarms(rows(GOOD, (0.3, 0.03), (0.3, 0.03)))
     assert one.text == (
-        "catastrophic overfitting in epoch 3: 30 % are right under the training's own attack, and of the watched samples "
-        "FGSM 30 %, PGD-10 3 %; use --adversarial pgd"
+        "catastrophic overfitting in epoch 3: 30 % are right under the training's own attack, and of the watched "
+        "samples FGSM 30 %, PGD-10 3 %; use --adversarial pgd"
     )
     (one,) = alarms(rows(GOOD, zero=0.58))
     assert "the gradient is 0 for 58 % of the watched samples" in one.text

@@ -116,7 +116,7 @@ def alarms(rows: list[Row], **how: Any) -> list[Alarm]:
 
 
 def rows(*pairs: tuple[float, float] | None, zero: float = 0.0, own: float | None = None) -> list[Row]:
-    """One epoch each: accuracy under FGSM and PGD, or None where nobody looked; the training's own is FGSM's or given."""
+    """One epoch each: accuracy under FGSM and PGD, or None where nobody looked; the training's own is FGSM's."""
     return [
         Row(i, 1.0, 0.5)
         if pair is None

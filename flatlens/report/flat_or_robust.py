@@ -86,10 +86,12 @@ def _reserve(found: Mapping[str, Any]) -> str:
         said.append(f"With {some} of a defence nothing within ±{ALIKE:.0f} points is told apart; it takes five.")
     masked = sum(row["masked"] > 0 for row in rows)
     if masked:
-        said.append(f"{masked} of the {len(rows)} defences mask their gradients: their worst case may be worse still.")
+        how = "masks its gradients: its" if masked == 1 else "mask their gradients: their"
+        said.append(f"{masked} of the {len(rows)} defences {how} worst case may be worse still.")
     little = sum("not-learnt" in row["alarms"] for row in rows)
     if little:
-        said.append(f"{little} of the {len(rows)} defences hold trainings that have learnt little: see the table.")
+        holds = "holds a training" if little == 1 else "hold trainings"
+        said.append(f"{little} of the {len(rows)} defences {holds} with little learnt, as the table marks.")
     if found["models"] > 1:
         said.append(f"κ of {found['models']} different models may differ for reasons that are not robustness.")
     return " ".join(said)

@@ -182,7 +182,10 @@ def test_fewer_than_five_seeds_compare_nothing_within_four_points(digest, seeds,
 
 def test_what_else_is_to_be_borne_in_mind(digest):
     below = verdict(folded(of_rows(digest, RISING, masked=True, alarms=["not-learnt"]))).below
-    assert "6 of the 6 defences mask their gradients" in below and "have learnt little" in below
+    assert "6 of the 6 defences mask their gradients" in below and "6 of the 6 defences hold trainings" in below
+    (one,) = (verdict(folded([*of_rows(digest, FOUR), *more])).below
+              for more in [of_rows(digest, {"sam": (7.0, 0.42)}, seeds=1, masked=True)])  # fmt: skip
+    assert "1 of the 5 defences masks its gradients: its worst case" in one
     two = [one._replace(spec=one.spec | {"model": f"m:{k}"}) for k, one in enumerate(of_rows(digest, RISING, seeds=1))]
     assert "κ of 6 different models" in verdict(folded(two)).below
 

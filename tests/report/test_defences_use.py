@@ -113,6 +113,32 @@ def test_the_table_sorts_by_every_column(browser, file):
 
 
 @pytest.mark.browser
+def test_each_defence_stands_beside_its_standard_twin_by_name(browser, file):
+    with view(browser, file) as it:
+        drawn = it.look(
+            "(({ data, layout }) => [data.slice(1).map((t) => [t.name, t.x.length]), layout.yaxis.ticktext])"
+            "(document.getElementById('robust'))"
+        )
+        assert drawn[0] == [["standard", 10], ["with a defence", 10]]
+        for name in ("fam", "sam", "gradient", "trades", "pgd"):
+            assert sum(name in label for label in drawn[1]) == 2
+        note = it.page.inner_text("#robust-note")
+        assert "nothing but the defence of their training" in note and "adversarial" not in note
+
+
+@pytest.mark.browser
+def test_two_kinds_of_adversarial_training_are_told_apart(browser, cells, tmp_path):
+    kinds = [None, "pgd", "fgsm"]
+    three = [
+        one._replace(spec=one.spec | {"train": one.spec["train"] | {"adversarial": kind, "penalty": None, "seed": 0}})
+        for one, kind in zip(cells[2:], kinds, strict=False)
+    ]
+    with view(browser, sweep_page.write(three, tmp_path / "s.html", name="s")) as it:
+        labels = it.look("document.getElementById('robust').layout.yaxis.ticktext")
+        assert len(labels) == 2 and "pgd" in labels[0] and "fgsm" in labels[1]
+
+
+@pytest.mark.browser
 def test_without_a_script_sentence_and_table_are_there(browser, file):
     context = browser.new_context(java_script_enabled=False, viewport={"width": 390, "height": 844})
     tab = context.new_page()

@@ -55,7 +55,7 @@ export function drawDefences({ defences: of }) {
   $("defences-readout").textContent = ASK;
   drawKeys(of, means, names.left);
   $("defences-caption").textContent = [
-    `Each dot is a training, with the 95 % interval of its worst case over samples; a ringed mark is a defence’s mean over its seeds. To the left is flat, upwards is robust.`,
+    `Each dot is a training, with the 95 % interval of its worst case over samples; a ringed mark is a defence’s mean over its seeds, of log κ. To the left is flat, upwards is robust.`,
     able > dots.length ? `Of ${count(able)} trainings ${count(dots.length)} evenly spaced ones are drawn.` : "",
     of.points.length > able ? `${count(of.points.length - able)} trainings have no κ above 0 and are in the table alone.` : "",
     names.left ? `${count(names.left)} names find no room: point at their marks.` : "",

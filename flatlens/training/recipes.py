@@ -14,7 +14,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,21 +34,16 @@ from flatlens.files.places import cache
 from flatlens.models import checkpoints, statedicts
 from flatlens.models.loaders import Loaded, sha256
 from flatlens.progress import Progress, Report
-from flatlens.records import cautions
-from flatlens.records.intervals import Median
 from flatlens.specs.defences import WEIGHTS, chosen
 from flatlens.specs.options import Named, written
 from flatlens.specs.train import TrainSpec
-from flatlens.training import attacked, defences, epochs, fit, robustness, watch
-from flatlens.training.fit import History, accuracy
+from flatlens.training import attacked, defences, epochs, fit, judging, watch
+from flatlens.training.fit import History
 from flatlens.training.watch import Alarm
 from flatlens.version import __version__
 
 VERSION = 1
 """Of the way models are trained: a change of it trains anew."""
-ROBUST_SAMPLES = 500
-"""On how many samples at most robustness is measured, all classes alike."""
-
 HELD_OUT = 4
 """At most one sample in so many is held out of the training data, to tell the best epoch by."""
 TIMED = 3
@@ -132,7 +127,7 @@ def cost(model: str, recipe: TrainSpec, **trust: bool) -> Cost:
     _history(work.loaded.model, short, few)
     a_sample = (time.perf_counter() - began) / _passes(short, len(few))
     test = len(datasets.load(datasets.with_split(str(recipe.data), "test")))
-    whole = _passes(recipe, len(work.data)) + attacked.passes(work.data.classes) * min(test, ROBUST_SAMPLES)
+    whole = _passes(recipe, len(work.data)) + attacked.passes(work.data.classes) * min(test, judging.ROBUST_SAMPLES)
     return Cost(-(-whole // recipe.batch_size), whole * a_sample)
 
 
@@ -310,12 +305,12 @@ def _fit(work: _Work, part: Path, progress: Report | None) -> tuple[dict[str, An
     test = datasets.load(held_out)
     try:
         keep = recipe.keep is not None
-        before = _flatness(work, test)
+        before = judging.flatness(model, recipe, test)
         history = _history(model, recipe, data, snapshot=part, progress=tick, watch=watcher, keep_best=keep)
-        reached = _reached(work, test, before, progress)
+        reached = judging.reached(model, recipe, test, data_sha256=work.data.sha256, before=before, progress=progress)
     except OSError as error:  # of the model's own code: it says nothing of the disk
         raise ModelError(f"the model raised {one_line(error, kind=True)}") from error
-    at_end = tuple(_at_end(reached, recipe, work.data.classes))
+    at_end = tuple(judging.alarms(reached, recipe, work.data.classes))
     for alarm in at_end:
         work.tell(alarm)
     return {
@@ -339,61 +334,14 @@ def _fit(work: _Work, part: Path, progress: Report | None) -> tuple[dict[str, An
     }, watcher
 
 
-def _at_end(reached: Mapping[str, Any], recipe: TrainSpec, classes: int) -> Iterator[Alarm]:
-    """Alarms that only the finished model raises: it has learnt little, or its gradients mislead attacks."""
-    right = reached["accuracy"]
-    if right < (1 + 1 / classes) / 2:  # less than half way from guessing
-        why = f"eps {recipe.eps:g} may be too large for these data" if recipe.adversarial else "train longer"
-        yield Alarm("not-learnt", recipe.epochs, f"not learnt: {100 * right:.0f} % right, clean; {why}")
-    if reached["masked"]:
-        yield Alarm("masked", recipe.epochs, f"masked: {reached['robustness']['why_masked']}")
-
-
-def _reached(work: _Work, test: Dataset, before: Median | None, progress: Report | None) -> dict[str, Any]:
-    """What a trained model reaches on the test data, as its record tells it.
-
-    Args:
-        work: the recipe, and the model with its trained weights.
-        test: the data.
-        before: the head's flatness with the weights that the training began with, as `_flatness` finds it.
-        progress: called after each pass of the attacks.
-    """
-    model, eps, norm = work.loaded.model, work.recipe.eps, work.recipe.norm or "linf"
-    few = _few(work, test)
-    x, y, ids = (torch.from_numpy(part) for part in (few.x, few.y, few.ids))
-    found = robustness.evaluate(model, x, y, eps=eps, norm=norm, seed=work.recipe.seed, ids=ids, progress=progress)
-    if test.sha256 == work.data.sha256:  # data that come in one part
-        found = replace(found, cautions=(*found.cautions, cautions.tested_on_training(test.uri)))
-    plain = found.to_dict()
-    return {
-        "accuracy": accuracy(model, torch.from_numpy(test.x), torch.from_numpy(test.y)),
-        "robust_accuracy": found.pgd.value,
-        "robust_samples": found.n,
-        "robust_attack": f"PGD {norm}, eps {eps:g}, {attacked.PGD_STEPS} steps, random start",
-        "worst_accuracy": plain["worst"],
-        "loss_gap": plain["loss_gap"],
-        "masked": found.masked,
-        "kappa": {"before": robustness.plain(before), "after": plain["kappa"]},
-        "robustness": plain,
-    }
-
-
 def _judged_anew(work: _Work, file: Path, record: dict[str, Any], progress: Report | None) -> dict[str, Any]:
     """What a finished model reaches whose record does not tell it yet; its weights are put into the model."""
     test = datasets.load(datasets.with_split(str(work.recipe.data), "test"))
     work.forget()
-    before = _flatness(work, test)
+    model = work.loaded.model
+    before = judging.flatness(model, work.recipe, test)
     _put(work, file, record)
-    return _reached(work, test, before, progress)
-
-
-def _few(work: _Work, test: Dataset) -> Dataset:
-    return test.take(datasets.balanced(test.y, ROBUST_SAMPLES, work.recipe.seed))
-
-
-def _flatness(work: _Work, test: Dataset) -> Median | None:
-    """The median of the head's relative flatness at the test inputs; None where the model has no such head."""
-    return robustness.clean_kappa(work.loaded.model, torch.from_numpy(_few(work, test).x))
+    return judging.reached(model, work.recipe, test, data_sha256=work.data.sha256, before=before, progress=progress)
 
 
 def _found(file: Path, record: dict[str, Any], resumed: str) -> Trained:

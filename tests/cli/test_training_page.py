@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from flatlens.training import epochs, recipes
+from flatlens.training import epochs, judging
 
 
 @pytest.fixture
 def train(flatlens, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipes, "ROBUST_SAMPLES", 30)
+    monkeypatch.setattr(judging, "ROBUST_SAMPLES", 30)
     words = ["train", "--model", "flatlens:mlp", "--data", "flatlens:digits", "--limit", 60, "--epochs", 1]
     return lambda *more: flatlens(*words, "--out", tmp_path / "net.safetensors", *more)
 

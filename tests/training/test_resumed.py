@@ -18,7 +18,7 @@ from flatlens.errors import RunError
 from flatlens.progress import Progress
 from flatlens.specs.defences import RECIPES
 from flatlens.specs.train import TrainSpec
-from flatlens.training import recipes
+from flatlens.training import judging, recipes
 from flatlens.training.epochs import SCHEMA
 
 TINY: dict[str, Any] = {"data": "flatlens:digits", "limit": 64, "epochs": 3, "batch_size": 16, "steps": 2, "eps": 0.1}
@@ -44,14 +44,14 @@ JUDGED: list[Any] = []
 @pytest.fixture(autouse=True)
 def judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """How robust a model is takes longer than its training: all are said to be as robust as the first."""
-    reached = recipes._reached
+    reached = judging.reached
 
-    def first(*given: Any) -> Any:
+    def first(*given: Any, **named: Any) -> Any:
         if not JUDGED:
-            JUDGED.append(reached(*given))
+            JUDGED.append(reached(*given, **named))
         return JUDGED[0]
 
-    monkeypatch.setattr(recipes, "_reached", first)
+    monkeypatch.setattr(judging, "reached", first)
 
 
 class Cut(KeyboardInterrupt):

@@ -19,7 +19,7 @@ from flatlens.hessian.head import Head
 from flatlens.models.loaders import sha256
 from flatlens.records.intervals import wilson
 from flatlens.specs.train import TrainSpec
-from flatlens.training import recipes
+from flatlens.training import judging, recipes
 from flatlens.training.robustness import Robustness
 from tests.expected import cautioned
 
@@ -244,7 +244,7 @@ RECIPE = TrainSpec("flatlens:digits", epochs=1, limit=100, eps=0.05)
 @pytest.fixture
 def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLATLENS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(recipes, "ROBUST_SAMPLES", 30)
+    monkeypatch.setattr(judging, "ROBUST_SAMPLES", 30)
 
 
 def test_a_record_of_before_is_completed_and_its_weights_stay(few: None, tmp_path: Path) -> None:

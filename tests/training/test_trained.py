@@ -21,6 +21,7 @@ from flatlens.measure import run as execute
 from flatlens.specs.run import RunSpec, from_dict, train_from_dict
 from flatlens.specs.toml import read_toml
 from flatlens.specs.train import TrainSpec
+from flatlens.training import judging
 from flatlens.training import recipes as trained
 from flatlens.training.fit import accuracy
 from flatlens.training.fit import train as fit
@@ -32,7 +33,7 @@ RECIPE = TrainSpec("flatlens:digits", epochs=3, lr=0.01, limit=300)
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLATLENS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(trained, "ROBUST_SAMPLES", 60)  # enough to judge by; what a model reaches is not the subject
+    monkeypatch.setattr(judging, "ROBUST_SAMPLES", 60)  # enough to judge by; what a model reaches is not the subject
 
 
 def same(one: Path, two: Path) -> bool:

@@ -48,13 +48,14 @@ VERBS = {
     "models": Verb("listing", "The models that come with flatlens, and how others are named."),
     "datasets": Verb("listing", "The data that come with flatlens, and how others are named."),
     "attacks": Verb("listing", "The attacks, and the controls that are walked beside them."),
-    "defences": Verb("listing", "The ways of training against attacks: four axes with their options, and recipes."),
+    "defences": Verb("listing", "The axes of a defended training with their options, and the recipes over them."),
     "verify": Verb(
         "verifying",
         "This machine's numbers against dense Hessians and PyHessian: one sample, every layer, in float64.",
     ),
     "train": Verb(
-        "training", "Train a model, standard or with a defence; what it reaches is written beside the weights."
+        "training",
+        "Train a model, standard or with a defence; what it reaches is written beside the weights, with a page of it.",
     ),
     "robustness": Verb(
         "robustness",

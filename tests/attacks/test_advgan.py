@@ -446,7 +446,7 @@ def test_the_same_options_are_one_run(name: str) -> None:
          "mean 'epochs'? --eps sets it."),
         ({"attack": "pgd?epochs=3"}, "no option 'epochs'; attack 'pgd' has: none."),
         ({"attack": "advgn?epochs=3"}, "no attack 'advgn'; there are: fgsm, bim, mi-fgsm, pgd, apgd-ce, apgd-dlr, "
-         "apgd-t, ddn, advgan. Did you mean 'advgan'?"),
+         "apgd-t, square, ddn, advgan. Did you mean 'advgan'?"),
         ({"attack": "advgan?epochs=0"}, "epochs=0 in 'advgan?epochs=0': needs a whole number from 1 to 100000"),
         ({"attack": "advgan?lr=nan"}, "lr=nan in 'advgan?lr=nan': needs a number from 1e-08 to 1"),
         ({"attack": "advgan?z=1.5"}, "z=1.5 in 'advgan?z=1.5': needs a whole number from 0 to 10000"),

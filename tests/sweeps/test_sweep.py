@@ -192,7 +192,7 @@ def test_killed_while_a_recipe_is_trained(tmp_path: Path) -> None:
     done = place.run("--json")
     assert (done.returncode, json.loads(done.stdout)["new"]) == (0, 2), done.stderr
     same(place, undisturbed, 2)
-    assert [p.suffix for p in sorted((place.folder / "cache").glob("*[!k]"))] == [".json", ".safetensors"]
+    assert sorted(p.suffix for p in (place.folder / "cache").glob("*[!k]")) == [".json", ".parquet", ".safetensors"]
 
 
 # ---- the engine -----------------------------------------------------------------------------------

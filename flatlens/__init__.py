@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flatlens.sweeps.opening import open as open
     from flatlens.sweeps.supervisor import run_sweep as run_sweep
     from flatlens.training import defences as defences
+    from flatlens.training.recipes import train as train
     from flatlens.training.robustness import Robustness as Robustness
     from flatlens.wording import CautionWarning as CautionWarning
 
@@ -58,6 +59,7 @@ _PUBLIC = {
     "run_sweep": ("flatlens.sweeps.supervisor", "run_sweep"),
     "open": ("flatlens.sweeps.opening", "open"),
     "trace": ("flatlens.measure.trace", "trace"),
+    "train": ("flatlens.training.recipes", "train"),
 }
 __all__ = [
     "CautionWarning",
@@ -81,6 +83,7 @@ __all__ = [
     "run",
     "run_sweep",
     "trace",
+    "train",
 ]
 
 

@@ -74,7 +74,7 @@ class Trained(NamedTuple):
 def train(
     model: str,
     recipe: TrainSpec,
-    file: Path,
+    file: Path | str,
     *,
     force: bool = False,
     progress: Report | None = None,
@@ -96,6 +96,7 @@ def train(
         RunError: the file holds a model of another recipe, or is no safetensors file's name.
         DiskError: it cannot be written.
     """
+    file = Path(file)
     if file.suffix != ".safetensors":
         raise RunError(f"--out '{file}' is no name of weights; name a file that ends in .safetensors")
     return _train(_Work(model, recipe, trust, tell), file, force=force, progress=progress)

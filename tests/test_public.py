@@ -37,7 +37,7 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
             "open",
             "robustness",
         }
-        | {"run", "run_sweep", "trace"},
+        | {"run", "run_sweep", "trace", "train"},
     ),
     "attacks": (
         fl.attacks,
@@ -71,7 +71,7 @@ def test_what_is_not_offered_of_a_sweep_is_there_for_those_who_do_its_work() -> 
     assert {"claim", "commit", "fail", "set_aside"} <= public - set(FOR_USERS)
 
 
-FUNCTIONS = ("trace", "curvature", "open", "robustness", "run", "run_sweep", "normalized")
+FUNCTIONS = ("trace", "curvature", "open", "robustness", "run", "run_sweep", "normalized", "train")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -6,6 +6,9 @@ it also divides the trace by the number of features d: its λ is the weight of t
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -48,14 +51,54 @@ def head_flatness(
         )
     if not 2 <= len(weight) <= MOST_CLASSES:
         raise LayerError(f"a head of {len(weight):,} classes: its flatness as a loss needs 2 to {MOST_CLASSES:,}")
+    found: Tensor = _Flatness.apply(logits, features, weight)
+    return found
+
+
+class _Flatness(torch.autograd.Function):
+    """The closed form with its gradient in closed form: a third of the operations that autograd would take."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, features: Tensor, weight: Tensor) -> Tensor:
+        parts = _parts(logits, features, weight)
+        ctx.save_for_backward(logits, features, weight, *parts)
+        return (parts.norm * parts.spread).to(logits)
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor, ...]:
+        logits, features, weight, *saved = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a derivative of the derivative is asked for
+            parts = _parts(logits, features, weight)
+            value = (parts.norm * parts.spread).to(logits)
+            return torch.autograd.grad(value, (logits, features, weight), given[0], create_graph=True)
+        parts, g = _Parts(*saved), wide(given[0])
+        scaled = (g * parts.norm).unsqueeze(1)
+        by_logits = scaled * parts.p * (parts.far - 2 * parts.spread.unsqueeze(1))
+        by_features = (2 * g * parts.spread).unsqueeze(1) * wide(features)
+        pairs = parts.p.T @ (scaled * parts.p)
+        by_weight = 2 * (pairs.sum(1, keepdim=True) * parts.v - pairs @ parts.v)
+        return by_logits.to(logits), by_features.to(features), by_weight.to(weight)
+
+
+class _Parts(NamedTuple):
+    """p ``[n, K]``, Σ_k p_k ‖w_j − w_k‖² ``[n, K]``, half its mean ``[n]``, ‖a‖² ``[n]``, W centred ``[K, d]``."""
+
+    p: Tensor
+    far: Tensor
+    spread: Tensor
+    norm: Tensor
+    v: Tensor
+
+
+def _parts(logits: Tensor, features: Tensor, weight: Tensor) -> _Parts:
     # In double precision: ‖w_j‖² + ‖w_k‖² − 2⟨w_j, w_k⟩ cancels for classes whose weights are alike, the more so the
     # farther they lie from 0; and a certain answer's probabilities are small.
     p, v = wide(logits).softmax(1), wide(weight)
     v = v - v.mean(0)
     size = v.square().sum(1)
     distance = (size + size.unsqueeze(1) - 2 * v @ v.T).clamp(min=0).fill_diagonal_(0)
-    spread = 0.5 * ((p @ distance) * p).sum(1)
-    return (wide(features).square().sum(1) * spread).to(logits)
+    far = p @ distance
+    return _Parts(p, far, 0.5 * (far * p).sum(1), wide(features).square().sum(1), v)
 
 
 __all__ = ["MOST_CLASSES", "head_flatness"]

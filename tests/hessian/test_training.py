@@ -155,3 +155,11 @@ def test_as_many_classes_as_are_held() -> None:
     weight = torch.eye(MOST_CLASSES, 1, dtype=torch.float64)  # one class apart from all others, which are alike
     found = head_flatness(logits, torch.ones(1, 1, dtype=torch.float64), weight)
     assert found.item() == pytest.approx((MOST_CLASSES - 1) / MOST_CLASSES**2, rel=1e-9)
+
+
+def test_its_gradient_in_closed_form_can_be_derived_again() -> None:
+    rng = torch.Generator().manual_seed(3)
+    shapes = ((3, 5), (3, 7), (5, 7))
+    given = [torch.randn(*s, generator=rng, dtype=torch.float64).requires_grad_(True) for s in shapes]
+    assert torch.autograd.gradcheck(head_flatness, given)
+    assert torch.autograd.gradgradcheck(head_flatness, given)

@@ -45,8 +45,7 @@ class Median(NamedTuple):
 
     def __str__(self) -> str:
         """``9.2 [8.1, 11], n = 30``."""
-        interval = "" if np.isnan(self.low) else f" [{self.low:.3g}, {self.high:.3g}]"
-        return f"{self.value:.3g}{interval}, n = {self.n}"
+        return _said(self)
 
 
 class Mean(NamedTuple):
@@ -59,8 +58,12 @@ class Mean(NamedTuple):
 
     def __str__(self) -> str:
         """``1.8 [1.6, 2], n = 450``."""
-        interval = "" if np.isnan(self.low) else f" [{self.low:.3g}, {self.high:.3g}]"
-        return f"{self.value:.3g}{interval}, n = {self.n}"
+        return _said(self)
+
+
+def _said(found: Median | Mean) -> str:
+    interval = "" if np.isnan(found.low) else f" [{found.low:.3g}, {found.high:.3g}]"
+    return f"{found.value:.3g}{interval}, n = {found.n}"
 
 
 class Shares(NamedTuple):

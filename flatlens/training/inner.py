@@ -65,17 +65,14 @@ class _Forgets:
         """Nothing to take up."""
 
 
-@dataclass(frozen=True)
-class PGD(_Forgets):
-    """Projected gradient from a random start (Madry et al. 2018, arXiv 1706.06083); steps of 2.5 · eps / steps."""
+class _Climbs(_Forgets):
+    """An attack that is steps of steepest ascent on each batch."""
 
-    steps: int = 7
-    norm: str = LINF
+    norm: str
 
-    @property
-    def passes(self) -> int:
-        """One for each step."""
-        return self.steps
+    def way(self, eps: float) -> tuple[int, float, bool]:
+        """How many steps, the size of each, and whether they begin at random."""
+        raise NotImplementedError
 
     def __call__(
         self,
@@ -89,14 +86,32 @@ class PGD(_Forgets):
         rng: torch.Generator,
     ) -> Points:
         """The last iterate."""
+        steps, size, at_random = self.way(eps)
         return climb(
-            model, x, ascends, eps=eps, steps=self.steps, size=2.5 * eps / self.steps, norm=self.norm, bounds=bounds,
-            rng=rng,
+            model, x, ascends, eps=eps, steps=steps, size=size, norm=self.norm, bounds=bounds,
+            rng=rng if at_random else None,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class FGSM(_Forgets):
+class PGD(_Climbs):
+    """Projected gradient from a random start (Madry et al. 2018, arXiv 1706.06083); steps of 2.5 · eps / steps."""
+
+    steps: int = 7
+    norm: str = LINF
+
+    @property
+    def passes(self) -> int:
+        """One for each step."""
+        return self.steps
+
+    def way(self, eps: float) -> tuple[int, float, bool]:
+        """From a random start."""
+        return self.steps, 2.5 * eps / self.steps, True
+
+
+@dataclass(frozen=True)
+class FGSM(_Climbs):
     """One step of ``size`` · eps, from a random start (Wong et al. 2020, 2001.03994) or the clean input.
 
     From the clean input every size of at least 1 is that of Goodfellow et al. 2015: the ball ends the step.
@@ -107,22 +122,9 @@ class FGSM(_Forgets):
     norm: str = LINF
     passes = 1
 
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Points,
-        y: Int[Tensor, " n"],
-        ascends: Ascends,
-        *,
-        eps: float,
-        bounds: tuple[float, float],
-        rng: torch.Generator,
-    ) -> Points:
-        """The start, one step on."""
-        return climb(
-            model, x, ascends, eps=eps, steps=1, size=self.size * eps, norm=self.norm, bounds=bounds,
-            rng=rng if self.start == "random" else None,
-        )  # fmt: skip
+    def way(self, eps: float) -> tuple[int, float, bool]:
+        """One step."""
+        return 1, self.size * eps, self.start == "random"
 
 
 @dataclass

@@ -45,8 +45,9 @@ FIGURES: Mapping[str, Kind] = {
          Line("fgsm_accuracy", "FGSM", "cross", "dash"), Line("pgd_accuracy", "PGD-10", "attack")),
         "percent",
         "Trained on: the inputs as they were trained with, attacked ones in adversarial training. The others are of "
-        "the watched samples: clean, under one step from the clean input, and under ten from a random start. FGSM far "
-        "above PGD-10 is catastrophic overfitting: the model has learnt to mask its gradients from one step.",
+        "the watched samples: clean, under one step from the clean input, and under ten from a random start. Where an "
+        "attack is trained against and its line lies far above PGD-10’s, the model has learnt to mask its gradients "
+        "from that attack: catastrophic overfitting.",
     ),
     "loss": Kind("Loss", "loss, nats", (Line("loss", "trained on", "ink"),), "linear",
                  "The mean of what was minimised, penalties included."),

@@ -17,7 +17,7 @@ from flatlens.errors import AttackError
 from flatlens.measure.keeper import Keeper
 from flatlens.measure.rows import Ints, Rows
 from flatlens.probes import ONE_ROW, Columns, Path, Probe
-from flatlens.records.schema import ATTACK, BEST, ITERATE, STEPS, TABLES
+from flatlens.records.schema import ATTACK, BEST, DISCRETE, ITERATE, STEPS, TABLES, TEXT_TABLES, Table
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch, Pass, Victim
 
@@ -37,6 +37,25 @@ class Piece(NamedTuple):
     found: Found | None = None
     notes: Mapping[str, int] = MappingProxyType({})
     gradients: Any = None
+    more: Mapping[str, pa.Table] = MappingProxyType({})
+
+    def tables(self) -> dict[str, pa.Table]:
+        """All of its tables, by name."""
+        return {"steps": self.steps, "layers": self.layers, **self.more}
+
+
+class Midway(NamedTuple):
+    """A path that is under way: its finished steps, and what the next pass is of.
+
+    Attributes:
+        step: of the next pass.
+        tables: all rows of the passes before it.
+        previous: the pass before it.
+    """
+
+    step: int
+    tables: Mapping[str, pa.Table]
+    previous: Pass
 
 
 class Found(NamedTuple):
@@ -84,6 +103,9 @@ def walk(
     keeper: Keeper | None = None,
     tick: Callable[[], None] = lambda: None,
     at_end: Callable[[Found], Tensor | None] = lambda found: None,
+    begun: Midway | None = None,
+    midway: Callable[[Pass, Callable[[], Midway]], None] = lambda here, state: None,
+    enough: Callable[[Tensor], bool] = lambda flipped: False,
 ) -> Piece:
     """Run one path of one batch and measure every step.
 
@@ -99,50 +121,69 @@ def walk(
         keeper: what keeps inputs; None keeps none.
         tick: called after each step.
         at_end: called with what was found; may say for which samples the user's own model agrees, ``[n]`` bool.
+        begun: what was measured of the path before it was broken off; its attack begins at ``batch.reached``.
+        midway: called at each pass that is a step, before it is measured; its second argument gives what has been
+            measured so far.
+        enough: called after each step with who is flipped, ``[n]``; says whether the path may end here.
 
     Raises:
         AttackError: the attack yields nothing, or something else than the clean input of all samples first.
     """
     name = type(attack).__name__
-    tables = {table: dict[str, Rows]() for table in TABLES}
-    tables["steps"][ONE_ROW] = steps = Rows(batch.ids)
+    known = {**TABLES, **TEXT_TABLES}
+    first_step = 0 if begun is None else begun.step
+    tables = {table: dict[str, Rows]() for table in known}
+    tables["steps"][ONE_ROW] = steps = Rows(batch.ids, first_step)
     early, late = ([probe for probe in probes if probe.late == when] for when in (False, True))
-    way = Path(batch.x, batch.target)
+    way = Path(batch.x, batch.target, None if begun is None else begun.previous)
     found: Found | None = None
+    label = batch.y if batch.y.dim() == 1 else None
+    constant = {"path": path, "label": label, "target": batch.target, "restart": rng.restart}
+
+    def measured() -> dict[str, pa.Table]:
+        new = {table: _table(known[table], rows, constant) for table, rows in tables.items()}
+        return new if begun is None else {name: pa.concat_tables([begun.tables[name], new[name]]) for name in new}
+
     victim.where.begin(path, rng.restart)
     for here in attack(victim, batch, rng):
         if way.previous is None and (here.kind != ITERATE or here.rows is not None):
             raise AttackError(
                 f"the attack '{type(attack).__name__}' does not yield the clean input of all samples first"
             )
-        _look_back(late, tables, way)
+        if found is not None or begun is None:
+            _look_back(late, tables, way)
+        if here.kind not in (BEST, DISCRETE) and way.previous is not None:
+            midway(here, lambda last=way.previous: Midway(int(steps.reached), measured(), last))
         with victim.where.watched():
             seen = _look(early, here, way.at(here.rows))
         step, *_ = [
-            tables[table].setdefault(key, Rows(batch.ids)).add(columns, here) for (table, key), columns in seen.items()
+            tables[table].setdefault(key, Rows(batch.ids, first_step)).add(columns, here)
+            for (table, key), columns in seen.items()
         ]
         now = Found.at(here, seen["steps", ONE_ROW])
         found = now if found is None or here.rows is None else found.with_rows(here.rows, now)
         way = way.to(here)
-        if here.kind == BEST:
+        if here.kind in (BEST, DISCRETE):
             continue
         if keeper is not None:
             first = next((columns.get(KAPPA) for (table, _), columns in seen.items() if table == "layers"), None)
             keeper.look(step, here, now.flipped, first if isinstance(first, Tensor) else None)
         tick()
+        if enough(now.flipped):
+            break
     if found is None or way.previous is None:
         raise AttackError(f"the attack '{name}' yields nothing; the clean input comes first")
     _look_back(late, tables, way)
     victim.where.end()
 
-    label = batch.y if batch.y.dim() == 1 else None
-    constant = {"path": path, "label": label, "target": batch.target, "restart": rng.restart}
-    done = {table: _table(table, rows, constant) for table, rows in tables.items()}
+    done = measured()
     agreed = at_end(found)
     if agreed is not None:
-        done["steps"] = _confirm(done["steps"], agreed, steps.last_rows())
+        before = 0 if begun is None else begun.tables["steps"].num_rows
+        done["steps"] = _confirm(done["steps"], agreed, steps.last_rows() + before)
     images = None if keeper is None else keeper.kept(batch.ids)
-    return Piece(done["steps"], done["layers"], images, found)
+    more = {name: done[name] for name in TEXT_TABLES if done[name].num_rows}
+    return Piece(done["steps"], done["layers"], images, found, more=more)
 
 
 def _look(probes: Sequence[Probe], here: Pass, path: Path) -> dict[tuple[str, str], Columns]:
@@ -163,9 +204,9 @@ def _look_back(probes: Sequence[Probe], tables: Mapping[str, dict[str, Rows]], p
             tables[probe.table][key].late(columns)
 
 
-def _table(name: str, rows: Mapping[str, Rows], constant: Mapping[str, Any]) -> pa.Table:
+def _table(kind: Table, rows: Mapping[str, Rows], constant: Mapping[str, Any]) -> pa.Table:
     """All rows of one table, key by key."""
-    schema, key = TABLES[name]
+    schema, key = kind
     parts = [part.table(schema, {**constant, **({} if key is None else {key: value})}) for value, part in rows.items()]
     return pa.concat_tables(parts) if parts else schema.empty_table()
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flatlens.probes import Columns
-from flatlens.records.schema import BEST, NOT_FINITE, OK
+from flatlens.records.schema import BEST, DISCRETE, NOT_FINITE, OK
 from flatlens.victims.protocol import Pass
 
 Ints = NDArray[np.int64]
@@ -54,9 +54,14 @@ class Column:
 
 
 class Rows:
-    """Columns of one path, collected pass by pass and kept where they were computed until the path ends."""
+    """Columns of one path, collected pass by pass and kept where they were computed until the path ends.
 
-    def __init__(self, ids: Tensor) -> None:
+    Args:
+        ids: of the samples.
+        begin: the step of the first pass: that at which a path was broken off, where it is gone on with.
+    """
+
+    def __init__(self, ids: Tensor, begin: int = 0) -> None:
         self._ids = ids
         self._columns: dict[str, Column] = {}
         self._constant: dict[str, Any] = {}
@@ -64,15 +69,15 @@ class Rows:
         self._who: list[Ints] = []
         self._step: list[Ints] = []
         self._kind: list[str] = []
-        self._length = np.zeros(len(ids), dtype=np.int64)
+        self._length = np.full(len(ids), begin, dtype=np.int64)
 
     def add(self, columns: Columns, here: Pass) -> Ints:
         """One pass's columns; returns which step of its own path this is for each sample, ``[n]``.
 
-        A pass of kind ``best`` is no step of the path: its rows bear the step of the pass before it.
+        A pass of kind ``best`` or ``discrete`` is no step of the path: its rows bear the step of the pass before it.
         """
         who = np.arange(len(self._ids)) if here.rows is None else here.rows.numpy()
-        self._length[who] += here.kind != BEST
+        self._length[who] += here.kind not in (BEST, DISCRETE)
         step = self._length[who] - 1
         self._who.append(who)
         self._step.append(step)
@@ -90,6 +95,11 @@ class Rows:
         for name, values in columns.items():
             assert isinstance(values, Tensor)
             self._columns.setdefault(name, Column()).add(values)
+
+    @property
+    def reached(self) -> int:
+        """The step of the next pass, of one sample."""
+        return int(self._length.max(initial=0))
 
     def last_rows(self) -> Ints:
         """Where in the table each sample's last row is, ``[n]``."""

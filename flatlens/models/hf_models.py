@@ -57,7 +57,7 @@ def _load(transformers: Any, where: str, uri: Uri, trust: Trust) -> nn.Module:
     except Exception as error:  # it imports its parts only now
         raise ModelError(trouble(_WHAT, "transformers", error)) from error
     try:
-        with _quiet(transformers):
+        with quiet(transformers):
             model, info = auto.from_pretrained(
                 where,
                 local_files_only=True,
@@ -101,6 +101,15 @@ def _refusal(error: Exception, uri: Uri) -> str:
 def _check_folder(folder: Path, uri: Uri) -> None:
     if not (folder / "config.json").is_file():
         raise ModelError(f"folder '{uri.path}' has no config.json; hf:FOLDER needs a model saved with save_pretrained")
+    check_index(folder)
+
+
+def check_index(folder: Path) -> None:
+    """Refuse damaged files of weights, and indices that lead out of their folder.
+
+    Raises:
+        ModelError: there is one.
+    """
     for index in sorted(folder.glob("*.index.json")):
         parts = read_json(index).get("weight_map")
         if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
@@ -169,7 +178,7 @@ def _cached(uri: Uri) -> Path:
 
 
 @contextlib.contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """No progress bars and no warnings of what is checked here anyway."""
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

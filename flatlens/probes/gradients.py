@@ -26,10 +26,14 @@ def dead_units(here: Pass, path: Path) -> Columns:
 
 
 class GradientFlow:
-    """Along one path: to be called with each pass once it is over, in order."""
+    """Along one path: to be called with each pass once it is over, in order.
+
+    Attributes:
+        last: the direction of the last gradient, ``[n, …]`` flattened, of length 1; None where there was none.
+    """
 
     def __init__(self) -> None:
-        self._last: Tensor | None = None
+        self.last: Tensor | None = None
 
     def __call__(self, here: Pass, path: Path) -> Columns:
         """Columns of a pass that is over; NaN where no gradient was taken.
@@ -39,7 +43,7 @@ class GradientFlow:
             ``grad_cosine``, the cosine between this gradient and that of the pass before, where both are of the whole
             batch; each ``[n]``.
         """
-        last, self._last = self._last, None
+        last, self.last = self.last, None
         if here.gradient is None:
             blank = torch.full((len(here.y),), torch.nan, device=here.x.device)
             return {"input_grad_norm": blank, "grad_zero_share": blank, "grad_cosine": blank}
@@ -48,9 +52,9 @@ class GradientFlow:
         cosine = torch.full_like(norm, torch.nan)
         if here.rows is None:
             # At length 1 first: the product of two small norms would underflow. 0 / 0 is NaN: no direction.
-            self._last = gradient / norm.unsqueeze(1)
+            self.last = gradient / norm.unsqueeze(1)
             if last is not None:
-                cosine = torch.linalg.vecdot(self._last, last).clamp(-1, 1)
+                cosine = torch.linalg.vecdot(self.last, last).clamp(-1, 1)
         return {"input_grad_norm": norm, "grad_zero_share": _zeros(gradient), "grad_cosine": cosine}
 
 

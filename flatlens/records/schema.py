@@ -17,9 +17,10 @@ MEASUREMENT_VERSION = 2
 ATTACK = "attack"
 """The value of ``path`` for the attack itself; a control bears its own name."""
 
-ITERATE, BEST, RETURNED = "iterate", "best", "returned"
-"""The ``kind`` of a row: a point of the path; the attack's best point once more, after the path; or the point that a
-library returned, which is the path's end."""
+ITERATE, BEST, RETURNED, DISCRETE = "iterate", "best", "returned", "discrete"
+"""The ``kind`` of a row: a point of the path; the attack's best point once more, after the path; the point that a
+library returned, which is the path's end; or, of the same step as the row before, the text that a relaxed point of
+a language model's attack is rounded to."""
 OK, NOT_FINITE = "ok", "not finite"
 """The ``status`` of a row of ``layers``."""
 
@@ -54,6 +55,14 @@ STEPS = pa.schema(
         # Second and third derivative of the loss along the step that led here, in nats per step² and step³.
         ("path_second", pa.float64()),
         ("path_third", pa.float64()),
+        # Of language models: how many of the target's tokens greedy decoding gives; how many of the slot's tokens are
+        # not those of the start; the slot's own mean negative log-likelihood, in nats; how much higher the loss of the
+        # rounded text is than that of the relaxed point; whether the whole prompt's text gives its tokens back.
+        ("matched", pa.int32()),
+        ("edits", pa.int32()),
+        ("slot_nll", pa.float64()),
+        ("relaxed_gap", pa.float64()),
+        ("retokenises", pa.bool_()),
     ]
 )
 LAYERS = pa.schema(
@@ -98,6 +107,46 @@ class Table(NamedTuple):
 
 TABLES = {"steps": Table(STEPS), "layers": Table(LAYERS, "layer")}
 """What is measured of each pass, by the name of its file."""
+
+POSITIONS = pa.schema(
+    [
+        *_KEY,
+        ("position", pa.int32()),
+        ("token", pa.int32()),
+        ("piece", pa.string()),
+        ("nll", pa.float64()),
+        # 0 where greedy decoding gives the target's token.
+        ("rank_of_target", pa.int32()),
+        # What greedy decoding gives there, and what it looks like.
+        ("greedy", pa.int32()),
+        ("greedy_piece", pa.string()),
+        ("margin", pa.float64()),
+        ("confidence_term", pa.float64()),
+        ("feature_norm_sq", pa.float64()),
+        ("weight_variance", pa.float64()),
+        ("trace", pa.float64()),
+        ("relative_flatness", pa.float64()),
+        ("top_eigenvalue", pa.float64()),
+    ]
+)
+"""The head's curvature at each position of a language model's target; ``layers`` holds their mean."""
+TOKENS = pa.schema(
+    [
+        *_KEY,
+        ("slot", pa.int32()),
+        # Of a slot that is no text: the nearest one, and its distance in mean norms of the embedding's rows.
+        ("token", pa.int32()),
+        ("piece", pa.string()),
+        ("nearest_distance", pa.float64()),
+        ("changed", pa.bool_()),
+        # Of the attack's gradient by this token's embedding: its norm, and its product with the embedding.
+        ("grad_norm", pa.float64()),
+        ("grad_dot", pa.float64()),
+    ]
+)
+"""The tokens of a language model's slot."""
+TEXT_TABLES = {"positions": Table(POSITIONS, "position"), "tokens": Table(TOKENS, "slot")}
+"""What is measured beside `TABLES` of a language model."""
 
 KEY = tuple(name for name, _ in _KEY)
 """What a row of ``steps`` is of; a row of ``layers`` is of a layer, too."""

@@ -21,6 +21,7 @@ class Entry(NamedTuple):
         gradients: whether it takes the gradient by the input.
         objective: what it ascends when nothing else is asked for.
         options: the settings that its name may bear, in the order in which they are written.
+        discrete: of language models, whether its slot is made of tokens (else of any vectors); None fits both.
     """
 
     module: str
@@ -31,6 +32,7 @@ class Entry(NamedTuple):
     gradients: bool = True
     objective: str = "ce"
     options: Mapping[str, Option] = MappingProxyType({})
+    discrete: bool | None = None
 
 
 SOME_TAKE = ("objective", "momentum", "restarts", "step_size")
@@ -84,6 +86,44 @@ CONTROLS = {
     "random-signs": Entry("controls", "RandomSigns", "a walk with the attack's steps in random directions"),
 }
 """What is walked beside an attack, so that a valley can be told from the mere crossing of a boundary."""
+
+ALL_CONTROLS = "all"
+
+TEXT_ATTACKS = {
+    "gcg": Entry(
+        "language.gcg", "GCG", "greedy coordinate gradient: the best of many swaps (Zou et al. 2023)", discrete=True
+    ),
+    "embedding": Entry(
+        "language.embedding",
+        "Embedding",
+        "gradient steps on the slot's embeddings (Schwinn et al. 2024)",
+        discrete=False,
+    ),
+    "random-swap": Entry(
+        "language.gcg",
+        "RandomSwap",
+        "the best of many random swaps: GCG without its gradient",
+        gradients=False,
+        discrete=True,
+    ),
+}
+"""Attacks on language models, on a slot beside the prompt."""
+TEXT_CONTROLS = {
+    "ask": Entry("language.yardsticks", "Ask", "the user asks for the target: 'Repeat exactly: …'"),
+    "planted": Entry("language.yardsticks", "Planted", "the slot says ' Say: …' and the target"),
+    "copies": Entry(
+        "language.yardsticks", "Copies", "plain text that holds the target 0, 1, 2, 4 … 32 times before it"
+    ),
+    "random-swap": Entry(
+        "language.gcg", "RandomSwap", "as many swaps as gcg's, drawn without its gradient", discrete=True
+    ),
+    "random-walk": Entry("language.gcg", "RandomWalk", "one random swap after the other, each accepted", discrete=True),
+    "line-to-end": Entry("language.lines", "LineToEnd", "the straight line to the attack's own result", discrete=False),
+    "random-direction": Entry(
+        "language.lines", "RandomDirection", "the attack's steps along random directions", discrete=False
+    ),
+}
+"""What is walked beside an attack on a language model: yardsticks that need no attack, and what each part is worth."""
 
 ATTACK_SCHEMES = {
     "torchattacks": "an attack of torchattacks by its name: torchattacks:NAME?eps=8/255&steps=10",

@@ -18,7 +18,7 @@ from typing import Any
 import tomli_w
 
 from flatlens.errors import SpecError, unknown
-from flatlens.specs import attack_names
+from flatlens.specs import attack_names, language
 from flatlens.specs.catalogue import ATTACK_SCHEMES, ATTACKS, NORMS, OBJECTIVES
 from flatlens.specs.defences import AXES
 from flatlens.specs.known_models import OBJECT
@@ -46,7 +46,8 @@ class RunSpec:
     Fields bear the names of the flags of ``flatlens trace``; ``layers`` and ``controls`` are taken too. ``name`` is
     what the run is called in tables and on pages. `resolved` fills in what was left out. ``seed`` decides all noise
     (random starts and targets, controls, probes), but not which samples are taken: ``limit`` takes the same samples
-    for every ``seed``, and others for another ``sample_seed``.
+    for every ``seed``, and others for another ``sample_seed``. From ``prompt`` on they are of language models
+    (`flatlens.specs.language`), and so are 100 steps of gcg the default there.
     """
 
     model: str
@@ -80,6 +81,20 @@ class RunSpec:
     trust_pickle: bool = False
     trust_remote_code: bool = False
     name: str | None = None
+    prompt: str | None = None
+    target: str | None = None
+    system: str | None = None
+    slot_len: int | None = None
+    init: str | None = None
+    slot: str | None = None
+    chat: str | None = None
+    positions: str | None = None
+    candidates: int | None = None
+    topk: int | None = None
+    swaps: int | None = None
+    ball: float | None = None
+    sharpen: float | None = None
+    stop_after: int | None = None
 
     def __post_init__(self) -> None:
         for key in ("control", "layer"):
@@ -93,6 +108,8 @@ class RunSpec:
 
         What an attack does not have, such as a minimal-norm attack's eps, is left out.
         """
+        if self.of_language:
+            return replace(self, **language.resolved(self))
         train = None if self.train is None else replace(self.train, data=self.train.data or self.data)
         whole = replace(self, control=all_controls(self.control), train=train)
         return whole._foreign_resolved() if self.foreign else whole._native_resolved()
@@ -130,6 +147,11 @@ class RunSpec:
         return Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)})
 
     @property
+    def of_language(self) -> bool:
+        """Whether it is a run of a language model."""
+        return language.of_language(self)
+
+    @property
     def foreign(self) -> bool:
         """Whether the attack is not flatlens' own: recorded, or points from a file."""
         return ":" in self.attack
@@ -159,7 +181,7 @@ KEYS = tuple(f.name for f in fields(RunSpec))
 def _taking_aliases(made: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(made)
     def init(self: RunSpec, *given: Any, **named: Any) -> None:
-        made(self, *given, **unaliased(named))
+        made(self, *given, **language.with_defaults(unaliased(named)))
 
     return init
 
@@ -178,7 +200,7 @@ def from_dict(values: Mapping[str, Any]) -> RunSpec:
         if key not in KEYS:
             raise SpecError(unknown("setting", key, KEYS, where="a run has"))
     for key in NEEDED:
-        if key not in flat:
+        if key not in flat and not (key == "data" and "prompt" in flat):
             raise SpecError(missing(key))
     return RunSpec(**{key: coerce(key, value) for key, value in flat.items()})
 
@@ -244,6 +266,13 @@ def _kinds(key: str, of: type) -> tuple[Any, ...]:
 
 def _check(spec: RunSpec) -> None:
     """Raise SpecError for the first value that cannot be."""
+    if spec.name is not None and not (spec.name.strip() and spec.name.isprintable()):
+        raise SpecError(f"--name {spec.name!r}: needs a line of text, for example wide")
+    _check_samples(spec)
+    if spec.of_language:
+        language.check(spec)
+        return
+    language.check_absent(spec)
     if spec.norm not in NORMS:
         raise SpecError(unknown("norm", spec.norm, NORMS, where="there are"))
     if spec.objective is not None and spec.objective not in OBJECTIVES:
@@ -262,17 +291,18 @@ def _check(spec: RunSpec) -> None:
         value = getattr(spec, key)
         if value is not None and value < 1:
             raise SpecError(f"{flag(key)} {value}: needs a whole number of at least 1")
+    _ = spec.settings
+    if spec.targeted is not None and spec.targeted not in TARGETS and whole(spec.targeted) is None:
+        raise SpecError(unknown("target", spec.targeted, ["LABEL (a number)", *TARGETS], where="there are"))
+
+
+def _check_samples(spec: RunSpec) -> None:
     if spec.samples is not None and (not spec.samples or min(spec.samples) < 0):
         raise SpecError(f"--samples {','.join(map(str, spec.samples))}: needs indices of at least 0, for example 3,17")
     if spec.samples is not None and len(set(spec.samples)) < len(spec.samples):
         raise SpecError(f"--samples {','.join(map(str, spec.samples))}: names a sample twice")
     if spec.sample_seed is not None and spec.sample_seed < 0:
         raise SpecError(f"--sample-seed {spec.sample_seed}: needs a whole number of at least 0")
-    _ = spec.settings
-    if spec.targeted is not None and spec.targeted not in TARGETS and whole(spec.targeted) is None:
-        raise SpecError(unknown("target", spec.targeted, ["LABEL (a number)", *TARGETS], where="there are"))
-    if spec.name is not None and not (spec.name.strip() and spec.name.isprintable()):
-        raise SpecError(f"--name {spec.name!r}: needs a line of text, for example wide")
 
 
 def _check_native(spec: RunSpec) -> None:

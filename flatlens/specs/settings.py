@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from flatlens.errors import SpecError, unknown
-from flatlens.specs.catalogue import CONTROLS
+from flatlens.specs.catalogue import ALL_CONTROLS, CONTROLS
 from flatlens.specs.values import number, typed
 
 IMAGES = ("none", "key", "all")
 
 
 DTYPES = ("float32", "float64")
-
-
-ALL_CONTROLS = "all"
 
 
 LEAST_PROBES = 8

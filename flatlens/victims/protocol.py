@@ -26,7 +26,8 @@ class Batch(NamedTuple):
 
     Of a language model ``y`` is ``[n, T]``, the tokens to be predicted. ``target`` ``[n]`` is the label wanted by a
     targeted attack, ``eps`` ``[n]`` each sample's radius where it has one of its own. For controls: ``other``
-    ``[n, …]`` is a clean image of another class, ``end`` ``[n, …]`` what the attack has found.
+    ``[n, …]`` is a clean image of another class, ``end`` ``[n, …]`` what the attack has found. Of language models ``x``
+    embeds the slot's ``tokens`` ``[n, S]``, and ``reached`` is where a path was broken off that is gone on with.
     """
 
     x: Tensor
@@ -36,6 +37,18 @@ class Batch(NamedTuple):
     other: Tensor | None = None
     eps: Tensor | None = None
     end: Tensor | None = None
+    tokens: Tensor | None = None
+    reached: Reached | None = None
+
+
+class Reached(NamedTuple):
+    """The step and the point at which a path was broken off: ``point`` is tokens ``[n, S]`` or embeddings ``[n, S, d]``.
+
+    A path that is gone on with begins there: its first pass is at this point, and of this step.
+    """
+
+    step: int
+    point: Tensor
 
 
 class Needs(NamedTuple):
@@ -64,7 +77,7 @@ class Pass(Protocol):
         tokens: what ``x`` embeds, ``[n, S]``, where it is text; else None.
         gradient: the objective's gradient, ``[n, …]``, once the attack has asked for it.
         rows: which samples of the batch these are, ``[n]`` on the CPU, ascending; None = all of them.
-        kind: ``iterate``, ``best`` or ``returned``.
+        kind: ``iterate``, ``best``, ``returned`` or ``discrete``.
         dead_share: the share of ReLU units that pass no gradient, ``[n]``; None where it was not asked for.
     """
 

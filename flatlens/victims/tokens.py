@@ -1,0 +1,394 @@
+"""`TokenVictim`: a causal language model made ready. The user's own model, never a copy of it, and left as it was.
+
+``x`` is the slot's embeddings ``[n, S, d]``, always a float leaf; where the slot is text its ``tokens [n, S]`` ride
+beside. A pass returns the logits ``[n, T, V]`` at the T positions that predict the target; the loss is their mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from flatlens.errors import ModelError, one_line
+from flatlens.models.guard import Where
+from flatlens.victims.encoding import Encoding, text_of
+from flatlens.victims.layers import HEAD, Layer
+from flatlens.victims.protocol import Forward, Needs
+from flatlens.victims.taps import Tap
+
+LOGITS = 64 << 20
+"""Bytes of logits that are held at once, at most."""
+UNCACHED = "uncached"
+"""The code of the caution that the prefix is computed anew at each pass."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What flatlens uses of a language model.
+
+    Attributes:
+        model: the user's.
+        body: gives hidden states ``[n, L, d]``.
+        embed: gives the rows of tokens, scaled where the model scales them.
+        head: the Linear layer whose output is the logits.
+        scale: what ``embed`` multiplies its weight's rows by.
+        name: of the head, as in ``model.named_modules()``.
+    """
+
+    model: Any
+    body: nn.Module
+    embed: nn.Module
+    head: nn.Linear
+    scale: float
+    name: str
+
+    @property
+    def weight(self) -> Tensor:
+        """The rows of the embedding, unscaled, ``[V, d]``."""
+        weight: Tensor = getattr(self.embed, "weight")  # noqa: B009 (typed as Tensor | Module)
+        return weight
+
+
+def parts_of(model: Any) -> Parts:
+    """The body, the embedding and the head of a causal language model of transformers, each found by value.
+
+    Raises:
+        ModelError: it has none such, or its logits are not its head's output.
+    """
+    embed, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise ModelError(
+            f"the head of the model is a {type(head).__name__}, no Linear layer (quantised?); give it in float32"
+        )
+    if not isinstance(embed, nn.Module) or getattr(embed, "weight", None) is None:
+        raise ModelError(
+            f"the embedding of the model is a {type(embed).__name__} without a weight; it cannot be attacked"
+        )
+    body = model.get_decoder() if hasattr(model, "get_decoder") else getattr(model, model.base_model_prefix, None)
+    if not isinstance(body, nn.Module) or body is model:
+        raise ModelError(f"the model is a {type(model).__name__}, whose body cannot be told from its head")
+    name = next(key for key, module in model.named_modules() if module is head)
+    return Parts(model, body, embed, head, _scale(embed), name)
+
+
+def _scale(embed: nn.Module) -> float:
+    weight: Tensor = embed.weight  # type: ignore[assignment]
+    ids = torch.linspace(0, len(weight) - 1, min(64, len(weight)), device=weight.device).long()
+    with torch.no_grad():
+        rows, plain = embed(ids).double(), weight[ids].double()
+    scale = float((rows * plain).sum() / plain.square().sum())
+    if not torch.allclose(rows, scale * plain, rtol=1e-2 if weight.dtype != torch.float32 else 1e-5, atol=1e-6):
+        raise ModelError("the embedding of the model does more than look up rows and scale them; it cannot be attacked")
+    return scale
+
+
+class TokenVictim:
+    """A language model at one prompt.
+
+    Args:
+        model: causal, of transformers, in eval mode, in float32, float64 or bfloat16.
+        encoding: the prompt's tokens.
+        chunk: candidates that are evaluated together, at most.
+        cached: whether the prefix is computed once; None tries whether that gives the same features.
+        parts: of the model, where they are known.
+
+    Raises:
+        ModelError: the model cannot be attacked: its logits are not its head's output at the last hidden states, or it
+            has no room for the prompt.
+
+    Attributes:
+        cached: whether the prefix is computed once.
+        difference: the largest difference of features with the prefix cached, relative to the largest feature.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        encoding: Encoding,
+        *,
+        chunk: int = 32,
+        cached: bool | None = None,
+        parts: Parts | None = None,
+    ) -> None:
+        self.parts = parts_of(model) if parts is None else parts
+        self.model, self.encoding, self.chunk = model, encoding, chunk
+        self.where = Where()
+        weight = self.parts.head.weight
+        self.device, self.dtype, self.classes = weight.device, weight.dtype, weight.shape[0]
+        self.bounds = (-torch.inf, torch.inf)
+        self.head: str | None = HEAD
+        self.layers: Mapping[str, Layer] = {HEAD: _layer(self.parts)}
+        self.target = self._ids(encoding.target)
+        self._tail = self._ids((*encoding.tail, *encoding.target[:-1]))
+        _demand_room(model, encoding, self.classes)
+        self._prefix = self._ids(encoding.prefix)
+        self._cache: list[tuple[Tensor, Tensor]] | None = None
+        self.cached, self.difference = False, 0.0
+        self._check()
+        if encoding.prefix and cached is not False:
+            self._try_cache(demanded=bool(cached))
+
+    def _ids(self, ids: tuple[int, ...]) -> Tensor:
+        return torch.tensor(ids, dtype=torch.long, device=self.device).unsqueeze(0)
+
+    # ---- what it is made of -----------------------------------------------------------------------
+
+    def at(self, encoding: Encoding) -> TokenVictim:
+        """The same model at another prompt. Short texts are not worth a cache of their own."""
+        other = TokenVictim(self.model, encoding, chunk=self.chunk, cached=False, parts=self.parts)
+        other.where = self.where
+        return other
+
+    def needing(self, needs: Needs) -> TokenVictim:
+        """Itself: the head needs no more than a pass has."""
+        return self
+
+    def place(self, x: Tensor) -> Tensor:
+        """``x`` on the victim's device, in its dtype."""
+        return x.to(self.device, self.dtype)
+
+    def start(self) -> Int[Tensor, "1 s"]:
+        """The slot's tokens as it begins."""
+        return self._ids(self.encoding.slot)
+
+    def embed(self, tokens: Int[Tensor, "n s"]) -> Float[Tensor, "n s d"]:
+        """Embeddings of tokens, as the model itself looks them up."""
+        with torch.no_grad():
+            found: Tensor = self.parts.embed(tokens.to(self.device))
+        return found
+
+    def row_norm(self) -> float:
+        """The mean norm of the embedding's rows, scaled as the model scales them: the unit of step sizes and balls."""
+        return float(self.parts.weight.float().norm(dim=1).mean()) * self.parts.scale
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """The model frozen meanwhile: nothing of the graph is kept for its weights. Afterwards it is as it was."""
+        asked = [p for p in self.model.parameters() if p.requires_grad]
+        try:
+            for parameter in asked:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in asked:
+                parameter.requires_grad_(True)
+
+    # ---- passes -----------------------------------------------------------------------------------
+
+    def __call__(self, x: Tensor, y: Tensor | None = None, *, final: bool = False) -> Forward:
+        """One pass.
+
+        Args:
+            x: the slot: its tokens ``[n, S]``, whole numbers, or its embeddings ``[n, S, d]``.
+            y: the target ``[n, T]``; the prompt's own when left out.
+            final: no gradient by the slot will be asked for.
+        """
+        tokens = None if x.is_floating_point() else x.to(self.device)
+        point = (self.embed(x) if tokens is not None else self.place(x)).detach().clone()
+        y = self.target.expand(len(point), -1) if y is None else y.to(self.device)
+        self.where.passes += 1
+        with self.where.watched(), torch.set_grad_enabled(not final):
+            point.requires_grad_(not final)
+            features = self._features(point)
+            logits = self.parts.head(features)
+        self.where.dtype = self.where.dtype or logits.dtype
+        tap = Tap(self.layers[HEAD], features.detach(), features._version, None, logits.shape)
+        return Forward(point, y, logits, {HEAD: tap}, self.where, tokens=tokens)
+
+    def losses(self, tokens: Int[Tensor, "m s"]) -> Float[Tensor, " m"]:
+        """The loss at each of many slots, in nats; no graph, and never more than 64 MiB of logits at once."""
+        length = self.target.shape[1]
+        fitting = LOGITS // (length * self.classes * self.dtype.itemsize)
+        size, out = max(1, min(self.chunk, fitting)), []
+        with self.where.watched(), torch.no_grad():
+            for part in tokens.to(self.device).split(size):
+                logits = self.parts.head(self._features(self.embed(part)))
+                y = self.target.expand(len(part), -1)
+                out.append(
+                    F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none").view_as(y).mean(1)
+                )
+        return torch.cat(out)
+
+    def by_token(self, gradient: Float[Tensor, "n s d"]) -> Float[Tensor, "n s v"]:
+        """The gradient by a one-hot choice of each of the slot's tokens: ⟨gradient, row⟩ for each row. No one-hot is made."""
+        found: Tensor = self.parts.scale * (gradient @ self.parts.weight.T)
+        return found
+
+    def nearest(self, x: Float[Tensor, "n s d"]) -> tuple[Int[Tensor, "n s"], Float[Tensor, "n s"]]:
+        """The token whose row is nearest to each of the slot's vectors, and its distance in mean row norms."""
+        weight, flat = self.parts.weight, x.detach().flatten(0, 1) / self.parts.scale
+        # ‖w‖² − 2⟨w, x⟩ orders the rows; the nearest one's distance itself is taken without cancellation.
+        order = self._squares() - 2 * (flat @ weight.T)
+        ids = order.argmin(1)
+        distance = (flat - weight[ids]).norm(dim=1) * self.parts.scale / self.row_norm()
+        return ids.view(x.shape[:2]), distance.view(x.shape[:2])
+
+    def _squares(self) -> Tensor:
+        if not hasattr(self, "_row_squares"):
+            self._row_squares = self.parts.weight.square().sum(1)
+        return self._row_squares
+
+    def slot_nll(self, tokens: Int[Tensor, "1 s"]) -> float:
+        """The mean negative log-likelihood of the slot's own tokens, in nats: how unlikely the text is to the model."""
+        ids = torch.cat([self._prefix, tokens.to(self.device)], 1)
+        if ids.shape[1] < 2:
+            return float("nan")
+        first = max(self._prefix.shape[1], 1)
+        with self.where.watched(), torch.no_grad():
+            hidden = self._hidden(inputs_embeds=self.parts.embed(ids))
+            logits = self.parts.head(hidden[:, first - 1 : -1])
+        return float(F.cross_entropy(logits.flatten(0, 1).float(), ids[0, first:]))
+
+    def everywhere(self, x: Float[Tensor, "n s d"]) -> Float[Tensor, "n l d"]:
+        """The head's inputs at all positions, the prompt's included, for the averaging of the paper's own code."""
+        with self.where.watched(), torch.no_grad():
+            before = self.parts.embed(self._prefix).expand(len(x), -1, -1)
+            behind = self.parts.embed(self._ids((*self.encoding.tail, *self.encoding.target))).expand(len(x), -1, -1)
+            return self._hidden(inputs_embeds=torch.cat([before, self.place(x), behind], 1))
+
+    def generate(self, tokens: Int[Tensor, "1 s"], count: int) -> list[int]:
+        """What the user's own model says next, greedily, after the whole prompt's text was tokenised again.
+
+        Args:
+            tokens: the slot's.
+            count: of tokens to generate.
+        """
+        tokenizer, encoding = self.encoding.tokenizer, self.encoding
+        text = text_of(tokenizer, [*encoding.prefix, *tokens[0].tolist(), *encoding.tail])
+        ids = self._ids(tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
+        with self.where.watched(), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            config = copy.deepcopy(self.model.generation_config)
+            config.do_sample, config.max_length = False, None
+            for key in ("temperature", "top_p", "top_k"):
+                setattr(config, key, None)
+            config.max_new_tokens, config.num_beams = count, 1
+            pad = self.model.generation_config.pad_token_id
+            config.pad_token_id = 0 if pad is None else pad
+            out = self.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        return [int(i) for i in out[0, ids.shape[1] :]]
+
+    def says(self, x: Float[Tensor, "n s d"]) -> Int[Tensor, "n t"]:
+        """What greedy decoding from embeddings gives: T tokens, each predicted from those before, without any cache."""
+        with self.where.watched(), torch.no_grad():
+            length, said = self.target.shape[1], self._ids(()).expand(len(x), -1)
+            before = self.parts.embed(self._prefix).expand(len(x), -1, -1)
+            tail = self.parts.embed(self._ids(self.encoding.tail)).expand(len(x), -1, -1)
+            fixed = torch.cat([before, self.place(x), tail], 1)
+            for _ in range(length):
+                hidden = self._hidden(inputs_embeds=torch.cat([fixed, self.parts.embed(said)], 1))
+                said = torch.cat([said, self.parts.head(hidden[:, -1:]).argmax(-1)], 1)
+        return said
+
+    def _features(self, x: Float[Tensor, "n s d"]) -> Float[Tensor, "n t d"]:
+        """The head's inputs at the positions that predict the target."""
+        behind = self.parts.embed(self._tail).expand(len(x), -1, -1)
+        length = self.target.shape[1]
+        if self._cache is None:
+            before = self.parts.embed(self._prefix).expand(len(x), -1, -1)
+            return self._hidden(inputs_embeds=torch.cat([before, x, behind], 1))[:, -length:]
+        return self._hidden(inputs_embeds=torch.cat([x, behind], 1), past_key_values=self._past(len(x)))[:, -length:]
+
+    def _hidden(self, **given: Any) -> Tensor:
+        found: Tensor = self.parts.body(**given, use_cache=given.get("past_key_values") is not None).last_hidden_state
+        return found
+
+    # ---- the prefix, computed once ----------------------------------------------------------------
+
+    def _past(self, n: int) -> Any:
+        """Keys and values of the prefix for ``n`` slots, in a cache of their own: a pass writes into it."""
+        from transformers import DynamicCache
+
+        assert self._cache is not None
+        return DynamicCache(ddp_cache_data=[(k.expand(n, -1, -1, -1), v.expand(n, -1, -1, -1)) for k, v in self._cache])
+
+    def _try_cache(self, *, demanded: bool) -> None:
+        """Compute the prefix once, if features are then the same by value; else at each pass."""
+        start = self.embed(self.start())
+        # Two unlike slots: some kernels differ with the number of rows.
+        slots = torch.cat([start, start.flip(1) * 0.5])
+        with torch.no_grad():
+            plain = self._features(slots)
+            try:
+                self._cache = self._keys()
+                kept = self._features(slots) if self._cache else plain * torch.nan
+            except Exception as error:  # a cache of another kind raises what its author chose
+                self._cache = None
+                if demanded:
+                    raise ModelError(f"the prefix cannot be cached: {one_line(error)}") from error
+                return
+        self.difference = float((kept - plain).abs().max() / plain.abs().max())
+        self.cached = self.difference <= _tolerance(self.dtype)
+        if not self.cached:
+            self._cache = None
+
+    def _keys(self) -> list[tuple[Tensor, Tensor]] | None:
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        self.parts.body(inputs_embeds=self.parts.embed(self._prefix), past_key_values=cache, use_cache=True)
+        found = []
+        for layer in cache.layers:
+            keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+            if not isinstance(keys, Tensor) or not isinstance(values, Tensor) or keys.shape[2] != self._prefix.shape[1]:
+                return None  # a window, or a state: not all of the prefix is there
+            found.append((keys, values))
+        return found or None
+
+    def _check(self) -> None:
+        """That tokens and embeddings give the same logits, that these are the head's, and that a pass repeats."""
+        ids = torch.cat([self._prefix, self.start(), self._tail], 1)
+        with torch.no_grad():
+            whole = self.model(input_ids=ids, use_cache=False).logits[:, -self.target.shape[1] :]
+            here = self(self.start(), final=True).logits
+            again = self(self.start(), final=True).logits
+        if here.shape != whole.shape:
+            raise ModelError(
+                f"the model returns logits {tuple(whole.shape)}, its head {tuple(here.shape)}; it cannot be probed"
+            )
+        if torch.isfinite(whole).all():
+            size = float(whole.abs().max())
+            worst = float((here.double() - whole.double()).abs().max())
+            if worst > 1e3 * torch.finfo(self.dtype).eps * max(size, 1.0):
+                raise ModelError(
+                    f"the model's logits differ from its head's W·h by up to {worst:.2g}: it scales or caps them, and its "
+                    "head's curvature is not that of a linear layer"
+                )
+            if not torch.equal(here, again):
+                raise ModelError("the model is random: two passes over the same prompt differ; call model.eval()")
+        self.where.passes = 0
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    return {torch.float64: 1e-10, torch.float32: 1e-4}.get(dtype, 2e-2)
+
+
+def _layer(parts: Parts) -> Layer:
+    from flatlens.victims.layers import describe
+
+    return describe(HEAD, parts.name, parts.head, parts.head.weight.detach(), None)
+
+
+def _demand_room(model: Any, encoding: Encoding, classes: int) -> None:
+    tokenizer = encoding.tokenizer
+    if len(tokenizer) > classes:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer):,} tokens and the model {classes:,}: they are not of each other"
+        )
+    config = getattr(model.config, "text_config", None) or model.config
+    room = getattr(config, "max_position_embeddings", None)
+    length = sum(map(len, (encoding.prefix, encoding.slot, encoding.tail, encoding.target)))
+    if room is not None and length > room:
+        raise ModelError(
+            f"prompt, slot and target are {length:,} tokens, and the model has places for {room:,}: shorten the prompt or "
+            "--slot-len"
+        )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flatlens.errors import AttackError, unknown
 from flatlens.specs import attack_names
 from flatlens.specs.catalogue import ATTACK_SCHEMES as SCHEMES
-from flatlens.specs.catalogue import ATTACKS, CONTROLS, NORMS, OBJECTIVES, Entry
+from flatlens.specs.catalogue import ATTACKS, CONTROLS, NORMS, OBJECTIVES, TEXT_ATTACKS, TEXT_CONTROLS, Entry
 
 if TYPE_CHECKING:
     from flatlens.attacks.advgan import AdvGAN as AdvGAN
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from flatlens.attacks.gradient import FGSM as FGSM
     from flatlens.attacks.gradient import MIFGSM as MIFGSM
     from flatlens.attacks.gradient import PGD as PGD
+    from flatlens.attacks.language.embedding import Embedding as Embedding
+    from flatlens.attacks.language.gcg import GCG as GCG
+    from flatlens.attacks.language.gcg import RandomSwap as RandomSwap
     from flatlens.attacks.points import along as along
     from flatlens.attacks.recording import recorded as recorded
     from flatlens.attacks.square import Square as Square
@@ -46,12 +49,15 @@ __all__ = [
     "CONTROLS",
     "DDN",
     "FGSM",
+    "GCG",
     "MIFGSM",
     "NORMS",
     "OBJECTIVES",
     "PGD",
     "SCHEMES",
     "AdvGAN",
+    "Embedding",
+    "RandomSwap",
     "Square",
     "along",
     "recorded",
@@ -66,8 +72,9 @@ def entry(name: str) -> Entry:
     """
     if attack_names.base(name) in ATTACKS:
         return attack_names.entry(name)
-    if name in CONTROLS:
-        return CONTROLS[name]
+    for table in (CONTROLS, TEXT_ATTACKS, TEXT_CONTROLS):
+        if name in table:
+            return table[name]
     raise AttackError(unknown("attack", name, ATTACKS, where="there are"))
 
 
@@ -81,7 +88,7 @@ def find(name: str) -> Any:
 def __getattr__(name: str) -> Any:
     if name in _FUNCTIONS:
         return getattr(import_module(f"flatlens.attacks.{_FUNCTIONS[name]}"), name)
-    for found in (*ATTACKS.values(), *CONTROLS.values(), Entry("apgd", "APGD", "")):
+    for found in (*ATTACKS.values(), *CONTROLS.values(), *TEXT_ATTACKS.values(), Entry("apgd", "APGD", "")):
         if found.name == name:
             return getattr(import_module(f"flatlens.attacks.{found.module}"), name)
     raise AttributeError(f"module 'flatlens.attacks' has no attribute '{name}'")

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from flatlens.progress import Report
-from flatlens.specs.catalogue import ATTACKS
+from flatlens.specs.catalogue import ATTACKS, TEXT_ATTACKS
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch, Pass, Victim
 
@@ -182,4 +182,4 @@ def _name(attack: Any) -> str:
     if isinstance(own, str):
         return own
     kind = str(getattr(attack, "__name__", type(attack).__name__))
-    return {entry.name: key for key, entry in ATTACKS.items()}.get(kind, kind.lower())
+    return {entry.name: key for key, entry in (ATTACKS | TEXT_ATTACKS).items()}.get(kind, kind.lower())

@@ -190,7 +190,7 @@ def _made(found: Mapping[str, Any], where: str, system: str | None) -> Prompt:
     for needed, there in (("prompt", key is not None), ("target", "target" in found)):
         if not there:
             raise DataError(f"{where} has no {needed}; a line is, for example, {_EXAMPLE}")
-    name = found.get("id")
+    name: Any = found.get("id")
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)
     try:

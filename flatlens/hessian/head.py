@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from flatlens.errors import LayerError
 from flatlens.hessian import Curvature
 from flatlens.hessian.scale_free import NORMAL, over_gap, without_top
-from flatlens.hessian.softmax import eigenvalues, gradient_norm, participation, softmax, top_eigenvalue
+from flatlens.hessian.softmax import Softmax, eigenvalues, gradient_norm, participation, softmax, top_eigenvalue
+from flatlens.hessian.vocabulary import weight_variance
 from flatlens.victims.checks import ROUNDINGS
 from flatlens.victims.precision import wide
 
@@ -63,7 +64,7 @@ class Head:
         soft = softmax(own)
         c = soft.confidence_term
         trace = norm_sq * c
-        variance = self._weight_variance(soft.p)
+        variance = self._weight_variance(soft, own)
         zero = torch.zeros_like(trace)
         finite = torch.isfinite(norm_sq) & torch.isfinite(c)
         # LAPACK refuses NaN: a sample that is not finite keeps NaN in every column and harms no other.
@@ -90,27 +91,15 @@ class Head:
 
     def _compare(self, own: Float[Tensor, "n k"], logits: Float[Tensor, "n k"], norm: Float[Tensor, " n"]) -> None:
         """Raise LayerError where the model's logits differ by more than the rounding of their dtype."""
-        error = (own - logits.detach().to(own.device, own.dtype)).abs().amax(1)
-        # The model rounds the sums of a row as long as a; finite numbers may also overflow in its dtype.
-        rounding = ROUNDINGS * torch.finfo(logits.dtype).eps * float(self.weight.shape[1]) ** 0.5
-        wrong = error > rounding * (norm * self._longest + self._largest_bias)
-        if bool((wrong & torch.isfinite(error)).any()):
-            worst = float(torch.where(torch.isfinite(error), error, 0).max())
-            raise LayerError(
-                f"the head's logits W·a + b differ from the model's own by up to {worst:.2g} at some inputs: "
-                "the model does more with them there (a branch, a clamp); its head cannot be probed"
-            )
+        same_logits(own, logits, norm * self._longest + self._largest_bias, self.weight.shape[1])
 
-    def _weight_variance(self, p: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+    def _weight_variance(self, soft: Softmax, logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
         """Σ_k p_k ‖w_k − w̄‖² = ½ Σ_{j,k} p_j p_k ‖w_j − w_k‖²: the second form has terms of one sign only."""
         if self._pairwise is not None:
-            return 0.5 * ((p @ self._pairwise) * p).sum(1)
-        out = torch.empty(len(p), dtype=p.dtype, device=p.device)
-        for i, (row, top) in enumerate(zip(p, p.argmax(1), strict=True)):
-            # Centred on the top class, so that in saturation nothing of size ‖w‖ is subtracted from itself.
-            v = self.weight - self.weight[top]
-            out[i] = (row * (v - row @ v).square().sum(1)).sum()
-        return out
+            return 0.5 * ((soft.p @ self._pairwise) * soft.p).sum(1)
+        top = soft.p.argmax(1)
+        rest = soft.q.gather(1, top.unsqueeze(1)).squeeze(1)
+        return weight_variance(self.weight, top, rest, without_top(logits, top))
 
     def _variance_over(
         self, c: Float[Tensor, " n"], variance: Float[Tensor, " n"], logits: Float[Tensor, "n k"]
@@ -128,6 +117,31 @@ class Head:
         else:
             distance = torch.stack([(self.weight - self.weight[k]).square().sum(1) for k in top])
         return (variance / c).index_copy(0, lost, 0.5 * (without_top(logits[lost], top) * distance).sum(1))
+
+
+def same_logits(
+    own: Float[Tensor, "n k"], logits: Float[Tensor, "n k"], scale: Float[Tensor, " n"], width: int
+) -> None:
+    """Compare a head's logits with the model's, rounded in its dtype.
+
+    Args:
+        own: W·a + b in float64.
+        logits: the model's.
+        scale: a bound of the logits, ‖a‖ · max ‖w‖ + max |b|.
+        width: how long a is.
+
+    Raises:
+        LayerError: they differ by more than the rounding.
+    """
+    error = (own - logits.detach().to(own.device, own.dtype)).abs().amax(1)
+    # The model rounds the sums of a row as long as a; finite numbers may also overflow in its dtype.
+    wrong = error > ROUNDINGS * torch.finfo(logits.dtype).eps * float(width) ** 0.5 * scale
+    if bool((wrong & torch.isfinite(error)).any()):
+        worst = float(torch.where(torch.isfinite(error), error, 0).max())
+        raise LayerError(
+            f"the head's logits W·a + b differ from the model's own by up to {worst:.2g} at some inputs: "
+            "the model does more with them there (a branch, a clamp); its head cannot be probed"
+        )
 
 
 def _squared_distances(weight: Float[Tensor, "k i"]) -> Float[Tensor, "k k"]:

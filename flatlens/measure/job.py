@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -230,8 +231,17 @@ class Job:
         self.fit()
         return learnt.record(self.attack.told(self.x), trace, notes)
 
-    def pieces(self, wanted: Sequence[int], progress: Report | None) -> Iterator[tuple[int, Piece]]:
-        """The wanted batches, one after the other."""
+    def provenance(self) -> dict[str, Any]:
+        """What a manifest says of how the numbers came about."""
+        return provenance(self)
+
+    def texts(self) -> None:
+        """No prompts: those are of language models."""
+
+    def pieces(
+        self, wanted: Sequence[int], progress: Report | None, opened: Callable[[int], Path] | None = None
+    ) -> Iterator[tuple[int, Piece]]:
+        """The wanted batches, one after the other; ``opened`` is not used: a batch of images is measured as a whole."""
         per_path = self.length + 1
         rows = [min(self.batch_size, len(self.x) - i * self.batch_size) for i in range(self.batches)]
         done = self.total - sum(rows[i] for i in wanted) * per_path * (self.runs + len(self.controls))
@@ -307,14 +317,7 @@ def classified(victim: ImageVictim, x: Tensor, y: Tensor) -> Tensor:
 def provenance(job: Job) -> dict[str, Any]:
     """What a manifest says of how the numbers came about."""
     return {
-        "flatlens": __version__,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "pyarrow": pa.__version__,
-        },
-        "measurement_version": MEASUREMENT_VERSION,
+        **versions(),
         **({"recorded_attack": dict(job.attack.provenance)} if job.attack.provenance else {}),
         "device": str(job.victim.device),
         "threads": torch.get_num_threads(),
@@ -323,4 +326,18 @@ def provenance(job: Job) -> dict[str, Any]:
         "classes": job.victim.classes,
         "samples": len(job.x),
         "seed": job.seed,
+    }
+
+
+def versions() -> dict[str, Any]:
+    """What a manifest says of what measured the numbers, whatever they are of."""
+    return {
+        "flatlens": __version__,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "pyarrow": pa.__version__,
+        },
+        "measurement_version": MEASUREMENT_VERSION,
     }

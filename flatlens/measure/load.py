@@ -10,7 +10,8 @@ import torch
 
 from flatlens import datasets, models
 from flatlens.attacks.building import build, points_sha256
-from flatlens.errors import DataError
+from flatlens.errors import DataError, SpecError
+from flatlens.measure import load_language
 from flatlens.measure.job import Job
 from flatlens.measure.prepare import prepare
 from flatlens.progress import Report
@@ -36,6 +37,8 @@ def load(spec: RunSpec, progress: Report | None = None) -> Loaded:
     """Load what a spec names (training what it has a recipe for), choose the samples, and prepare the job."""
     demand_named(spec)
     spec = spec.resolved()
+    if spec.of_language:
+        raise SpecError(f"'{spec.model}' is a language model: this is of image classifiers")
     data = datasets.load(spec.data)
     chosen = samples_of(spec, data.y)
     loaded = _model(spec, tuple(data.x.shape[1:]), data.classes, progress)
@@ -70,6 +73,8 @@ def load(spec: RunSpec, progress: Report | None = None) -> Loaded:
 def sources(spec: RunSpec) -> dict[str, object]:
     """The hashes, as in a run's manifest, of what a run of ``spec`` would be made from; nothing is recipes."""
     spec = spec.resolved()
+    if spec.of_language:
+        return load_language.sources(spec)
     data = datasets.load(spec.data)
     found: dict[str, object] = {"data_sha256": data.sha256, "points_sha256": points_sha256(spec)}
     trust = {key: getattr(spec, key) for key in TRUST}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -38,6 +39,11 @@ class Piece(NamedTuple):
     notes: Mapping[str, int] = MappingProxyType({})
     gradients: Any = None
     more: Mapping[str, pa.Table] = MappingProxyType({})
+    embeddings: Any = None
+
+    def arrays(self) -> dict[str, Any]:
+        """What is kept beside the tables, by name; None where there is nothing."""
+        return {"images": self.images, "gradients": self.gradients, "embeddings": self.embeddings}
 
     def tables(self) -> dict[str, pa.Table]:
         """All of its tables, by name."""
@@ -145,6 +151,10 @@ def walk(
         return new if begun is None else {name: pa.concat_tables([begun.tables[name], new[name]]) for name in new}
 
     victim.where.begin(path, rng.restart)
+
+    def so_far(last: Pass) -> Midway:
+        return Midway(steps.reached, measured(), last)
+
     for here in attack(victim, batch, rng):
         if way.previous is None and (here.kind != ITERATE or here.rows is not None):
             raise AttackError(
@@ -153,13 +163,13 @@ def walk(
         if found is not None or begun is None:
             _look_back(late, tables, way)
         if here.kind not in (BEST, DISCRETE) and way.previous is not None:
-            midway(here, lambda last=way.previous: Midway(int(steps.reached), measured(), last))
+            midway(here, partial(so_far, way.previous))
         with victim.where.watched():
             seen = _look(early, here, way.at(here.rows))
-        step, *_ = [
-            tables[table].setdefault(key, Rows(batch.ids, first_step)).add(columns, here)
-            for (table, key), columns in seen.items()
-        ]
+        step = steps.add(seen["steps", ONE_ROW], here)
+        for (table, key), columns in seen.items():
+            if table != "steps":
+                tables[table].setdefault(key, Rows(batch.ids)).add(columns, here, step)
         now = Found.at(here, seen["steps", ONE_ROW])
         found = now if found is None or here.rows is None else found.with_rows(here.rows, now)
         way = way.to(here)

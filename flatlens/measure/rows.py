@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flatlens.probes import Columns
-from flatlens.records.schema import BEST, DISCRETE, NOT_FINITE, OK
+from flatlens.records.schema import BEST, DISCRETE, NOT_FINITE, OK, SOMETIMES
 from flatlens.victims.protocol import Pass
 
 Ints = NDArray[np.int64]
@@ -71,14 +71,16 @@ class Rows:
         self._kind: list[str] = []
         self._length = np.full(len(ids), begin, dtype=np.int64)
 
-    def add(self, columns: Columns, here: Pass) -> Ints:
+    def add(self, columns: Columns, here: Pass, at: Ints | None = None) -> Ints:
         """One pass's columns; returns which step of its own path this is for each sample, ``[n]``.
+
+        ``at`` tells it where it is known: a table may have rows of some passes only.
 
         A pass of kind ``best`` or ``discrete`` is no step of the path: its rows bear the step of the pass before it.
         """
         who = np.arange(len(self._ids)) if here.rows is None else here.rows.numpy()
         self._length[who] += here.kind not in (BEST, DISCRETE)
-        step = self._length[who] - 1
+        step = self._length[who] - 1 if at is None else at
         self._who.append(who)
         self._step.append(step)
         self._kind.append(here.kind)
@@ -132,6 +134,10 @@ class Rows:
                 columns.append(pa.nulls(len(who), f.type))
             elif isinstance(value, pa.Array):
                 columns.append(value.cast(f.type))
+            elif f.name in SOMETIMES:  # NaN stands for null, whatever the column's type
+                there = ~np.isnan(value)
+                known = np.where(there, value, 0).astype(f.type.to_pandas_dtype())
+                columns.append(pa.array(known, type=f.type, mask=~there))
             else:  # a late column is null where it was never computed; in the others NaN is a finding and stays
                 columns.append(pa.array(value, type=f.type, from_pandas=f.name in self._late))
         return pa.table(columns, schema=schema)

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from flatlens.measure.job import Job, provenance
+from flatlens.measure import load_language
+from flatlens.measure.job import Job
+from flatlens.measure.language_job import LanguageJob
 from flatlens.measure.load import load
 from flatlens.measure.surface import surfaces
 from flatlens.progress import Report
@@ -24,7 +26,7 @@ class Begun(NamedTuple):
     """A run's folder, and the job whose batches it is to hold."""
 
     run: runs.Run
-    job: Job
+    job: Job | LanguageJob
 
 
 def run(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report | None = None) -> runs.Run:
@@ -75,7 +77,7 @@ def begin(
     stored = None if found is None else found.spec
     if stored is not None and spec.batch_size is None:
         spec = dataclasses.replace(spec, batch_size=stored.batch_size)
-    spec, job, identity = load(spec, progress)
+    spec, job, identity = load_language.load(spec) if spec.of_language else load(spec, progress)
     if found is not None:
         result = runs.resume(found, spec, identity | {"batches": job.batches}, whole=whole)
     else:
@@ -86,22 +88,22 @@ def begin(
             "trust_pickle": spec.trust_pickle,
             "trust_remote_code": spec.trust_remote_code,
             **identity,
-            **provenance(job),
+            **job.provenance(),
         }
         if force:  # all is loaded and checked: only now what is there goes
             runs.remove(out)
         result = runs.create(out, spec, known, parents=parents)
+    if (texts := job.texts()) is not None and not result.finished:
+        result.save_prompts(texts)
     return Begun(result, job)
 
 
 def measure(begun: Begun, batches: Sequence[int], *, until: float = math.inf, progress: Report | None = None) -> None:
     """Measure these batches and keep each as it is done; after ``until`` (`time.monotonic`) none is begun."""
     began = time.perf_counter()
-    for index, piece in begun.job.pieces(batches, progress):
+    for index, piece in begun.job.pieces(batches, progress, begun.run.open_part):
         now = time.perf_counter()
-        tables = {"steps": piece.steps, "layers": piece.layers}
-        arrays = {"images": piece.images, "gradients": piece.gradients}
-        begun.run.save_part(index, tables, arrays, piece.notes, now - began)
+        begun.run.save_part(index, piece.tables(), piece.arrays(), piece.notes, now - began)
         began = now
         if time.monotonic() >= until:
             return
@@ -116,7 +118,7 @@ def finish(begun: Begun) -> Trace:
     told = begun.job.learnt(made, notes)
     found = (*begun.job.cautions(notes, cautions.wrong(made)), *cautions.of_trace(made), *learnt.cautions(told))
     made = made.with_cautions(found)
-    if begun.job.surface and (land := surfaces(begun.job, made)) is not None:
+    if isinstance(begun.job, Job) and begun.job.surface and (land := surfaces(begun.job, made)) is not None:
         result.save_surfaces(land)
     result.finish(made.cautions, seconds=round(seconds, 3), **({learnt.KEY: told} if told else {}))
     return made

@@ -111,8 +111,8 @@ def _check_config(config: Any, uri: uris.Uri) -> None:
         kinds and not any("CausalLM" in k or "LMHead" in k for k in kinds)
     ):
         raise ModelError(
-            f"'{uri.text}' is a {', '.join(kinds) or type(config).__name__}, no causal language model; one that predicts "
-            "the next token (…ForCausalLM) is needed"
+            f"'{uri.text}' is a {', '.join(kinds) or type(config).__name__}, no causal language model; one that "
+            "predicts the next token (…ForCausalLM) is needed"
         )
     if (quantised := getattr(config, "quantization_config", None)) is not None:
         kind = quantised.get("quant_method") if isinstance(quantised, dict) else type(quantised).__name__

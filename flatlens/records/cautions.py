@@ -202,8 +202,7 @@ def wrong(trace: Trace) -> int:
 
 def _right(trace: Trace) -> NDArray[np.bool_]:
     """Which clean inputs are classified as labelled, ``[n]``."""
-    prediction, label = (trace.matrix(name).values[:, 0] for name in ("prediction", "label"))
-    return np.asarray(prediction == label)
+    return trace.right_at_start()
 
 
 def low_accuracy(right: int, n: int, classes: int | None, recorded: float | None = None) -> Iterator[Caution]:

@@ -98,14 +98,12 @@ def digest(trace: Trace) -> dict[str, Any]:
 
 def accuracy(trace: Trace, path: str = ATTACK) -> Accuracy:
     """Accuracy before and after: at what the attack found, and for a control at the last step that a sample has."""
-    prediction = trace.matrix("prediction", path=path).values
-    label = trace.matrix("label", path=path).values[:, 0]
-    end = trace.result("prediction", path=path)
-    n = len(label)
-    return Accuracy(
-        valley.wilson(int((prediction[:, 0] == label).sum()), n),
-        valley.wilson(int((end == label).sum()), n),
-    )
+    right = trace.right_at_start(path)
+    if trace.of_language:
+        kept = ~trace.result("flipped", path=path).astype(bool)
+    else:
+        kept = trace.result("prediction", path=path) == trace.matrix("label", path=path).values[:, 0]
+    return Accuracy(valley.wilson(int(right.sum()), len(right)), valley.wilson(int(kept.sum()), len(right)))
 
 
 def attacked_at(trace: Trace) -> str:
@@ -139,8 +137,7 @@ class _Walk(NamedTuple):
 def _walk(trace: Trace, path: str) -> _Walk:
     """Of a control, and of the first of several runs of the attack."""
     sample, flipped = trace.matrix("flipped", path=path)
-    prediction, label = (trace.matrix(name, path=path).values for name in ("prediction", "label"))
-    return _Walk(sample, flipped, prediction[:, 0] == label[:, 0], trace.last_steps(path=path))
+    return _Walk(sample, flipped, trace.right_at_start(path), trace.last_steps(path=path))
 
 
 def _values(trace: Trace, measure: str, path: str, layer: str) -> Floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flatlens.records import columnwise, stored
+from flatlens.records import columnwise, prompts, stored
 from flatlens.records.columnwise import StoredTable
 from flatlens.records.schema import TABLES, Caution
 from flatlens.records.trajectory import Trace
@@ -52,6 +52,10 @@ def trace(run: Run, *, whole: bool) -> Trace:
         gradients=gradients,
         surfaces=None if (kept := run.kept("surfaces.safetensors")) is None else stored.surfaces(kept, files),
         peers=_table(run, "peers"),
+        positions=_table(run, "positions"),
+        tokens=_table(run, "tokens"),
+        prompts=None if (kept := run.kept("prompts.json")) is None else prompts.read(kept, files),
+        embeddings=None if (kept := run.kept("embeddings.safetensors")) is None else stored.embeddings(kept, files),
     )
 
 

@@ -25,19 +25,29 @@ from flatlens.files.sealing import file_sha256
 from flatlens.files.tensors import concatenate
 from flatlens.records import reading, stored
 from flatlens.records.claims import LOCK
-from flatlens.records.schema import LAYERS, MEASUREMENT_VERSION, SCHEMA_VERSION, STEPS, Caution, Gradients, Images
+from flatlens.records.schema import (
+    MEASUREMENT_VERSION,
+    SCHEMA_VERSION,
+    TABLES,
+    TEXT_TABLES,
+    Caution,
+    Embeddings,
+    Gradients,
+    Images,
+)
 from flatlens.records.surfaces import Surfaces
 from flatlens.records.trajectory import Trace
 from flatlens.specs.run import KEYS, RunSpec, difference, from_dict
 from flatlens.specs.toml import parse_toml
 
 RUNNING, FINISHED = "running", "finished"
-_TABLES = {"steps": STEPS, "layers": LAYERS}
-_ARRAYS = ("images", "gradients")
+_TABLES = {name: table.schema for name, table in (TABLES | TEXT_TABLES).items()}
+_ARRAYS = ("images", "gradients", "embeddings")
 """What is kept of each batch beside its tables, where there is any."""
 FILES = (
     "spec.toml", "steps.parquet", "layers.parquet", "images.safetensors", "gradients.safetensors",
-    "surfaces.safetensors", "spectrum.parquet", "peers.parquet",
+    "surfaces.safetensors", "spectrum.parquet", "peers.parquet", "positions.parquet", "tokens.parquet", "prompts.json",
+    "embeddings.safetensors",
 )  # fmt: skip
 """Of these a finished run's manifest tells the SHA-256."""
 _NOTES, _SECONDS = b"flatlens.notes", b"flatlens.seconds"
@@ -143,7 +153,7 @@ class Run:
         self,
         index: int,
         tables: Mapping[str, pa.Table],
-        arrays: Mapping[str, Images | Gradients | None],
+        arrays: Mapping[str, Images | Gradients | Embeddings | None],
         notes: Mapping[str, int],
         seconds: float = 0.0,
     ) -> None:
@@ -161,7 +171,8 @@ class Run:
                 if kept is not None:
                     write_file(self._part(index, name), save(stored.as_tensors(kept)))
                     files[name] = file_sha256(self._part(index, name))
-            for name in ("layers.parquet", "steps.parquet"):
+            # That of steps is written last.
+            for name in (f"{table}.parquet" for table in reversed(_TABLES) if table in tables):
                 with replacing(self._part(index, name)) as file:
                     known = {_NOTES: json.dumps(dict(notes)), _SECONDS: repr(seconds)}
                     table = tables[name.partition(".")[0]].replace_schema_metadata(known)
@@ -170,6 +181,16 @@ class Run:
                     files[name] = file_sha256(Path(file.name))
                     if name == "steps.parquet":
                         write_json(self._part(index, "json"), {"files": files})
+            self.open_part(index).unlink(missing_ok=True)
+
+    def open_part(self, index: int) -> Path:
+        """Where a batch that is under way is kept, so that it can be gone on with in its middle."""
+        return self._part(index, "open")
+
+    def save_prompts(self, texts: list[dict[str, Any]]) -> None:
+        """Keep the prompts of a run of a language model, as they are tokenised."""
+        with disk(self.path):
+            write_json(self.path / "prompts.json", {"prompts": texts}, sealed=False)
 
     def merge(self) -> tuple[Counter[str], float]:
         """Join the parts into the run's tables, a part at a time.
@@ -181,12 +202,15 @@ class Run:
         notes, seconds = Counter[str](), 0.0
         with disk(self.path):
             for name, schema in _TABLES.items():
+                if name in TEXT_TABLES and not any(self._part(i, f"{name}.parquet").exists() for i in range(count)):
+                    continue
                 with (
                     replacing(self.path / f"{name}.parquet") as file,
                     pq.ParquetWriter(file, schema, write_page_checksum=True) as writer,
                 ):
                     for i in range(count):
-                        writer.write_table(pq.read_table(self._part(i, f"{name}.parquet")))
+                        if name in TABLES or self._part(i, f"{name}.parquet").exists():
+                            writer.write_table(pq.read_table(self._part(i, f"{name}.parquet")))
             for name in (f"{kind}.safetensors" for kind in _ARRAYS):
                 if parts := [part for i in range(count) if (part := self._part(i, name)).exists()]:
                     with replacing(self.path / name) as file:
@@ -372,6 +396,7 @@ def resume(run: Run, spec: RunSpec, manifest: Mapping[str, Any], *, whole: bool 
         ("weights_sha256", "weights"),
         ("data_sha256", "data"),
         ("points_sha256", "points"),
+        ("tokens_sha256", "tokens (another tokenizer, or chat template)"),
         ("measurement_version", "measurement version"),
         ("batches", "number of batches"),
     ):

@@ -65,6 +65,8 @@ STEPS = pa.schema(
         ("retokenises", pa.bool_()),
     ]
 )
+SOMETIMES = ("edits", "slot_nll", "relaxed_gap", "retokenises")
+"""Columns of ``steps`` that some rows of a path have, and others have not: of slots that are text, null elsewhere."""
 LAYERS = pa.schema(
     [
         *_KEY,
@@ -219,3 +221,14 @@ class Gradients(NamedTuple):
     sample: NDArray[np.int64]
     step: NDArray[np.int32]
     own: NDArray[np.uint8]
+
+
+class Embeddings(NamedTuple):
+    """A language model's slot where it is no text, at clean, flip, peak and end, by sample, then step.
+
+    ``x`` ``[m, S, d]`` float32, ``sample`` ``[m]``, ``step`` ``[m]``.
+    """
+
+    x: NDArray[np.float32]
+    sample: NDArray[np.int64]
+    step: NDArray[np.int32]

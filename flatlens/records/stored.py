@@ -20,15 +20,21 @@ from flatlens.errors import one_line
 from flatlens.files.borders import DamageError, plain_file
 from flatlens.files.sealing import file_sha256
 from flatlens.records import surfaces as planes
-from flatlens.records.schema import ATTACK, LAYERS, PEERS, SPECTRUM, STEPS, Gradients, Images
+from flatlens.records.schema import ATTACK, PEERS, SPECTRUM, TABLES, TEXT_TABLES, Embeddings, Gradients, Images
 from flatlens.records.surfaces import Surfaces
 
-SCHEMAS = {"steps": STEPS, "layers": LAYERS, "spectrum": SPECTRUM, "peers": PEERS}
+SCHEMAS = {
+    **{name: table.schema for name, table in (TABLES | TEXT_TABLES).items()},
+    "spectrum": SPECTRUM,
+    "peers": PEERS,
+}
 KEY = ("path", "restart", "sample", "step", "kind")
 """What a row of ``steps`` is of; a row of ``layers`` is of a layer, too."""
 NEVER_NULL = {
-    "steps": (*KEY, "label", "prediction", "flipped"),
+    "steps": (*KEY, "flipped"),
     "layers": (*KEY, "layer"),
+    "positions": (*KEY, "position", "token"),
+    "tokens": (*KEY, "slot", "token"),
     "spectrum": ("at",),
     "peers": ("sample", "at", "step", "layer"),
 }
@@ -152,6 +158,10 @@ def check_points(steps: Any, layers: Any) -> None:
         for required in NEVER_NULL[name]:
             if rows[required].null_count:
                 raise DamageError(f"column '{required}' of {name}.parquet has rows without a value")
+    # A language model's rows have neither label nor prediction; one that has some of them is damaged.
+    for name in ("label", "prediction"):
+        if steps[name].null_count not in (0, steps.num_rows):
+            raise DamageError(f"column '{name}' of steps.parquet has rows without a value")
     places(steps)
     if ATTACK not in pc.unique(_texts(steps, "path")).to_pylist():
         raise DamageError(f"steps.parquet has no path '{ATTACK}'")
@@ -209,6 +219,11 @@ def gradients(path: Path, files: Mapping[str, str] | None = None) -> Gradients:
     return _by_sample(Gradients, path, files)
 
 
+def embeddings(path: Path, files: Mapping[str, str] | None = None) -> Embeddings:
+    """The slots that a run of a language model kept, by sample, then step. See `images`."""
+    return _by_sample(Embeddings, path, files)
+
+
 def gradient_file(path: Path, files: Mapping[str, str] | None = None) -> Path:
     """A file of gradients, which holds what flatlens writes; nothing of it is read. See `images`."""
     with _tensors(path, files, _GRADIENTS):
@@ -225,11 +240,12 @@ def surfaces(path: Path, files: Mapping[str, str] | None = None) -> Surfaces:
     return Surfaces(tensors)
 
 
-_Kept = TypeVar("_Kept", Images, Gradients)
+_Kept = TypeVar("_Kept", Images, Gradients, Embeddings)
 
 
 def _by_sample(made: type[_Kept], path: Path, files: Mapping[str, str] | None) -> _Kept:
-    with _tensors(path, files, _INPUTS if made is Images else _GRADIENTS) as stored:
+    known = {Images: _INPUTS, Gradients: _GRADIENTS, Embeddings: _EMBEDDINGS}
+    with _tensors(path, files, known[made]) as stored:
         found = {name: stored.get_tensor(name) for name in made._fields}
     order = np.lexsort((found["step"], found["sample"]))
     return made(**{name: found[name][order] for name in made._fields})
@@ -253,7 +269,7 @@ def _reading(path: Path, files: Mapping[str, str] | None) -> Iterator[Any]:
         raise DamageError(f"{path.name}: {_what(error)}") from error
 
 
-def as_tensors(kept: Images | Gradients) -> dict[str, np.ndarray[Any, Any]]:
+def as_tensors(kept: Images | Gradients | Embeddings) -> dict[str, np.ndarray[Any, Any]]:
     """Inputs or gradients as the arrays of a file."""
     return {name: np.ascontiguousarray(values) for name, values in kept._asdict().items()}
 
@@ -268,6 +284,7 @@ class _Kind(NamedTuple):
 _NUMBERS, _WHOLE = ("F16", "BF16", "F32", "F64"), ("I64", "I32")
 _PLACES = {"sample": _Kind(_WHOLE, 1), "step": _Kind(_WHOLE, 1)}
 _INPUTS = {"x": _Kind(_NUMBERS, 0), **_PLACES, "probabilities": _Kind(_NUMBERS, 2)}
+_EMBEDDINGS = {"x": _Kind(("F32",), 3), **_PLACES}
 _GRADIENTS = {"values": _Kind(("F32",), 0), **_PLACES, "own": _Kind(("U8",), 1)}
 
 

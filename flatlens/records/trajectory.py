@@ -6,7 +6,7 @@ Nothing here needs torch: a trace can be read and drawn on a machine that has no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +18,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from flatlens.errors import LayerError, RunError, SpecError, unknown
+from flatlens.records import texts
 from flatlens.records.matrices import Index
-from flatlens.records.schema import ATTACK, BEST, MEASURES, Caution, Gradients, Images
+from flatlens.records.prompts import AtStep
+from flatlens.records.schema import ATTACK, BEST, MEASURES, Caution, Embeddings, Gradients, Images
 from flatlens.records.surfaces import Surfaces
+from flatlens.records.texts import Matched
 from flatlens.records.valley import TAU, Valley, judge
 from flatlens.wording import told
 
@@ -52,6 +55,10 @@ class Trace:
         gradients: the attack's gradient at clean, flip, peak and end, where inputs are kept.
         surfaces: κ and the loss of a few samples on planes of inputs and weights, where they were asked for.
         peers: the table of `PEERS`, where it was asked for.
+        positions: of a language model, the table of `POSITIONS`.
+        tokens: of a language model, the table of `TOKENS`.
+        prompts: of a language model, its prompts with their tokens and what these look like; see `prompt`.
+        embeddings: of a soft attack on a language model, the slot at clean, flip, peak and end.
     """
 
     steps: pa.Table
@@ -65,6 +72,22 @@ class Trace:
     gradients: Gradients | None = None
     surfaces: Surfaces | None = None
     peers: pa.Table | None = None
+    positions: pa.Table | None = None
+    tokens: pa.Table | None = None
+    prompts: tuple[Mapping[str, Any], ...] | None = None
+    embeddings: Embeddings | None = None
+
+    @property
+    def of_language(self) -> bool:
+        """Whether it is of a language model: samples are prompts, and there are no labels."""
+        return self.prompts is not None
+
+    def right_at_start(self, path: str = ATTACK) -> NDArray[np.bool_]:
+        """Which are classified as labelled at the clean input, ``[n]``; of language models, which are not flipped."""
+        if self.of_language:
+            return np.asarray(~self.matrix("flipped", path=path).values[:, 0].astype(bool))
+        prediction, label = (self.matrix(name, path=path).values[:, 0] for name in ("prediction", "label"))
+        return np.asarray(prediction == label)
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
@@ -218,18 +241,43 @@ class Trace:
         if measure not in MEASURES:
             raise SpecError(unknown("measure", measure, MEASURES))
         sharpness = self.matrix(measure, path=path, layer=layer or self.layer_names[0], restart=restart)
-        flipped, prediction, label = (
-            self.matrix(name, path=path, restart=restart).values for name in ("flipped", "prediction", "label")
-        )
+        flipped = self.matrix("flipped", path=path, restart=restart).values
         return judge(
             sharpness.values,
             flipped,
             sharpness.sample,
-            correct=prediction[:, 0] == label[:, 0],
+            correct=self.right_at_start(path),
             last=self.last_steps(path=path, restart=restart),
             tau=tau,
             cautions=tuple(map(told, self.cautions)),
         )
+
+    def prompt(self, sample: int, step: int | str = "end", *, path: str = ATTACK) -> AtStep:
+        """A language model's prompt at one step: its ``text``, its ``slot``, ``ids`` and ``pieces``.
+
+        Args:
+            sample: its number in the data.
+            step: a number, or ``"clean"``, ``"flip"``, ``"peak"`` or ``"end"``.
+            path: ``"attack"`` or a control.
+
+        Raises:
+            RunError: the trace is of images.
+            SpecError: there is no such sample or step.
+        """
+        return texts.prompt(self, sample, step, path)
+
+    def matched(self, loss: float, *, paths: Sequence[str] | None = None) -> dict[str, Matched]:
+        """κ of each path where its loss first falls to ``loss`` nats or below: paths compared at equal loss.
+
+        Args:
+            loss: in nats, above 0.
+            paths: of which; all when left out.
+
+        Returns:
+            for each path how many of the samples came so far, κ's median with its interval over these, and the values
+            ``kappa``, ``sample`` and ``step``.
+        """
+        return texts.matched(self, loss, paths)
 
     def report(self, file: str | Path = "report.html") -> Path:
         """Draw the trace as one self-contained page and return where it is."""

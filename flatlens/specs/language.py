@@ -26,7 +26,7 @@ INLINE = "flatlens:prompt"
 SLOTS, CHATS, POSITIONS = ("suffix", "prefix"), ("auto", "none"), ("target", "all")
 STEPS, ATTACK = 100, "gcg"
 CHUNK = 32
-"""Candidates that are evaluated together, unless ``batch_size`` says otherwise. Their losses are compared in the model's
+"""Candidates that are evaluated together, unless ``batch_size`` says so. Their losses are compared in the model's
 dtype, and the last bits depend on the chunk: it is part of what a run is."""
 
 OWN = (
@@ -151,8 +151,8 @@ def check_absent(spec: RunSpec) -> None:
     for key in OWN:
         if (value := getattr(spec, key)) is not None:
             raise SpecError(
-                f"{flag(key)} {_shown(value)}: is of language models; '{spec.model}' is an image classifier (a language "
-                "model is lm:FOLDER)"
+                f"{flag(key)} {_shown(value)}: is of language models; '{spec.model}' is an image classifier (a "
+                "language model is lm:FOLDER)"
             )
     if spec.attack in TEXT_ATTACKS:
         raise SpecError(

@@ -92,7 +92,7 @@ def _bytes() -> dict[str, int]:
 
 
 def allowed(tokenizer: Any, rows: int) -> Bool[Tensor, " v"]:
-    """Which of ``rows`` token ids an attack may write: printable text, no special tokens, none beyond the tokenizer's."""
+    """Which of ``rows`` tokens an attack may write: printable text, not special, none beyond the tokenizer's."""
     special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
     ok = torch.zeros(rows, dtype=torch.bool)
     ids = range(min(rows, len(tokenizer)))
@@ -239,8 +239,8 @@ def _around(render: Callable[[str], str], filled: Callable[[str], str], text: st
     marked = render(filled(_MARK))
     if marked.count(_MARK) != 1:
         raise ModelError(
-            f"the chat template shows what the user says {marked.count(_MARK)} times, or rewrites it; --chat none leaves "
-            "it aside"
+            f"the chat template shows what the user says {marked.count(_MARK)} times, or rewrites it; --chat none "
+            "leaves it aside"
         )
     before, _, after = marked.partition(_MARK)
     if render(filled(text)) != before + text + after:

@@ -42,7 +42,7 @@ class Batch(NamedTuple):
 
 
 class Reached(NamedTuple):
-    """The step and the point at which a path was broken off: ``point`` is tokens ``[n, S]`` or embeddings ``[n, S, d]``.
+    """Step and point at which a path was broken off: ``point`` is tokens ``[n, S]`` or embeddings ``[n, S, d]``.
 
     A path that is gone on with begins there: its first pass is at this point, and of this step.
     """

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from flatlens.errors import ModelError, one_line
 from flatlens.models.guard import Where
-from flatlens.victims.encoding import Encoding, text_of
+from flatlens.victims.encoding import Encoding, allowed, text_of
 from flatlens.victims.layers import HEAD, Layer
 from flatlens.victims.protocol import Forward, Needs
 from flatlens.victims.taps import Tap
@@ -100,6 +100,7 @@ class TokenVictim:
         chunk: candidates that are evaluated together, at most.
         cached: whether the prefix is computed once; None tries whether that gives the same features.
         parts: of the model, where they are known.
+        writable: which tokens an attack may write, ``[V]`` bool; all printable text when left out.
 
     Raises:
         ModelError: the model cannot be attacked: its logits are not its head's output at the last hidden states, or it
@@ -118,12 +119,14 @@ class TokenVictim:
         chunk: int = 32,
         cached: bool | None = None,
         parts: Parts | None = None,
+        writable: Tensor | None = None,
     ) -> None:
         self.parts = parts_of(model) if parts is None else parts
         self.model, self.encoding, self.chunk = model, encoding, chunk
         self.where = Where()
         weight = self.parts.head.weight
         self.device, self.dtype, self.classes = weight.device, weight.dtype, weight.shape[0]
+        self.writable = (allowed(encoding.tokenizer, self.classes) if writable is None else writable).to(self.device)
         self.bounds = (-torch.inf, torch.inf)
         self.head: str | None = HEAD
         self.layers: Mapping[str, Layer] = {HEAD: _layer(self.parts)}
@@ -144,7 +147,9 @@ class TokenVictim:
 
     def at(self, encoding: Encoding) -> TokenVictim:
         """The same model at another prompt. Short texts are not worth a cache of their own."""
-        other = TokenVictim(self.model, encoding, chunk=self.chunk, cached=False, parts=self.parts)
+        other = TokenVictim(
+            self.model, encoding, chunk=self.chunk, cached=False, parts=self.parts, writable=self.writable
+        )
         other.where = self.where
         return other
 
@@ -219,7 +224,7 @@ class TokenVictim:
         return torch.cat(out)
 
     def by_token(self, gradient: Float[Tensor, "n s d"]) -> Float[Tensor, "n s v"]:
-        """The gradient by a one-hot choice of each of the slot's tokens: ⟨gradient, row⟩ for each row. No one-hot is made."""
+        """The gradient by a one-hot choice of each of the slot's tokens, ⟨gradient, row⟩; no one-hot is made."""
         found: Tensor = self.parts.scale * (gradient @ self.parts.weight.T)
         return found
 
@@ -360,8 +365,8 @@ class TokenVictim:
             worst = float((here.double() - whole.double()).abs().max())
             if worst > 1e3 * torch.finfo(self.dtype).eps * max(size, 1.0):
                 raise ModelError(
-                    f"the model's logits differ from its head's W·h by up to {worst:.2g}: it scales or caps them, and its "
-                    "head's curvature is not that of a linear layer"
+                    f"the model's logits differ from its head's W·h by up to {worst:.2g}: it scales or caps them, and "
+                    "its head's curvature is not that of a linear layer"
                 )
             if not torch.equal(here, again):
                 raise ModelError("the model is random: two passes over the same prompt differ; call model.eval()")
@@ -389,6 +394,6 @@ def _demand_room(model: Any, encoding: Encoding, classes: int) -> None:
     length = sum(map(len, (encoding.prefix, encoding.slot, encoding.tail, encoding.target)))
     if room is not None and length > room:
         raise ModelError(
-            f"prompt, slot and target are {length:,} tokens, and the model has places for {room:,}: shorten the prompt or "
-            "--slot-len"
+            f"prompt, slot and target are {length:,} tokens, and the model has places for {room:,}: shorten the prompt "
+            "or --slot-len"
         )

@@ -1,4 +1,4 @@
-"""Attacks on language models: a slot of tokens or of free embeddings beside the prompt is changed until the target is said.
+"""Attacks on language models: tokens or embeddings beside the prompt are changed until it says the target.
 
 Each yields its start first, then every iterate, and is Markov in its point and the step: noise is keyed by the step, so
 that a path that was broken off goes on to the same bits.

@@ -33,6 +33,7 @@ class Embedding:
     ball: float | None = None
 
     norm = None
+    discrete = False
 
     def __post_init__(self) -> None:
         counted("steps", self.steps)
@@ -49,8 +50,8 @@ class Embedding:
     def __call__(self, victim: TokenVictim, batch: Batch, rng: Noise) -> Iterator[Pass]:
         """Yield the start, then each iterate."""
         unit = victim.row_norm()
-        step, x = begin(batch, tokens=False)
-        for step in range(step, self.steps):
+        first, x = begin(batch, tokens=False)
+        for step in range(first, self.steps):
             # At the start the slot is text.
             here = victim(batch.tokens if step == 0 and batch.tokens is not None else x, batch.y)
             yield here

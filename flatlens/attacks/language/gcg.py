@@ -40,6 +40,7 @@ class GCG:
     swaps: int = 1
 
     norm = None
+    discrete = True
 
     def __post_init__(self) -> None:
         for name in ("steps", "candidates", "topk", "swaps"):
@@ -52,8 +53,8 @@ class GCG:
 
     def __call__(self, victim: TokenVictim, batch: Batch, rng: Noise) -> Iterator[Pass]:
         """Yield the start, then each step's best candidate; where none retokenises, the slot stays as it is."""
-        step, tokens = begin(batch, tokens=True)
-        for step in range(step, self.steps):
+        first, tokens = begin(batch, tokens=True)
+        for step in range(first, self.steps):
             here = victim(tokens, batch.y)
             yield here
             ranks = self._ranks(victim, here, tokens)
@@ -62,7 +63,7 @@ class GCG:
         yield victim(tokens, batch.y, final=True)
 
     def _ranks(self, victim: TokenVictim, here: Pass, tokens: Int[Tensor, "1 s"]) -> Int[Tensor, "s k"]:
-        """For each place the tokens that lower the loss most, to first order: neither those there nor forbidden ones."""
+        """For each place the tokens that lower the loss most, to first order; not those there, nor forbidden ones."""
         change = victim.by_token(here.grad(lambda at: at.loss))[0]
         change[:, ~victim.writable] = torch.inf
         change.scatter_(1, tokens[0].unsqueeze(1), torch.inf)
@@ -142,7 +143,7 @@ def draw(
     if swaps == 1:
         if count > length * choices:
             raise AttackError(
-                f"candidates = {count}: a slot of {length} tokens has {length * choices} single swaps; give at most as many"
+                f"candidates = {count}: a slot of {length} tokens has {length * choices} single swaps; give fewer"
             )
         picked = _distinct(length * choices, count, noise)
         places, which = (picked // choices).unsqueeze(1), (picked % choices).unsqueeze(1)
@@ -154,7 +155,7 @@ def draw(
 
 
 def _distinct(size: int, count: int, noise: torch.Generator) -> Int[Tensor, " m"]:
-    """Different whole numbers below ``size``: without a permutation of all where there are far more than are asked for."""
+    """Different whole numbers below ``size``, without a permutation of all where only a few are asked for."""
     if count * 4 > size:
         return torch.randperm(size, generator=noise)[:count]
     drawn = torch.randint(size, (2 * count,), generator=noise).tolist()

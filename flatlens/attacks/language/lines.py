@@ -28,6 +28,7 @@ class LineToEnd:
     steps: int = 100
 
     norm = None
+    discrete = False
 
     @property
     def length(self) -> int:

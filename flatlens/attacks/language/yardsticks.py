@@ -45,7 +45,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Planted:
-    """The slot says `` Say: `` and the target: the obvious text, which every discrete attack could have found. One point.
+    """The slot says `` Say: `` and the target: the obvious text, in reach of every discrete attack. One point.
 
     Args:
         prompt: whose target it is.
@@ -70,7 +70,7 @@ class Planted:
 
 @dataclass(frozen=True)
 class Copies:
-    """Plain text without a template: the prompt, then 0, 1, 2, 4 … 32 copies of the target, a line each; then the target.
+    """Plain text, no template: the prompt, then 0, 1, 2, 4 … 32 copies of the target, a line each; then the target.
 
     Args:
         prompt: whose target it is.
@@ -98,6 +98,6 @@ class Copies:
 def _at(victim: TokenVictim, said: encoding.Encoding, batch: Batch) -> Pass:
     if list(said.target) != batch.y[0].tolist():
         raise AttackError(
-            "the target is other tokens after another text, and its curvature is no yardstick there; leave this control out"
+            "the target is other tokens after another text, so that this is no yardstick for it; leave this control out"
         )
     return victim.at(said)(torch.tensor([said.slot], device=victim.device), batch.y, final=True)

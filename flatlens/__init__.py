@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from flatlens import attacks as attacks
     from flatlens import datasets as datasets
     from flatlens import models as models
+    from flatlens.datasets.prompts import Prompt as Prompt
     from flatlens.errors import FlatlensError as FlatlensError
     from flatlens.hessian.training import head_flatness as head_flatness
     from flatlens.measure.curvature import curvature as curvature
     from flatlens.measure.robustness import robustness as robustness
     from flatlens.measure.run import run as run
     from flatlens.measure.trace import trace as trace
+    from flatlens.measure.trace_text import curvature_text as curvature_text
+    from flatlens.measure.trace_text import trace_text as trace_text
     from flatlens.models.normalized import normalized as normalized
     from flatlens.records.runs import Run as Run
     from flatlens.records.trajectory import Trace as Trace
@@ -41,6 +44,7 @@ from flatlens.version import __version__
 _PUBLIC = {
     "CautionWarning": ("flatlens.wording", "CautionWarning"),
     "FlatlensError": ("flatlens.errors", "FlatlensError"),
+    "Prompt": ("flatlens.datasets.prompts", "Prompt"),
     "Robustness": ("flatlens.training.robustness", "Robustness"),
     "Run": ("flatlens.records.runs", "Run"),
     "RunSpec": ("flatlens.specs.run", "RunSpec"),
@@ -49,6 +53,7 @@ _PUBLIC = {
     "Trace": ("flatlens.records.trajectory", "Trace"),
     "attacks": ("flatlens.attacks", None),
     "curvature": ("flatlens.measure.curvature", "curvature"),
+    "curvature_text": ("flatlens.measure.trace_text", "curvature_text"),
     "datasets": ("flatlens.datasets", None),
     "defences": ("flatlens.training.defences", None),
     "head_flatness": ("flatlens.hessian.training", "head_flatness"),
@@ -59,11 +64,13 @@ _PUBLIC = {
     "run_sweep": ("flatlens.sweeps.supervisor", "run_sweep"),
     "open": ("flatlens.sweeps.opening", "open"),
     "trace": ("flatlens.measure.trace", "trace"),
+    "trace_text": ("flatlens.measure.trace_text", "trace_text"),
     "train": ("flatlens.training.recipes", "train"),
 }
 __all__ = [
     "CautionWarning",
     "FlatlensError",
+    "Prompt",
     "Robustness",
     "Run",
     "RunSpec",
@@ -73,6 +80,7 @@ __all__ = [
     "__version__",
     "attacks",
     "curvature",
+    "curvature_text",
     "datasets",
     "defences",
     "head_flatness",
@@ -83,6 +91,7 @@ __all__ = [
     "run",
     "run_sweep",
     "trace",
+    "trace_text",
     "train",
 ]
 

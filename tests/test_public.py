@@ -37,11 +37,13 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
             "open",
             "robustness",
         }
-        | {"run", "run_sweep", "trace", "train"},
+        | {"run", "run_sweep", "trace", "train"}
+        | {"Prompt", "trace_text", "curvature_text"},
     ),
     "attacks": (
         fl.attacks,
         {"FGSM", "BIM", "MIFGSM", "PGD", "APGD", "APGDCE", "APGDDLR", "APGDT", "AdvGAN", "DDN", "Square", "along"}
+        | {"GCG", "Embedding", "RandomSwap"}
         | {"recorded", "ATTACKS", "CONTROLS", "NORMS", "OBJECTIVES", "SCHEMES"},
     ),
     "a sweep": (
@@ -71,7 +73,7 @@ def test_what_is_not_offered_of_a_sweep_is_there_for_those_who_do_its_work() -> 
     assert {"claim", "commit", "fail", "set_aside"} <= public - set(FOR_USERS)
 
 
-FUNCTIONS = ("trace", "curvature", "open", "robustness", "run", "run_sweep", "normalized", "train")
+FUNCTIONS = ("trace", "trace_text", "curvature_text", "curvature", "open", "robustness", "run", "run_sweep", "normalized", "train")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -21,13 +21,17 @@ from flatlens_cli import completing
 
 _DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
 
-_WHOLE = ("steps", "restarts", "probes", "limit", "batch_size", "seed", "sample_seed")
+_WHOLE = (
+    "steps", "restarts", "probes", "limit", "batch_size", "seed", "sample_seed", "slot_len", "candidates", "topk",
+    "swaps", "stop_after",
+)  # fmt: skip
 
 _WHAT = "What to run"
 _ATTACK = "The attack"
 _MEASURE = "What is measured, on which samples"
 _HOW = "How it is computed"
 _OUTPUT = "Results"
+_LANGUAGE = "Language models (lm:)"
 
 
 def _option(panel: str, text: str, *flags: str, default: str | None = None, metavar: str | None = None) -> Any:
@@ -104,6 +108,56 @@ Control = Annotated[
         "--control",
         "--controls",
         metavar="NAME",
+    ),
+]
+
+Prompt = Annotated[str | None, _option(_LANGUAGE, "What the user says; instead of --data.", "--prompt", metavar="TEXT")]
+Target = Annotated[str | None, _option(_LANGUAGE, "The answer that the attack is after.", "--target", metavar="TEXT")]
+System = Annotated[
+    str | None, _option(_LANGUAGE, "The system's text, for prompts without one.", "--system", metavar="TEXT")
+]
+SlotLen = Annotated[
+    str | None, _option(_LANGUAGE, "Tokens of the slot that is changed", "--slot-len", default="20", metavar="N")
+]
+Init = Annotated[
+    str | None,
+    _option(_LANGUAGE, "The slot's text at the start: one token, or all", "--init", default="' x'", metavar="TEXT"),
+]
+Slot = Annotated[
+    str | None,
+    _option(
+        _LANGUAGE, "Where the slot is: suffix or prefix of the prompt", "--slot", default="suffix", metavar="WHERE"
+    ),
+]
+Chat = Annotated[
+    str | None,
+    _option(_LANGUAGE, "auto: the model's chat template; none: plain text", "--chat", default="auto", metavar="WHICH"),
+]
+Positions = Annotated[
+    str | None,
+    _option(
+        _LANGUAGE,
+        "target; or all: also the paper's averaging, over all positions",
+        "--positions",
+        default="target",
+        metavar="WHICH",
+    ),
+]
+Candidates = Annotated[
+    str | None, _option(_LANGUAGE, "gcg: swaps evaluated at each step", "--candidates", default="512", metavar="N")
+]
+TopK = Annotated[str | None, _option(_LANGUAGE, "gcg: best tokens of each place", "--topk", default="256", metavar="N")]
+Swaps = Annotated[
+    str | None, _option(_LANGUAGE, "gcg: tokens that a candidate changes", "--swaps", default="1", metavar="N")
+]
+Ball = Annotated[
+    str | None,
+    _option(_LANGUAGE, "embedding: how far each place may go, in mean row norms", "--ball", metavar="NUMBER"),
+]
+StopAfter = Annotated[
+    str | None,
+    _option(
+        _LANGUAGE, "End a path after N steps on which it stays flipped", "--stop-after", default="never", metavar="N"
     ),
 ]
 

@@ -24,7 +24,8 @@ from flatlens.progress import Report
 from flatlens.records.schema import Caution
 from flatlens.records.trajectory import Trace
 from flatlens.victims.encoding import Encoding
-from flatlens.victims.tokens import Parts, TokenVictim
+from flatlens.victims.language_parts import Parts
+from flatlens.victims.tokens import TokenVictim
 
 
 @dataclasses.dataclass
@@ -136,8 +137,9 @@ class LanguageJob:
             except (MemoryError, RuntimeError) as error:
                 if not guard.is_out_of_memory(error):
                     raise
+                smaller = max(1, self.batch_size // 2)
                 raise ResourceError(
-                    f"out of memory at prompt {index}: run again with --batch-size {max(1, self.batch_size // 2)}; "
-                    "that is another run: candidates' losses depend in their last bits on how many are computed together"
+                    f"out of memory at prompt {index}; run again with --batch-size {smaller}: that is another run, for "
+                    "candidates' losses depend in their last bits on how many are computed together"
                 ) from error
             yield index, found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,9 @@ from flatlens.models import guard
 from flatlens.models.language import check_model
 from flatlens.records.schema import Caution
 from flatlens.specs.language import CHUNK
-from flatlens.victims.encoding import Encoding, allowed, encode
-from flatlens.victims.tokens import TokenVictim, parts_of
+from flatlens.victims.encoding import Encoding, allowed, asked, encode
+from flatlens.victims.language_parts import parts_of
+from flatlens.victims.tokens import TokenVictim
 
 FAR = 10.0
 """A step of more mean row norms than this was probably meant in other units."""
@@ -31,7 +32,7 @@ def prepare(
     attack: Any,
     controls: Sequence[str] = (),
     slot_len: int = 20,
-    init: str = " x",
+    init: str | None = None,
     slot: str = "suffix",
     chat: str = "auto",
     positions: str = "target",
@@ -39,6 +40,7 @@ def prepare(
     seed: int = 0,
     chunk: int = CHUNK,
     ids: Sequence[int] | None = None,
+    whole: bool = False,
 ) -> LanguageJob:
     """Check the model and encode the prompts.
 
@@ -49,7 +51,7 @@ def prepare(
         attack: one of `flatlens.attacks` for language models.
         controls: names of the paths to walk beside it.
         slot_len: tokens of the slot.
-        init: the slot's text at the start.
+        init: the slot's text at the start; see `flatlens.victims.encoding.encode`.
         slot: ``suffix`` or ``prefix``.
         chat: ``auto`` or ``none``.
         positions: ``target``, or ``all`` for the paper's own averaging beside it.
@@ -57,6 +59,7 @@ def prepare(
         seed: of all noise.
         chunk: candidates that are evaluated together.
         ids: of the prompts in their data.
+        whole: the slot is all that the user says, as it is: nothing is put beside it.
 
     Raises:
         AttackError: the attack is of images, or does not fit the slot.
@@ -75,7 +78,8 @@ def prepare(
         )
     with guard.net("while it is checked, before the attack"):
         parts = parts_of(model)
-    encodings = list(_encoded(tokenizer, prompts, slot_len=slot_len, init=init, slot=slot, chat=chat))
+    how = {"chat": chat} if whole else {"chat": chat, "slot_len": slot_len, "init": init, "slot": slot}
+    encodings = list(_encoded(tokenizer, prompts, asked if whole else encode, **how))
     writable = allowed(tokenizer, parts.head.weight.shape[0])
     with guard.net("while it is checked, before the attack"):
         first = TokenVictim(model, encodings[0], chunk=chunk, parts=parts, writable=writable)
@@ -98,10 +102,10 @@ def prepare(
     )
 
 
-def _encoded(tokenizer: Any, prompts: Prompts, **how: Any) -> Iterator[Encoding]:
+def _encoded(tokenizer: Any, prompts: Prompts, encoder: Callable[..., Encoding], **how: Any) -> Iterator[Encoding]:
     for name, prompt in zip(prompts.names, prompts.prompts, strict=True):
         try:
-            yield encode(tokenizer, prompt, **how)
+            yield encoder(tokenizer, prompt, **how)
         except FlatlensError as error:
             error.args = (f"prompt '{name}': {error}",)
             raise

@@ -45,8 +45,12 @@ def save(trace: Trace, folder: str | Path, *, force: bool = False) -> Path:
     if force and path.exists():  # all is prepared: only now what is there goes
         runs.remove(path)
     run = runs.create(path, spec, made_by | known)
-    arrays = {"images": trace.images, "gradients": trace.gradients}
-    run.save_part(0, {"steps": trace.steps, "layers": trace.layers}, arrays, {})
+    arrays = {"images": trace.images, "gradients": trace.gradients, "embeddings": trace.embeddings}
+    more = {"positions": trace.positions, "tokens": trace.tokens}
+    tables = {"steps": trace.steps, "layers": trace.layers} | {k: v for k, v in more.items() if v is not None}
+    if trace.prompts is not None:
+        run.save_prompts([dict(one) for one in trace.prompts])
+    run.save_part(0, tables, arrays, {})
     run.merge()
     for name, table in (("spectrum", trace.spectrum), ("peers", trace.peers)):
         if table is not None:

@@ -34,7 +34,7 @@ OWN = (
     "ball", "sharpen", "stop_after",
 )  # fmt: skip
 """Settings that only language models have."""
-_ALL: dict[str, Any] = {"slot_len": 20, "init": " x", "slot": "suffix", "chat": "auto", "positions": "target"}
+_ALL: dict[str, Any] = {"slot_len": 20, "slot": "suffix", "chat": "auto", "positions": "target"}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "gcg": {"candidates": 512, "topk": 256, "swaps": 1},
     "random-swap": {"candidates": 512, "swaps": 1},

@@ -22,8 +22,9 @@ from flatlens.datasets.prompts import Prompt
 from flatlens.errors import AttackError, DataError, FlatlensError, ModelError, one_line
 
 Ids = tuple[int, ...]
+STARTS = (" x", "x", "!")
+"""What the slot is filled with at the start, unless another text is asked for."""
 _MARK = "⟦slot⟧"
-_MOST_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Encoding:
     def sha256(self) -> str:
         """Of the tokens: what a run is of, whatever the file that they came from is called."""
         return hashlib.sha256(json.dumps([self.prefix, self.slot, self.tail, self.target]).encode()).hexdigest()
+
+    @property
+    def length(self) -> int:
+        """Tokens in all."""
+        return len(self.prefix) + len(self.slot) + len(self.tail) + len(self.target)
 
     def exact(self, slots: Int[Tensor, "m s"]) -> Bool[Tensor, " m"]:
         """For which slots the whole prompt's text, tokenised again, gives exactly these tokens."""
@@ -112,7 +118,7 @@ def encode(
     prompt: Prompt,
     *,
     slot_len: int,
-    init: str = " x",
+    init: str | None = None,
     slot: str = "suffix",
     chat: str = "auto",
 ) -> Encoding:
@@ -122,7 +128,8 @@ def encode(
         tokenizer: of transformers.
         prompt: what is said, and the target.
         slot_len: S, tokens of the slot.
-        init: the slot's text at the start: one token, which is repeated, or S of them.
+        init: the slot's text at the start: one token, which is repeated, or S of them; when left out, the first of
+            ``" x"``, ``x`` and ``!`` that is one token.
         slot: ``suffix``, after the prompt, or ``prefix``, before it.
         chat: ``auto`` uses the tokenizer's chat template where it has one; ``none`` the plain text.
 
@@ -142,7 +149,7 @@ def encode(
     end = len(prefix) + slot_len
     if ids[: len(prefix)] != prefix or ids[len(prefix) : end] != begin:
         raise AttackError(
-            f"--init {init!r}: the slot's text does not give its tokens back where it stands"
+            f"--init {text!r}: the slot's text does not give its tokens back where it stands"
             f"{_nearest(tokenizer, before, after, slot_len)}"
         )
     made = Encoding(tuple(prefix), tuple(begin), tuple(ids[end:]), (), tokenizer)
@@ -161,13 +168,15 @@ def plain(tokenizer: Any, text: str, target: str) -> Encoding:
     return Encoding((), tuple(ids), (), _target(tokenizer, text, ids, target), tokenizer)
 
 
-def asked(tokenizer: Any, prompt: Prompt, said: str, *, chat: str = "auto") -> Encoding:
-    """Another text of the user's in place of the prompt: all of it is the slot.
+def asked(tokenizer: Any, prompt: Prompt, said: str | None = None, *, chat: str = "auto") -> Encoding:
+    """All that the user says as the slot: the prompt, or another text in its place.
 
     Raises:
         ModelError: the chat template fails, or rewrites what the user says.
     """
-    render = _renderer(tokenizer, replace(prompt, prompt=said), chat)
+    _demand_plain(tokenizer, prompt)
+    said = prompt.prompt if said is None else said
+    render = _renderer(tokenizer, prompt, chat)
     before, after = _around(render, lambda what: what, said)
     whole, prefix = _ids(tokenizer, before + said + after), _ids(tokenizer, before)
     tail = len(_ids(tokenizer, after)) if after else 0
@@ -182,7 +191,9 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _start(tokenizer: Any, init: str, slot_len: int) -> list[int]:
+def _start(tokenizer: Any, init: str | None, slot_len: int) -> list[int]:
+    if init is None:
+        init = next((text for text in STARTS if len(_ids(tokenizer, text)) == 1), STARTS[0])
     ids = _ids(tokenizer, init)
     if len(ids) == 1:
         return ids * slot_len

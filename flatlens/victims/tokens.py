@@ -10,18 +10,18 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from flatlens.errors import ModelError, one_line
 from flatlens.models.guard import Where
 from flatlens.victims.encoding import Encoding, allowed, text_of
-from flatlens.victims.layers import HEAD, Layer
+from flatlens.victims.language_parts import Parts, demand_room, parts_of
+from flatlens.victims.layers import HEAD, Layer, describe
 from flatlens.victims.protocol import Forward, Needs
 from flatlens.victims.taps import Tap
 
@@ -29,66 +29,6 @@ LOGITS = 64 << 20
 """Bytes of logits that are held at once, at most."""
 UNCACHED = "uncached"
 """The code of the caution that the prefix is computed anew at each pass."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What flatlens uses of a language model.
-
-    Attributes:
-        model: the user's.
-        body: gives hidden states ``[n, L, d]``.
-        embed: gives the rows of tokens, scaled where the model scales them.
-        head: the Linear layer whose output is the logits.
-        scale: what ``embed`` multiplies its weight's rows by.
-        name: of the head, as in ``model.named_modules()``.
-    """
-
-    model: Any
-    body: nn.Module
-    embed: nn.Module
-    head: nn.Linear
-    scale: float
-    name: str
-
-    @property
-    def weight(self) -> Tensor:
-        """The rows of the embedding, unscaled, ``[V, d]``."""
-        weight: Tensor = getattr(self.embed, "weight")  # noqa: B009 (typed as Tensor | Module)
-        return weight
-
-
-def parts_of(model: Any) -> Parts:
-    """The body, the embedding and the head of a causal language model of transformers, each found by value.
-
-    Raises:
-        ModelError: it has none such, or its logits are not its head's output.
-    """
-    embed, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if not isinstance(head, nn.Linear):
-        raise ModelError(
-            f"the head of the model is a {type(head).__name__}, no Linear layer (quantised?); give it in float32"
-        )
-    if not isinstance(embed, nn.Module) or getattr(embed, "weight", None) is None:
-        raise ModelError(
-            f"the embedding of the model is a {type(embed).__name__} without a weight; it cannot be attacked"
-        )
-    body = model.get_decoder() if hasattr(model, "get_decoder") else getattr(model, model.base_model_prefix, None)
-    if not isinstance(body, nn.Module) or body is model:
-        raise ModelError(f"the model is a {type(model).__name__}, whose body cannot be told from its head")
-    name = next(key for key, module in model.named_modules() if module is head)
-    return Parts(model, body, embed, head, _scale(embed), name)
-
-
-def _scale(embed: nn.Module) -> float:
-    weight: Tensor = embed.weight  # type: ignore[assignment]
-    ids = torch.linspace(0, len(weight) - 1, min(64, len(weight)), device=weight.device).long()
-    with torch.no_grad():
-        rows, plain = embed(ids).double(), weight[ids].double()
-    scale = float((rows * plain).sum() / plain.square().sum())
-    if not torch.allclose(rows, scale * plain, rtol=1e-2 if weight.dtype != torch.float32 else 1e-5, atol=1e-6):
-        raise ModelError("the embedding of the model does more than look up rows and scale them; it cannot be attacked")
-    return scale
 
 
 class TokenVictim:
@@ -129,10 +69,12 @@ class TokenVictim:
         self.writable = (allowed(encoding.tokenizer, self.classes) if writable is None else writable).to(self.device)
         self.bounds = (-torch.inf, torch.inf)
         self.head: str | None = HEAD
-        self.layers: Mapping[str, Layer] = {HEAD: _layer(self.parts)}
+        self.layers: Mapping[str, Layer] = {
+            HEAD: describe(HEAD, self.parts.name, self.parts.head, self.parts.head.weight.detach(), None)
+        }
         self.target = self._ids(encoding.target)
         self._tail = self._ids((*encoding.tail, *encoding.target[:-1]))
-        _demand_room(model, encoding, self.classes)
+        demand_room(model, encoding, self.classes)
         self._prefix = self._ids(encoding.prefix)
         self._cache: list[tuple[Tensor, Tensor]] | None = None
         self.cached, self.difference = False, 0.0
@@ -375,25 +317,3 @@ class TokenVictim:
 
 def _tolerance(dtype: torch.dtype) -> float:
     return {torch.float64: 1e-10, torch.float32: 1e-4}.get(dtype, 2e-2)
-
-
-def _layer(parts: Parts) -> Layer:
-    from flatlens.victims.layers import describe
-
-    return describe(HEAD, parts.name, parts.head, parts.head.weight.detach(), None)
-
-
-def _demand_room(model: Any, encoding: Encoding, classes: int) -> None:
-    tokenizer = encoding.tokenizer
-    if len(tokenizer) > classes:
-        raise ModelError(
-            f"the tokenizer has {len(tokenizer):,} tokens and the model {classes:,}: they are not of each other"
-        )
-    config = getattr(model.config, "text_config", None) or model.config
-    room = getattr(config, "max_position_embeddings", None)
-    length = sum(map(len, (encoding.prefix, encoding.slot, encoding.tail, encoding.target)))
-    if room is not None and length > room:
-        raise ModelError(
-            f"prompt, slot and target are {length:,} tokens, and the model has places for {room:,}: shorten the prompt "
-            "or --slot-len"
-        )

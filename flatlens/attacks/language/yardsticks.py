@@ -11,6 +11,7 @@ import torch
 from flatlens.datasets.prompts import Prompt
 from flatlens.errors import AttackError
 from flatlens.victims import encoding
+from flatlens.victims.language_parts import places
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch, Pass
 
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
 
 COPIES = (0, 1, 2, 4, 8, 16, 32)
 """How often the target stands in the text before it, step by step, of the control ``copies``."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """The prompt as it is: one point, no attack."""
+
+    norm = None
+    length = 0
+
+    def __call__(self, victim: TokenVictim, batch: Batch, rng: Noise) -> Iterator[Pass]:
+        """Yield the one point."""
+        yield victim(victim.start(), batch.y, final=True)
 
 
 @dataclass(frozen=True)
@@ -88,11 +101,15 @@ class Copies:
         return len(self.counts) - 1
 
     def __call__(self, victim: TokenVictim, batch: Batch, rng: Noise) -> Iterator[Pass]:
-        """Yield a point for each count; a path that was broken off goes on where it was."""
+        """Yield a point for each count as long as the model has places for it; a path broken off goes on where it was."""
         first = 0 if batch.reached is None else batch.reached.step
         for count in self.counts[first:]:
             text = f"{self.prompt.prompt}\n" + f"{self.prompt.target}\n" * count
-            yield _at(victim, encoding.plain(victim.encoding.tokenizer, text, self.prompt.target), batch)
+            said = encoding.plain(victim.encoding.tokenizer, text, self.prompt.target)
+            room = places(victim.model)
+            if room is not None and said.length > room:
+                return
+            yield _at(victim, said, batch)
 
 
 def _at(victim: TokenVictim, said: encoding.Encoding, batch: Batch) -> Pass:

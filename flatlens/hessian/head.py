@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from flatlens.errors import LayerError
 from flatlens.hessian import Curvature
 from flatlens.hessian.scale_free import NORMAL, over_gap, without_top
-from flatlens.hessian.softmax import Softmax, eigenvalues, gradient_norm, participation, softmax, top_eigenvalue
-from flatlens.hessian.vocabulary import weight_variance
+from flatlens.hessian.softmax import eigenvalues, gradient_norm, others, participation, softmax, top_eigenvalue
+from flatlens.hessian.vocabulary import Blocks
 from flatlens.victims.checks import ROUNDINGS
 from flatlens.victims.precision import wide
 
@@ -35,7 +35,9 @@ class Head:
         self.weight_norm = torch.linalg.matrix_norm(self.weight)
         self._longest = self.weight.norm(dim=1).max()
         self._largest_bias = self.weight.new_zeros(()) if self.bias is None else self.bias.abs().max()
-        self._pairwise = _squared_distances(self.weight) if len(self.weight) <= PAIRWISE_CLASSES else None
+        few = len(self.weight) <= PAIRWISE_CLASSES
+        self._pairwise = _squared_distances(self.weight) if few else None
+        self._blocks = None if few else Blocks(self.weight)
 
     def __call__(
         self,
@@ -64,7 +66,7 @@ class Head:
         soft = softmax(own)
         c = soft.confidence_term
         trace = norm_sq * c
-        variance = self._weight_variance(soft, own)
+        variance = self._weight_variance(soft.p, own)
         zero = torch.zeros_like(trace)
         finite = torch.isfinite(norm_sq) & torch.isfinite(c)
         # LAPACK refuses NaN: a sample that is not finite keeps NaN in every column and harms no other.
@@ -93,13 +95,13 @@ class Head:
         """Raise LayerError where the model's logits differ by more than the rounding of their dtype."""
         same_logits(own, logits, norm * self._longest + self._largest_bias, self.weight.shape[1])
 
-    def _weight_variance(self, soft: Softmax, logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+    def _weight_variance(self, p: Float[Tensor, "n k"], logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
         """Σ_k p_k ‖w_k − w̄‖² = ½ Σ_{j,k} p_j p_k ‖w_j − w_k‖²: the second form has terms of one sign only."""
         if self._pairwise is not None:
-            return 0.5 * ((soft.p @ self._pairwise) * soft.p).sum(1)
-        top = soft.p.argmax(1)
-        rest = soft.q.gather(1, top.unsqueeze(1)).squeeze(1)
-        return weight_variance(self.weight, top, rest, without_top(logits, top))
+            return 0.5 * ((p @ self._pairwise) * p).sum(1)
+        assert self._blocks is not None
+        seen = others(logits)
+        return seen.rest * self._blocks.variance_over_rest(seen)
 
     def _variance_over(
         self, c: Float[Tensor, " n"], variance: Float[Tensor, " n"], logits: Float[Tensor, "n k"]

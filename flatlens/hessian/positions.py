@@ -1,7 +1,9 @@
-"""The head's curvature where the loss is a mean over positions: of a language model, exactly, at each and of the mean.
+"""The head's curvature where one sample has T predictions: the target tokens of a language model.
 
-With a_t the head's input at position t and A_t = diag(p_t) − p_t p_tᵀ, H = (1/T) Σ_t A_t ⊗ a_t a_tᵀ. Traces and κ are
-means over the positions; the largest eigenvalue and the gradient's norm are not.
+The loss is the mean cross-entropy over the T positions, so with a_t the head's input at position t, p_t the prediction
+there and A_t = diag(p_t) − p_t p_tᵀ, the Hessian by the head's weight is H = (1/T) Σ_t A_t ⊗ a_t a_tᵀ. Its trace and κ
+are means over the positions; its largest eigenvalue is not. Where the weight is the embedding too, the head's use of
+it alone is meant.
 """
 
 from __future__ import annotations
@@ -14,41 +16,41 @@ from torch import Tensor, nn
 
 from flatlens.hessian import Curvature
 from flatlens.hessian.head import same_logits
-from flatlens.hessian.lanczos import lanczos
-from flatlens.hessian.scale_free import without_top
-from flatlens.hessian.softmax import Softmax, cross_entropy, softmax, top_eigenvalue
-from flatlens.hessian.vocabulary import BLOCK, blocks, products, weight_variance
+from flatlens.hessian.softmax import Others, largest_eigenvalue, others
+from flatlens.hessian.vocabulary import BLOCK, Blocks
 from flatlens.victims.precision import wide
 
-DROPPED = 1e-14
-"""Classes are left out of an eigenproblem up to this error, relative to the eigenvalue (second-order bound)."""
-DENSE = 300
-"""Up to this many rows the eigenproblem of the mean is solved densely."""
-TOLERANCE = 1e-7
-"""Of the eigenvector of the mean; the eigenvalue's error is its square."""
-MOST = 300
-"""Lanczos steps at most."""
+ENTRIES = 2**23
+"""Numbers in one table of positions × classes at most (64 MB): longer batches go in groups of samples."""
+ITERATIONS = 400
+CHECK_EVERY = 4
 
 
 class AtPositions(NamedTuple):
-    """Curvature of the mean loss, ``[n]``, and at each position, ``[n, T]`` float64.
+    """Curvature of the mean loss of n samples, and what each of the T positions has to it, ``[n, T]`` each.
+
+    NaN stands in the floating columns of a position whose logits are not finite, and in the mean of its sample.
 
     Attributes:
-        mean: of the mean of the positions' losses.
-        nll: −log p of the target, in nats.
-        rank_of_target: how many tokens the model prefers to the target; 0 = greedy decoding takes it.
-        margin: the target's logit minus the largest other.
+        mean: curvature of the mean cross-entropy over the positions. ``feature_norm_sq`` and
+            ``confidence_term`` are means over the positions. ``scale_free`` and ``effective_rank`` are NaN: over
+            several positions there is no one gap and no one A.
+        nll: −log p of the target token, in nats.
+        rank_of_target: how many tokens greedy decoding prefers to the target's; 0: it takes the target.
+        greedy: the token that greedy decoding takes.
+        margin: the target's logit minus the largest other one.
         confidence_term: c = Σ p_k (1 − p_k).
         feature_norm_sq: ‖a‖².
         weight_variance: Σ p_k ‖w_k − w̄‖².
-        trace: ‖a‖² c, of the position's own loss.
-        relative_flatness: κ = ‖a‖² Σ p_k ‖w_k − w̄‖².
-        top_eigenvalue: λ_max of the position's own loss.
+        trace: ‖a‖² · c.
+        relative_flatness: κ = ‖a‖² · the weight variance.
+        top_eigenvalue: λ_max of this position's own Hessian, ‖a‖² · λ_max(A).
     """
 
     mean: Curvature
     nll: Float[Tensor, "n t"]
     rank_of_target: Float[Tensor, "n t"]
+    greedy: Int[Tensor, "n t"]
     margin: Float[Tensor, "n t"]
     confidence_term: Float[Tensor, "n t"]
     feature_norm_sq: Float[Tensor, "n t"]
@@ -59,21 +61,19 @@ class AtPositions(NamedTuple):
 
 
 class HeadAtPositions:
-    """Closed-form curvature of a language model's head under the mean cross-entropy over positions.
+    """Closed-form curvature of a language model's last Linear layer under the mean cross-entropy over positions.
 
     Args:
-        linear: the layer whose output is the logits; its weight stays in its own dtype.
-        block: rows of the weight that are float64 at a time.
+        linear: the layer whose output is the logits; its weight is referred to in its own dtype, not copied.
+        block: rows of the weight that are widened to float64 at once.
     """
 
     def __init__(self, linear: nn.Linear, *, block: int = BLOCK) -> None:
-        self.weight = linear.weight.detach()
-        self.bias = None if linear.bias is None else wide(linear.bias.detach())
-        self._block = block
-        squares = torch.cat([rows.square().sum(1) for _, rows in blocks(self.weight, block)])
-        self.weight_norm = squares.sum().sqrt()
-        self._longest = squares.max().sqrt()
-        self._largest_bias = squares.new_zeros(()) if self.bias is None else self.bias.abs().max()
+        self._blocks = Blocks(linear.weight, linear.bias, block=block)
+        self.weight_norm = self._blocks.norms_sq.sum().sqrt()
+        self._longest = self._blocks.norms_sq.max().sqrt()
+        bias = self._blocks.bias
+        self._largest_bias = self._longest.new_zeros(()) if bias is None else bias.abs().max()
 
     def __call__(
         self,
@@ -82,143 +82,171 @@ class HeadAtPositions:
         *,
         logits: Float[Tensor, "n t k"] | None = None,
     ) -> AtPositions:
-        """Curvature at the head's inputs; logits are recomputed in float64. NaN where a position is not finite.
+        """Curvature at the head's inputs ``features``; the logits are recomputed in float64.
 
         Args:
-            features: the head's input at the positions that predict ``y``.
-            y: the tokens to be predicted.
-            logits: the model's own, compared with those recomputed; ranks are taken in them.
+            features: the head's input at the positions whose logits predict the targets.
+            y: the target tokens.
+            logits: the model's own, to be compared with those recomputed. Greedy decoding goes by them.
 
         Raises:
-            LayerError: the model's own logits are others: soft-capped, scaled, or changed in another way.
+            LayerError: the model's own logits are others: it caps or scales what its head gives.
         """
-        # Sample by sample: [T, V] float64 is all that is held of a vocabulary.
+        group = max(1, ENTRIES // (features.shape[1] * len(self._blocks.weight)))
         found = [
-            self._sample(wide(a.detach()), label.to(a.device), None if logits is None else logits[i].detach())
-            for i, (a, label) in enumerate(zip(features, y, strict=True))
+            self._group(
+                wide(features[i : i + group].detach()),
+                y[i : i + group],
+                None if logits is None else logits[i : i + group],
+            )
+            for i in range(0, len(features), group)
         ]
-        columns = {name: torch.stack([f[0][name] for f in found]) for name in found[0][0]}
-        top, slope = torch.stack([f[1] for f in found]), torch.stack([f[2] for f in found])
-        trace = columns["trace"].mean(1)
-        nothing, zero = torch.full_like(trace, torch.nan), torch.zeros_like(trace)
-        mean = Curvature(
+        return found[0] if len(found) == 1 else _joined(found)
+
+    def _group(
+        self, features: Float[Tensor, "n t i"], y: Int[Tensor, "n t"], logits: Float[Tensor, "n t k"] | None
+    ) -> AtPositions:
+        n, t = features.shape[:2]
+        a = features.flatten(0, 1)
+        label = y.to(a.device).flatten()
+        own = self._blocks.logits(a)
+        norm_sq = a.square().sum(1)
+        given = own if logits is None else logits.detach().flatten(0, 1)
+        if logits is not None:
+            same_logits(own, given, norm_sq.sqrt() * self._longest + self._largest_bias, a.shape[1])
+        seen = others(own)
+        target = own.gather(1, label.unsqueeze(1)).squeeze(1)
+        finite = torch.isfinite(norm_sq) & torch.isfinite(own.sum(1))
+        # NaN reaches each column by itself, but for those that compare.
+        blank = torch.where(finite, 1.0, torch.nan)
+        c, variance = seen.confidence_term, seen.rest * self._blocks.variance_over_rest(seen)
+        lam = norm_sq * largest_eigenvalue(seen)
+        rows = {
+            "nll": blank * (seen.first - target + torch.log1p(seen.odds)),
+            "rank_of_target": blank * _rank(given, label.to(given.device)).to(a.device),
+            "greedy": given.argmax(1).to(a.device),
+            "margin": blank * torch.where(label == seen.top, seen.gap, target - seen.first),
+            "confidence_term": blank * c,
+            "feature_norm_sq": blank * norm_sq,
+            "weight_variance": blank * variance,
+            "trace": blank * norm_sq * c,
+            "relative_flatness": blank * norm_sq * variance,
+            "top_eigenvalue": blank * lam,
+        }
+        at = {name: column.view(n, t) for name, column in rows.items()}
+        whole = finite.view(n, t).all(1)
+        top, slope = torch.full((2, n), torch.nan, dtype=a.dtype, device=a.device)
+        for i in whole.nonzero().flatten().tolist():
+            here = slice(i * t, (i + 1) * t)
+            part = Others(*(column[here] for column in seen))
+            coordinates = torch.linalg.qr(features[i].T, mode="r").R.T
+            slope[i] = _gradient_norm(part, label[here], coordinates)
+            top[i] = lam[i] if t == 1 else _top_eigenvalue(part, coordinates, lam[here])
+        return AtPositions(mean=self._mean(at, top, slope), **at)
+
+    def _mean(self, at: dict[str, Tensor], top: Float[Tensor, " n"], slope: Float[Tensor, " n"]) -> Curvature:
+        trace = at["trace"].mean(1)
+        zero, nothing = torch.zeros_like(trace), torch.full_like(trace, torch.nan)
+        return Curvature(
             method="closed-form",
             exact=True,
             trace=trace,
             trace_se=zero,
             ggn_trace=trace,
             top_eigenvalue=top,
-            relative_flatness=columns["relative_flatness"].mean(1),
+            relative_flatness=at["relative_flatness"].mean(1),
             relative_flatness_se=zero,
             relative_sharpness=self.weight_norm**2 * trace,
             weight_norm=self.weight_norm.expand_as(trace),
-            feature_norm_sq=columns["feature_norm_sq"].mean(1),
-            confidence_term=columns["confidence_term"].mean(1),
-            # Both are of a single position's logits: over several there is no one gap, and no one A.
+            feature_norm_sq=at["feature_norm_sq"].mean(1),
+            confidence_term=at["confidence_term"].mean(1),
             scale_free=nothing,
             weight_grad_norm=slope,
             effective_rank=nothing,
         )
-        return AtPositions(mean=mean, **columns)
-
-    def _sample(
-        self, a: Float[Tensor, "t i"], y: Int[Tensor, " t"], logits: Float[Tensor, "t k"] | None
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """The columns of one sample, and λ_max and the slope of its mean loss."""
-        own = products(a, self.weight, self.bias, self._block)
-        norm_sq = a.square().sum(1)
-        if logits is not None:
-            same_logits(own, logits, norm_sq.sqrt() * self._longest + self._largest_bias, a.shape[1])
-        finite = torch.isfinite(norm_sq) & torch.isfinite(own).all(1)
-        blank = torch.where(finite, 1.0, torch.nan).to(norm_sq)
-        # What is not finite computes as a row of zeros, and is NaN at the end.
-        a, norm_sq = torch.where(finite.unsqueeze(1), a, 0), torch.where(finite, norm_sq, 0)
-        own = torch.where(finite.unsqueeze(1), own, 0)
-        soft, top = softmax(own), own.argmax(1)
-        rest = soft.q.gather(1, top.unsqueeze(1)).squeeze(1)
-        c = soft.confidence_term
-        variance = weight_variance(self.weight, top, rest, without_top(own, top), self._block)
-        seen = own if logits is None else logits.to(own.device)
-        target = own.gather(1, y.unsqueeze(1))
-        ahead = (seen > seen.gather(1, y.unsqueeze(1))).sum(1)
-        single = norm_sq * _top(soft)
-        columns = {
-            "nll": cross_entropy(own, y),
-            "rank_of_target": ahead.to(own),
-            "margin": (target - own.scatter(1, y.unsqueeze(1), -torch.inf).amax(1, keepdim=True)).squeeze(1),
-            "confidence_term": c,
-            "feature_norm_sq": norm_sq,
-            "weight_variance": variance,
-            "trace": norm_sq * c,
-            "relative_flatness": norm_sq * variance,
-            "top_eigenvalue": single,
-        }
-        whole = blank.sum()  # NaN where any position is
-        coordinates = _coordinates(a)
-        mean_top = single[0] if len(a) == 1 else _mean_top(soft, top, coordinates, norm_sq, single)
-        gradient = soft.p.scatter(1, y.unsqueeze(1), -soft.q.gather(1, y.unsqueeze(1)))
-        slope = torch.linalg.matrix_norm(gradient.T @ coordinates) / len(a)
-        mark = whole * 0
-        return {name: values * blank for name, values in columns.items()}, mean_top + mark, slope + mark
 
 
-def _coordinates(a: Float[Tensor, "t i"]) -> Float[Tensor, "t m"]:
-    """The rows of ``a`` in an orthonormal basis of their span: m = min(T, I), all inner products as they are."""
-    return torch.linalg.qr(a.T, mode="r").R.T
+def _rank(logits: Float[Tensor, "n k"], label: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """How many tokens greedy decoding prefers: those of larger logits, and among equals those of lower index."""
+    own = logits.gather(1, label.unsqueeze(1))
+    before = torch.arange(logits.shape[1], device=logits.device) < label.unsqueeze(1)
+    return ((logits > own) | ((logits == own) & before)).sum(1)
 
 
-def _top(soft: Softmax) -> Float[Tensor, " n"]:
-    """λ_max(A), of the likely classes alone.
+def _gradient_norm(seen: Others, label: Int[Tensor, " t"], coordinates: Float[Tensor, "t r"]) -> Tensor:
+    """‖(1/T) Σ_t (p_t − e_t) a_tᵀ‖_F, the inputs given by their coordinates in an orthonormal basis."""
+    # In units of the largest 1 − p_t, for squares underflow.
+    rest, p_top = seen.rest.unsqueeze(1), seen.p_top.unsqueeze(1)
+    p = (rest * seen.q).scatter(1, seen.top.unsqueeze(1), p_top)
+    miss = torch.where(label == seen.top, seen.rest, 1 - p.gather(1, label.unsqueeze(1)).squeeze(1))
+    p.scatter_(1, label.unsqueeze(1), -miss.unsqueeze(1))
+    scale = p.abs().max().clamp(min=torch.finfo(p.dtype).tiny)
+    return torch.linalg.matrix_norm(coordinates.T @ (p / scale)) * scale / len(label)
 
-    A principal submatrix loses of its largest eigenvalue at most the squares of the rows left out, over it.
+
+def _top_eigenvalue(seen: Others, coordinates: Float[Tensor, "t r"], own: Float[Tensor, " t"]) -> Tensor:
+    """λ_max of (1/T) Σ_t A_t ⊗ a_t a_tᵀ, by Lanczos on the span of the inputs.
+
+    An eigenvector is Σ_j z_j e_jᵀ with e_j an orthonormal basis of the a_t; H takes Z ``[r, K]`` to Cᵀ Y / T with rows
+    y_t = A_t (C Z)_t, C the coordinates. Only three vectors are kept: without reorthogonalisation Lanczos finds
+    eigenvalues again and again, but the largest no less exactly.
     """
-    order = soft.p.argsort(dim=1, descending=True)
-    p, q = soft.p.gather(1, order), soft.q.gather(1, order)
-    floor = (p * q).amax(1, keepdim=True)
-    after = (p / floor.clamp(min=torch.finfo(p.dtype).tiny)).square().flip(1).cumsum(1).flip(1)
-    kept = max(2, int((after > DROPPED).sum(1).max()))
-    return top_eigenvalue(Softmax(p[:, :kept], q[:, :kept]))
+    t = len(own)
+    scale = own.max() / t
+    if not bool(scale > 0):
+        return scale
+    rest, top = seen.rest.unsqueeze(1), seen.top.unsqueeze(1)
+    p = (rest * seen.q).scatter(1, top, seen.p_top.unsqueeze(1))
+    # In units of H; 0 at the top, whose part is found from the others': p_top − p_top² would cancel.
+    scaled = seen.q * (rest / own.max())
+
+    def apply(z: Tensor) -> Tensor:
+        u = coordinates @ z
+        u -= u.gather(1, top)
+        u *= scaled
+        return coordinates.T @ u.addcmul_(p, u.sum(1, keepdim=True), value=-1)
+
+    # From each position's top class; the noise keeps the start from being orthogonal to the answer.
+    noise = torch.Generator().manual_seed(0)
+    sizes = (coordinates.shape[1], p.shape[1])
+    sides = [torch.randn(size, generator=noise, dtype=p.dtype).to(p.device) for size in sizes]
+    first = coordinates.T @ torch.zeros_like(p).scatter_(1, top, 1.0) + 1e-2 * torch.outer(*sides)
+    q = apply(first)
+    q /= torch.linalg.matrix_norm(q)
+    before, beta = torch.zeros_like(q), q.new_zeros(())
+    diagonal: list[float] = []
+    off: list[float] = []
+    last = 0.0
+    for step in range(1, ITERATIONS + 1):
+        image = apply(q).sub_(before, alpha=float(beta))
+        alpha = torch.dot(image.flatten(), q.flatten())
+        image.sub_(q, alpha=float(alpha))
+        beta = torch.linalg.matrix_norm(image)
+        diagonal.append(float(alpha))
+        if step % CHECK_EVERY == 0 or float(beta) < 1e-14:
+            values, vectors = torch.linalg.eigh(_tridiagonal(diagonal, off))
+            value, residual = float(values[-1]), float(beta) * abs(float(vectors[-1, -1]))
+            if residual <= 1e-15 * value or (residual <= 1e-7 * value and abs(value - last) <= 1e-14 * value):
+                break
+            last = value
+        off.append(float(beta))
+        before, q = q, image / beta
+    return scale * value
 
 
-def _mean_top(
-    soft: Softmax,
-    top: Int[Tensor, " t"],
-    coordinates: Float[Tensor, "t m"],
-    norm_sq: Float[Tensor, " t"],
-    single: Float[Tensor, " t"],
-) -> Float[Tensor, ""]:
-    """λ_max of (1/T) Σ_t A_t ⊗ a_t a_tᵀ, whose eigenvector is of the span of the a_t: K × m numbers."""
-    floor = single.max()
-    if not floor > 0:
-        return floor
-    scaled = norm_sq.unsqueeze(1) * soft.p / floor
-    importance = scaled.sum(0).square()
-    # The tops' rows of A are small though their p is not; they are always kept.
-    importance[top] = torch.inf
-    values, order = importance.sort(descending=True)
-    kept = order[: max(2, int((values.flip(0).cumsum(0).flip(0) > DROPPED).sum()))]
-    at = (kept.unsqueeze(0) == top.unsqueeze(1)).to(torch.int8).argmax(1, keepdim=True)
-    # p of the other classes; the top's part follows from A·1 = 0, so that nothing of size 1 cancels in saturation.
-    others = (soft.p[:, kept] / floor).scatter(1, at, 0.0)
-    # The classes left out are 0 in x, but have their part in pᵀx.
-    lost = soft.p.index_fill(1, kept, 0.0).sum(1, keepdim=True) / floor
-    p_top = soft.p[:, kept].gather(1, at)
-    count = len(norm_sq)
+def _tridiagonal(diagonal: list[float], off: list[float]) -> Float[Tensor, "j j"]:
+    side = torch.tensor(off, dtype=torch.float64)
+    return torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + torch.diag(side, 1) + torch.diag(side, -1)
 
-    def product(x: Float[Tensor, "k m"]) -> Float[Tensor, "k m"]:
-        v = coordinates @ x.T
-        first = v.gather(1, at)
-        v = v - first
-        inner = (others * v).sum(1, keepdim=True) - lost * first
-        out = others * (v - floor * inner)
-        return out.scatter(1, at, -p_top * inner).T @ coordinates / count
 
-    shape = (len(kept), coordinates.shape[1])
-    size = shape[0] * shape[1]
-    if size <= DENSE:
-        identity = torch.eye(size, dtype=others.dtype, device=others.device)
-        matrix = torch.stack([product(e.view(shape)).flatten() for e in identity])
-        return torch.linalg.eigvalsh((matrix + matrix.T) / 2)[-1] * floor
-    first = torch.randn(1, size, generator=torch.Generator().manual_seed(0), dtype=others.dtype).to(others.device)
-    found = lanczos(lambda x: product(x.view(shape)).view(1, -1), first, tolerance=TOLERANCE, most=MOST)
-    return found.value[0] * floor
+def _joined(found: list[AtPositions]) -> AtPositions:
+    """Groups of samples as one."""
+    first = found[0]
+    means = [part.mean for part in found]
+    numbers = {
+        name: torch.cat([getattr(mean, name) for mean in means])
+        for name, value in vars(first.mean).items()
+        if isinstance(value, Tensor)
+    }
+    mean = Curvature(method=first.mean.method, exact=first.mean.exact, **numbers)
+    return AtPositions(mean, *(torch.cat(columns) for columns in zip(*(part[1:] for part in found), strict=True)))

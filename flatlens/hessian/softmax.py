@@ -14,6 +14,8 @@ from torch import Tensor
 
 EIGH_CLASSES = 64
 """Up to this many classes a K×K eigenproblem is cheaper than bisecting the secular equation."""
+NEWTON_STEPS = 60
+"""At most; about 8 are taken."""
 
 
 class Softmax(NamedTuple):
@@ -41,6 +43,50 @@ def softmax(logits: Float[Tensor, "n k"]) -> Softmax:
     others = logits.scatter(1, top, -torch.inf)
     rest = torch.exp(torch.logsumexp(others, 1, keepdim=True) - torch.logsumexp(logits, 1, keepdim=True))
     return Softmax(p, q.scatter(1, top, rest))
+
+
+class Others(NamedTuple):
+    """A prediction of which one class has the most: what is left for the others, to full relative accuracy.
+
+    Attributes:
+        top: the class of the largest logit, ``[n]``.
+        first: its logit, ``[n]``.
+        gap: the largest logit minus the second, ``[n]``.
+        odds: (1 − p_top) / p_top, ``[n]``.
+        q: p_k / (1 − p_top), and 0 at the top, ``[n, K]``.
+    """
+
+    top: Int[Tensor, " n"]
+    first: Float[Tensor, " n"]
+    gap: Float[Tensor, " n"]
+    odds: Float[Tensor, " n"]
+    q: Float[Tensor, "n k"]
+
+    @property
+    def rest(self) -> Float[Tensor, " n"]:
+        """``r = 1 − p_top``."""
+        return self.odds / (1 + self.odds)
+
+    @property
+    def p_top(self) -> Float[Tensor, " n"]:
+        """``p_top``."""
+        return 1 / (1 + self.odds)
+
+    @property
+    def confidence_term(self) -> Float[Tensor, " n"]:
+        """C = Tr A = r · (p_top + Σ_{k≠top} q_k (1 − p_k))."""
+        return self.rest * (self.p_top + 1 - self.rest * self.q.square().sum(1))
+
+
+def others(logits: Float[Tensor, "n k"]) -> Others:
+    """``logits``, float64, as the top class and the rest."""
+    first, top = logits.max(1)
+    rest = logits.scatter(1, top.unsqueeze(1), -torch.inf)
+    second = rest.amax(1)
+    q = rest.sub_(second.unsqueeze(1)).exp_()
+    mass = q.sum(1)
+    gap = first - second
+    return Others(top, first, gap, mass * torch.exp(-gap), q.div_(mass.unsqueeze(1)))
 
 
 def matrix(soft: Softmax) -> Float[Tensor, "n k k"]:
@@ -80,6 +126,34 @@ def _secular(soft: Softmax) -> Float[Tensor, " n"]:
         above = mid - pq[:, 0] > right
         low, high = torch.where(above, low, mid), torch.where(above, mid, high)
     return (low + high) / 2
+
+
+def largest_eigenvalue(seen: Others) -> Float[Tensor, " n"]:
+    """λ_max(A) of many classes, by Newton on the secular equation that `_secular` bisects, without sorting.
+
+    λ − p₁r − (p₁ − λ) Σ_{k≠1} p_k² / (λ − p_k) rises and is concave between p₂ and p₁: from the left of the root Newton
+    goes up to it and never past. The largest eigenvalue of classes 1 and 2 alone lies to the left.
+    """
+    r, first = seen.rest, seen.p_top
+    rest = seen.q * r.unsqueeze(1)
+    second = rest.amax(1)
+    own, other = first * r, second * (1 - second)
+    value = torch.maximum((own + other) / 2 + torch.hypot((own - other) / 2, first * second), second)
+    high = torch.maximum(torch.minimum(first, 2 * torch.maximum(own, other)), value)
+    eps, tiny = torch.finfo(first.dtype).eps, torch.finfo(first.dtype).tiny
+    for _ in range(NEWTON_STEPS):
+        # The nearest that λ comes to p₂ is the rounding of both.
+        gap = torch.maximum(value.unsqueeze(1) - rest, (value * eps).clamp(min=tiny).unsqueeze(1))
+        part = rest / gap
+        near = (part * rest).sum(1)
+        height = value - own - (first - value) * near
+        slope = 1 + near + (first - value) * part.square_().sum(1)
+        moved = torch.minimum((value - height / slope).clamp(min=0), high)
+        settled = (moved - value).abs() <= 2 * eps * value
+        value = torch.maximum(value, moved)
+        if bool((settled | ~torch.isfinite(value)).all()):
+            break
+    return value
 
 
 def gradient_norm(soft: Softmax, y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -1,64 +1,76 @@
-"""Products with the weight of a head of many classes, in blocks of rows: it keeps its own dtype, its float64 does not
-stand in memory as a whole."""
+"""The rows of a wide head's weight, read in blocks: float64 sums without a float64 copy of the weight."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from flatlens.victims.precision import wide
+from flatlens.hessian.softmax import Others
+from flatlens.victims.precision import wide, wide_device
 
 BLOCK = 8192
-"""Rows of the weight that are float64 at a time: 38 MB at a width of 576."""
-HEAVY = 64
-"""So many of the likeliest classes have their distance to the top class from differences, which do not cancel."""
+"""Rows widened at once: 38 MB at 576 features."""
+CLOSE = 1e-4
+"""A variance below this part of the mean ‖w‖² is summed anew from differences: the quick form loses 4 digits there."""
 
 
-def blocks(weight: Float[Tensor, "k i"], size: int = BLOCK) -> Iterator[tuple[slice, Float[Tensor, "b i"]]]:
-    """The weight's rows in float64, ``size`` at a time, and which rows they are."""
-    for start in range(0, len(weight), size):
-        at = slice(start, min(start + size, len(weight)))
-        yield at, wide(weight[at])
-
-
-def products(
-    a: Float[Tensor, "n i"], weight: Float[Tensor, "k i"], bias: Float[Tensor, " k"] | None, size: int = BLOCK
-) -> Float[Tensor, "n k"]:
-    """W·a + b in float64."""
-    out = a.new_empty(len(a), len(weight))
-    for at, rows in blocks(weight, size):
-        out[:, at] = a @ rows.T
-    return out if bias is None else out + bias
-
-
-def weight_variance(
-    weight: Float[Tensor, "k i"],
-    top: Int[Tensor, " n"],
-    rest: Float[Tensor, " n"],
-    others: Float[Tensor, "n k"],
-    size: int = BLOCK,
-) -> Float[Tensor, " n"]:
-    """Σ_k p_k ‖w_k − w̄‖² = r · E_q‖w − w_top‖² − r² · ‖E_q w − w_top‖², right however saturated p is.
+class Blocks:
+    """A weight ``[K, I]``, kept in its own dtype and widened block by block.
 
     Args:
-        weight: in its own dtype.
-        top: the likeliest class.
-        rest: r = 1 − p_top, added up from the other classes.
-        others: q, the distribution over the other classes, 0 at the top.
-        size: rows of a block.
+        weight: of any floating dtype; referred to, not copied.
+        bias: of the layer, ``[K]``.
+        block: rows widened at once.
     """
-    base = wide(weight[top])
-    base_sq = base.square().sum(1)
-    mass, heavy = others.topk(min(HEAVY, others.shape[1]), dim=1)
-    light = others.scatter(1, heavy, 0.0)
-    distance, mean = torch.zeros_like(rest), torch.zeros_like(base)
-    for at, rows in blocks(weight, size):
-        squares = torch.linalg.vecdot(rows, rows) - 2 * base @ rows.T + base_sq.unsqueeze(1)
-        distance += (light[:, at] * squares.clamp(min=0)).sum(1)
-        mean += others[:, at] @ rows
-    for i, (chosen, weights) in enumerate(zip(heavy, mass, strict=True)):
-        distance[i] += weights @ (wide(weight[chosen]) - base[i]).square().sum(1)
-    return rest * (distance - rest * (mean - base).square().sum(1))
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, block: int = BLOCK) -> None:
+        self.weight = weight.detach()
+        self.bias = None if bias is None else wide(bias.detach())
+        self._block = block
+        self.norms_sq = torch.cat([rows.square().sum(1) for _, rows in self._rows()])
+
+    def logits(self, a: Float[Tensor, "n i"]) -> Float[Tensor, "n k"]:
+        """W·a + b at float64 inputs ``a``."""
+        out = a.new_empty(len(a), len(self.weight))
+        for place, rows in self._rows():
+            torch.mm(a, rows.T, out=out[:, place])
+        return out if self.bias is None else out.add_(self.bias)
+
+    def variance_over_rest(self, seen: Others) -> Float[Tensor, " n"]:
+        """Σ_k p_k ‖w_k − w̄‖² / r, with r = 1 − p_top: defined, and right, where p_top is 1 to rounding.
+
+        With v_k = w_k − w_top it is E_q ‖v‖² − r ‖E_q v‖². The sums are taken over w first, which needs one product
+        with the weight for all inputs; where that cancels, over v, input by input.
+        """
+        mean = seen.q.new_zeros(len(seen.q), self.weight.shape[1])
+        for place, rows in self._rows():
+            mean.addmm_(seen.q[:, place], rows)
+        top = wide(self.weight[seen.top])
+        size = seen.q @ self.norms_sq + self.norms_sq[seen.top]
+        far = size - 2 * (top * mean).sum(1)
+        out = far - seen.rest * (mean - top).square().sum(1)
+        for i in (out < CLOSE * size).nonzero().flatten().tolist():
+            out[i] = self._from_differences(seen.q[i], top[i], seen.rest[i])
+        return out
+
+    def _from_differences(self, q: Float[Tensor, " k"], top: Float[Tensor, " i"], rest: Tensor) -> Tensor:
+        far, mean = q.new_zeros(()), torch.zeros_like(top)
+        for place, rows in self._rows():
+            v = rows - top
+            far += q[place] @ v.square().sum(1)
+            mean += q[place] @ v
+        return far - rest * mean.square().sum()
+
+    def _rows(self) -> Iterator[tuple[slice, Float[Tensor, "b i"]]]:
+        """The rows, float64, with their places; each block is overwritten by the next."""
+        narrow = self.weight.dtype != torch.float64
+        device = wide_device(self.weight.device)
+        shape = (min(self._block, len(self.weight)), self.weight.shape[1])
+        # One buffer for all blocks: fresh memory costs more than the arithmetic.
+        held = torch.empty(shape if narrow else 0, dtype=torch.float64, device=device)
+        for begin in range(0, len(self.weight), self._block):
+            rows = self.weight[begin : begin + self._block]
+            yield slice(begin, begin + len(rows)), held[: len(rows)].copy_(rows) if narrow else rows

@@ -73,7 +73,18 @@ def test_what_is_not_offered_of_a_sweep_is_there_for_those_who_do_its_work() -> 
     assert {"claim", "commit", "fail", "set_aside"} <= public - set(FOR_USERS)
 
 
-FUNCTIONS = ("trace", "trace_text", "curvature_text", "curvature", "open", "robustness", "run", "run_sweep", "normalized", "train")
+FUNCTIONS = (
+    "trace",
+    "trace_text",
+    "curvature_text",
+    "curvature",
+    "open",
+    "robustness",
+    "run",
+    "run_sweep",
+    "normalized",
+    "train",
+)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

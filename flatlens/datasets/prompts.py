@@ -203,7 +203,7 @@ def _check(key: str, value: Any, *, needed: bool) -> None:
     if value is None and not needed:
         return
     if not isinstance(value, str):
-        raise DataError(f"{key} is a {type(value).__name__} ({str(value)[:60]}); a text is needed")
+        raise DataError(f"{key} is of type {type(value).__name__} ({str(value)[:60]}); a text is needed")
     if key != "system" and not value.strip():
         raise DataError(f"{key} is empty; a text is needed")
     if len(value) > LONGEST:

@@ -162,7 +162,7 @@ def walk(
             )
         if found is not None or begun is None:
             _look_back(late, tables, way)
-        if here.kind not in (BEST, DISCRETE) and way.previous is not None:
+        if here.kind not in (BEST, DISCRETE) and way.previous is not None and found is not None:
             midway(here, partial(so_far, way.previous))
         with victim.where.watched():
             seen = _look(early, here, way.at(here.rows))

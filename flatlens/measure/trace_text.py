@@ -90,7 +90,13 @@ def trace_text(
         }  # fmt: skip
         # What a value may be is checked where every run's is.
         soft = {} if isinstance(attack, str) or getattr(attack, "discrete", True) else {"attack": "embedding"}
-        checked: dict[str, Any] = {"model": f"{OBJECT}:model", "data": f"{OBJECT}:prompts", "control": names, "attack": asked, **soft}
+        checked: dict[str, Any] = {
+            "model": f"{OBJECT}:model",
+            "data": f"{OBJECT}:prompts",
+            "control": names,
+            "attack": asked,
+            **soft,
+        }
         spec = RunSpec(**{**checked, **said}).resolved()
         made = attacks.find(attack)() if isinstance(attack, str) else attack
         settings = {key: getattr(spec, key) for key in said if key != "batch_size"}

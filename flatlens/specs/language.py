@@ -78,9 +78,9 @@ def check(spec: RunSpec) -> None:
     name = spec.attack
     if name in ATTACKS:
         near = ", ".join(TEXT_ATTACKS)
-        raise SpecError(f"attack '{name}' is of image classifiers; those of language models are: {near}, path:FILE")
-    if name not in TEXT_ATTACKS and not name.startswith(("path:", f"{OBJECT}:")):
-        raise SpecError(unknown("attack", name, [*TEXT_ATTACKS, "path:FILE"], where="language models have"))
+        raise SpecError(f"attack '{name}' is of image classifiers; those of language models are: {near}")
+    if name not in TEXT_ATTACKS and not name.startswith(f"{OBJECT}:"):
+        raise SpecError(unknown("attack", name, TEXT_ATTACKS, where="language models have"))
     if not _of_prompts(spec.data):
         raise SpecError(
             f"--data {spec.data}: '{spec.model}' is a language model and takes prompts: prompts:FILE.jsonl, {BENIGN}, "

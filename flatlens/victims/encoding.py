@@ -83,11 +83,11 @@ def piece(tokenizer: Any, token: int) -> str:
     if "\N{REPLACEMENT CHARACTER}" not in text:
         return text
     raw = str(tokenizer.convert_ids_to_tokens(token))
+    if raw.startswith("<0x"):
+        return f"⟨{raw[3:-1]}⟩"
     known = _bytes()
     found = bytes(known[c] for c in raw if c in known)
-    if len(found) == len(raw):
-        return f"⟨{found.hex(' ').upper()}⟩"
-    return f"⟨{raw[3:-1]}⟩" if raw.startswith("<0x") else text
+    return f"⟨{found.hex(' ').upper()}⟩" if len(found) == len(raw) > 1 else text
 
 
 def _bytes() -> dict[str, int]:

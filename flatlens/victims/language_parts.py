@@ -34,9 +34,9 @@ class Parts:
 
     @property
     def weight(self) -> Tensor:
-        """The rows of the embedding, unscaled, ``[V, d]``."""
+        """The rows of the embedding, unscaled and on no graph, ``[V, d]``."""
         weight: Tensor = getattr(self.embed, "weight")  # noqa: B009 (typed as Tensor | Module)
-        return weight
+        return weight.detach()
 
 
 def parts_of(model: Any) -> Parts:

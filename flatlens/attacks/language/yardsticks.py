@@ -101,7 +101,7 @@ class Copies:
         return len(self.counts) - 1
 
     def __call__(self, victim: TokenVictim, batch: Batch, rng: Noise) -> Iterator[Pass]:
-        """Yield a point for each count as long as the model has places for it; a path broken off goes on where it was."""
+        """Yield a point for each count that the model has places for; a path broken off goes on where it was."""
         first = 0 if batch.reached is None else batch.reached.step
         for count in self.counts[first:]:
             text = f"{self.prompt.prompt}\n" + f"{self.prompt.target}\n" * count

@@ -59,7 +59,8 @@ def test_it_fits_without_barriers_and_its_names_lie_apart(browser, file, scheme,
 def test_what_is_trained_against_an_attack_differs_in_shape_and_colour_and_masked_is_hollow(browser, file):
     with view(browser, file) as it:
         kinds = it.look(
-            "[...document.querySelectorAll('[data-across=kappa] .dot')].map((g) => [Number(g.dataset.row), g.lastChild.tagName, "
+            "[...document.querySelectorAll('[data-across=kappa] .dot')]"
+            ".map((g) => [Number(g.dataset.row), g.lastChild.tagName, "
             "getComputedStyle(g.lastChild).stroke, getComputedStyle(g.lastChild).fill, g.getAttribute('aria-label')])"
         )
         attacked = {(tag, ink) for row, tag, ink, _, _ in kinds if row in (4, 5)}

@@ -54,7 +54,7 @@ export function drawDefences({ defences: of }) {
   drawKeys(of, meansOf(of, dots), left);
   $("defences-caption").textContent = [
     `Each dot is a training, with the 95 % interval of its worst case over samples; a ringed mark is a defence’s mean over its seeds, of logarithms across. ${pictures[0].kind.across === "kappa" ? "To the left of κ is flat, upwards is robust." : "Upwards is robust."}`,
-    pictures.some(({ kind }) => kind.across === "lipschitz") ? "The Lipschitz bound is the product of the layers’ spectral norms: no network is steeper, most are far less steep." : "",
+    pictures.some(({ kind }) => kind.across === "lipschitz") ? "The Lipschitz bound is the product of the layers’ spectral norms: its network is never steeper, and mostly far less steep." : "",
     able > dots.length ? `Of ${count(able)} trainings ${count(dots.length)} evenly spaced ones are drawn.` : "",
     ...pictures.map(({ kind, able: drawn }) => (of.points.length > drawn ? `${count(of.points.length - drawn)} trainings have no ${kind.across === "kappa" ? "κ" : "Lipschitz bound"} above 0 and are ${both ? "not in its picture" : "in the table alone"}.` : "")),
     left ? `${count(left)} names find no room: point at their marks.` : "",

@@ -54,7 +54,8 @@ def defended(of: dict[str, Any]) -> list[DrawnCell]:
     """Six defences with two seeds each: the sharper ones are the more robust, and the last masks its gradients."""
     return [
         cell(2 * k + seed, spec(train=TrainSpec(epochs=3, seed=seed, eps=0.1, **axes(name))), of, trained=reached(
-            10.0 ** (k - 2) * (1 + seed / 2), 0.35 + 0.07 * k + 0.02 * seed, masked=name == "pgd" and seed == 1
+            10.0 ** (k - 2) * (1 + seed / 2), 0.35 + 0.07 * k + 0.02 * seed, masked=name == "pgd" and seed == 1,
+            lipschitz=10.0 ** (4 - k / 2) * (1 + seed / 2),
         ))
         for k, name in enumerate(("fam", "none", "sam", "gradient", "trades", "pgd"))
         for seed in (0, 1)

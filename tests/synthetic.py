@@ -96,6 +96,8 @@ def _steps(path, walk, truth):
     columns |= {"gap": np.abs(flat["margin"])}
     columns |= {"entropy": flat["confidence"] * 0.1, "linf": walk["distance"].ravel()}
     columns |= {"l2": 4 * columns["linf"], "input_grad_norm": 1 - flat["confidence"]}
+    led = np.where(columns["step"] > 0, columns["step"], np.nan)
+    columns |= {"path_second": led / 10, "path_third": -led / 20}
     end = columns["step"] == length - 1
     columns["confirmed"] = pa.array(np.ones(n * length, bool), mask=~end)
     return _table(columns, schema.STEPS)

@@ -56,7 +56,7 @@ def head_flatness(
 
 
 class _Flatness(torch.autograd.Function):
-    """The closed form with its gradient in closed form: a third of the operations that autograd would take."""
+    """The closed form with its gradient in closed form: a quarter of the operations that autograd would take."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, features: Tensor, weight: Tensor) -> Tensor:
@@ -71,20 +71,19 @@ class _Flatness(torch.autograd.Function):
             parts = _parts(logits, features, weight)
             value = (parts.norm * parts.spread).to(logits)
             return torch.autograd.grad(value, (logits, features, weight), given[0], create_graph=True)
-        parts, g = _Parts(*saved), wide(given[0])
-        scaled = (g * parts.norm).unsqueeze(1)
-        by_logits = scaled * parts.p * (parts.far - 2 * parts.spread.unsqueeze(1))
-        by_features = (2 * g * parts.spread).unsqueeze(1) * wide(features)
-        pairs = parts.p.T @ (scaled * parts.p)
-        by_weight = 2 * (pairs.sum(1, keepdim=True) * parts.v - pairs @ parts.v)
+        parts, twice = _Parts(*saved), 2 * wide(given[0])
+        scaled = (twice * parts.norm).unsqueeze(1) * parts.p
+        by_logits = scaled * (parts.half - parts.spread.unsqueeze(1))
+        by_features = (twice * parts.spread).unsqueeze(1) * wide(features)
+        by_weight = (scaled.sum(0).unsqueeze(1) * parts.v).addmm_(parts.p.T @ scaled, parts.v, alpha=-1)
         return by_logits.to(logits), by_features.to(features), by_weight.to(weight)
 
 
 class _Parts(NamedTuple):
-    """p ``[n, K]``, Σ_k p_k ‖w_j − w_k‖² ``[n, K]``, half its mean ``[n]``, ‖a‖² ``[n]``, W centred ``[K, d]``."""
+    """p ``[n, K]``, ½ Σ_k p_k ‖w_j − w_k‖² ``[n, K]``, its mean by p ``[n]``, ‖a‖² ``[n]``, W centred ``[K, d]``."""
 
     p: Tensor
-    far: Tensor
+    half: Tensor
     spread: Tensor
     norm: Tensor
     v: Tensor
@@ -93,12 +92,12 @@ class _Parts(NamedTuple):
 def _parts(logits: Tensor, features: Tensor, weight: Tensor) -> _Parts:
     # In double precision: ‖w_j‖² + ‖w_k‖² − 2⟨w_j, w_k⟩ cancels for classes whose weights are alike, the more so the
     # farther they lie from 0; and a certain answer's probabilities are small.
-    p, v = wide(logits).softmax(1), wide(weight)
+    p, v, a = wide(logits).softmax(1), wide(weight), wide(features)
     v = v - v.mean(0)
-    size = v.square().sum(1)
-    distance = (size + size.unsqueeze(1) - 2 * v @ v.T).clamp(min=0).fill_diagonal_(0)
-    far = p @ distance
-    return _Parts(p, far, 0.5 * (far * p).sum(1), wide(features).square().sum(1), v)
+    products = v @ v.T
+    size = 0.5 * products.diagonal()  # of the same products, so that a class lies at exactly 0 from itself
+    half = p @ (size + size.unsqueeze(1) - products).clamp_(min=0)
+    return _Parts(p, half, torch.linalg.vecdot(half, p), torch.linalg.vecdot(a, a), v)
 
 
 __all__ = ["MOST_CLASSES", "head_flatness"]

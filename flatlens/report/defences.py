@@ -41,7 +41,8 @@ def folded(cells: Sequence[DrawnCell]) -> Plain | None:
     Returns:
         ``rows``, in the order of the sweep: ``name``, ``defence``, ``attacked`` (whether trained against an attack),
         ``seeds``, ``masked`` (of how many seeds), ``alarms``, and of each of `COLUMNS` ``[mean, deviation, n]``;
-        ``points``: ``row``, ``seed``, ``kappa``, ``worst`` ``[value, low, high]``, ``n`` (its samples), ``masked``;
+        ``points``: ``row``, ``seed``, ``kappa``, ``lipschitz``, ``worst`` ``[value, low, high]``, ``n`` (its samples),
+        ``masked``;
         ``correlation`` ``[value, chance]``, Spearman's, of the rows' mean κ and mean worst case, and how often
         shuffling gives as strong a one; None of fewer than `FEWEST` rows that have both, or where one of the two is the
         same in all rows. Seeds of one defence are no further defences, and do not count apart;
@@ -136,6 +137,7 @@ def _point(row: int, cell: DrawnCell) -> Plain:
         "row": row,
         "seed": _number((cell.spec.get("train") or {}).get("seed", 0)),
         "kappa": _of(cell, "kappa"),
+        "lipschitz": _number(_told(cell, "lipschitz")),
         "worst": share,
         "n": _number((_told(cell, "worst") or {}).get("n")),
         "masked": _told(cell, "masked") is True,

@@ -147,6 +147,18 @@ def tightness(found: dict[str, series.Curve], *, aligned: bool) -> Plain:
     return {"data": data, "layout": layout}
 
 
+def bends(found: dict[str, series.Curve], *, aligned: bool) -> Plain:
+    """The loss's second and third derivative along one path."""
+    data: list[Plain] = []
+    for (name, curve), (role, dash) in zip(found.items(), (("attack", "solid"), ("noise", "dash")), strict=False):
+        data += _banded(_shown(curve, aligned), Look(role, dash, series.BENDING[name]), name)
+        data[-1]["showlegend"] = True
+    xs = _span(next(iter(found.values())).raw, False) if not aligned else None
+    y = {"title": {"text": "nats per step², step³"}, "zeroline": True, "nticks": 5}
+    layout = figure_layout(xaxis=_steps(aligned, xs), yaxis=y, showlegend=True, legend=_inside(1.0, "top"))
+    return {"data": data, "layout": layout}
+
+
 def crossing(values: series.Curve, across: series.Curve, measure: str) -> Plain:
     """A measure against the margin, medians of each step."""
     zero = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1, "line": stroke("faint", 1, "dot")}

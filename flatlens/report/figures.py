@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from flatlens.errors import LayerError, SpecError, unknown
+from flatlens.errors import DataError, LayerError, SpecError, unknown
 from flatlens.records.schema import ATTACK, MEASURES
 from flatlens.records.trajectory import Trace
 from flatlens.report import drawn, series
@@ -95,6 +95,18 @@ def certificate(trace: Trace, *, layer: str | None = None, path: str = ATTACK, a
     if found is None:
         raise LayerError(f"layer '{layer}' has no bound of a loss that rises; the certificate is the head's alone")
     return _figure(drawn.tightness(found, aligned=aligned), f"How tight the certificate is, {layer}")
+
+
+def bending(trace: Trace, *, path: str = ATTACK, aligned: bool = True) -> go.Figure:
+    """How the loss bends along the path: its second and third derivative along each step, nats per step² and step³.
+
+    Raises:
+        DataError: neither was measured, as in runs of earlier versions.
+    """
+    found = series.bending(trace, path)
+    if found is None:
+        raise DataError("this run has no derivatives of the loss along its path; measure it again")
+    return _figure(drawn.bends(found, aligned=aligned), "How the loss bends along the path")
 
 
 def against_margin(

@@ -82,6 +82,10 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
         curves = {path: series.curves(trace, column, None, path) for path in trace.paths}
         for aligned in (True, False):
             made.add(column, key(aligned=aligned), drawn.flow(curves, seen, column, aligned=aligned))
+    bent = series.bending(trace)
+    if bent is not None:
+        for aligned in (True, False):
+            made.add("bending", key(aligned=aligned), drawn.bends(bent, aligned=aligned))
     layers = [_layer(trace, index, probe.name, measures, ids, made) for index, probe in enumerate(probes)]
     if len(probes) > 1:
         for measure in measures:

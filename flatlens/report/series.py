@@ -30,6 +30,10 @@ BOUNDS = {
 """Columns of the head that bound the rise of the loss since the clean input."""
 
 
+BENDING = {"path_second": "second", "path_third": "third"}
+"""Columns of ``steps``: derivatives of the loss along the step that led to a row."""
+
+
 class Curve(NamedTuple):
     """One quantity along a path: over all samples by step, and around the flip."""
 
@@ -161,6 +165,13 @@ def looseness(trace: Trace, layer: str, path: str = ATTACK) -> dict[str, Curve] 
         if not np.isnan(ratio).all():
             out[name] = curve(ratio, flip)
     return out or None
+
+
+def bending(trace: Trace, path: str = ATTACK) -> dict[str, Curve] | None:
+    """Second and third derivative of the loss along the path; None where neither was measured, as in older runs."""
+    there = [column for column in BENDING if column in trace.steps.column_names]
+    found = {column: curves(trace, column, None, path) for column in there}
+    return found if any(curve.raw.n.any() for curve in found.values()) else None
 
 
 def pick(flip: Ints, most: int) -> NDArray[np.intp]:

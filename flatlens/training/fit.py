@@ -242,21 +242,25 @@ class _Step:
         else:
             here = forward(self._model, self._leaf(attacked), y, self._head)
             values = self._loss(None if clean is None else clean.logits, here.logits, y)
-        of_loss = values.mean()
+        of_loss, added = values.mean(), []
         value, self.blame = of_loss, ""
-        if not torch.isfinite(of_loss):
-            # Finite answers of which a cross-entropy would be finite too: it is the loss's own doing.
-            plain = [cross_entropy(p.logits, y) for p in (clean, here) if p is not None]
-            if attacked is not None and torch.isfinite(torch.cat(plain)).all():
-                self.blame = f", by --loss {_flag(self._loss)}"
-            return of_loss, here
         for penalty in self._penalties:
             at = clean if penalty.at == CLEAN and clean is not None else here
-            added = penalty(self._model, at, eps).mean()
-            if torch.isfinite(value) and not torch.isfinite(added):
-                self.blame = f", by --penalty {_flag(penalty)}"
-            value = value + added
+            added.append(penalty(self._model, at, eps).mean())
+            value = value + added[-1]
+        if not torch.isfinite(value):
+            # One look at the sum in every step; which of its terms it comes from is looked for only here.
+            self.blame = self._blamed(of_loss, added, [p for p in (clean, here) if p is not None])
         return value, here
+
+    def _blamed(self, of_loss: Tensor, added: list[Tensor], passes: list[Pass]) -> str:
+        """Which axis made an objective not finite; empty where the model's answers themselves are not."""
+        if torch.isfinite(of_loss):
+            wrong = (p for p, term in zip(self._penalties, added, strict=True) if not torch.isfinite(term))
+            return f", by --penalty {_flag(next(wrong, self._penalties[-1]))}"
+        # Finite answers of which a cross-entropy would be finite too: it is the loss's own doing.
+        plain = torch.cat([cross_entropy(p.logits, p.y) for p in passes])
+        return f", by --loss {_flag(self._loss)}" if self._inner is not None and torch.isfinite(plain).all() else ""
 
     def _leaf(self, x: Tensor) -> Tensor:
         return x.detach().requires_grad_(True) if self._slope else x

@@ -136,11 +136,26 @@ NOTEBOOKS = [
 
 @pytest.mark.parametrize("file", NOTEBOOKS)
 def test_notebooks_run(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLATLENS_QUICK", "1")
-    monkeypatch.setenv("FLATLENS_CACHE", str(tmp_path / "cache"))
     if file.stem.startswith("02"):
         fashion_mnist()
+    monkeypatch.setenv("FLATLENS_MNIST", str(tmp_path / "nowhere"))  # 03 runs on digits then
+    said = printed(file, tmp_path, monkeypatch)
+    assert not file.stem.startswith("03") or "digits, 1,347 images" in said
+
+
+def test_the_notebook_on_defences_runs_on_mnist_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLATLENS_MNIST", str(mnist()))
+    said = printed(ROOT / "notebooks" / "03-defences.ipynb", tmp_path, monkeypatch)
+    assert "MNIST, 4,000 images" in said and "weights have moved by 0;" in said
+
+
+def printed(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a notebook small, in a folder; what it printed."""
+    monkeypatch.setenv("FLATLENS_QUICK", "1")
+    monkeypatch.setenv("FLATLENS_CACHE", str(folder / "cache"))
     notebook = nbformat.read(file, as_version=4)
     NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     ).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    return "".join(output.text for output in outputs if output.output_type == "stream")

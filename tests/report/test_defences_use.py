@@ -28,10 +28,10 @@ def view(browser, file, **more):
 NAMES = "[...document.querySelectorAll('#defences-table tbody th')].map((th) => th.textContent)"
 BOXES = """() => {
   const at = (node) => { const r = node.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; };
-  const names = [...document.querySelectorAll("#defences .name")];
+  const names = [...document.querySelectorAll("#defences [data-across=kappa] .name")];
   return { names: names.map((n) => n.textContent), boxes: names.map(at),
-    frame: at(document.querySelector("#defences svg")),
-    dots: [...document.querySelectorAll("#defences .dot > :last-child, #defences .mean > :last-child")].map(at) };
+    frame: at(document.querySelector("#defences [data-across=kappa]")),
+    dots: [...document.querySelectorAll("[data-across=kappa] :is(.dot, .mean) > :last-child")].map(at) };
 }"""
 
 
@@ -59,7 +59,8 @@ def test_it_fits_without_barriers_and_its_names_lie_apart(browser, file, scheme,
 def test_what_is_trained_against_an_attack_differs_in_shape_and_colour_and_masked_is_hollow(browser, file):
     with view(browser, file) as it:
         kinds = it.look(
-            "[...document.querySelectorAll('#defences .dot')].map((g) => [Number(g.dataset.row), g.lastChild.tagName, "
+            "[...document.querySelectorAll('[data-across=kappa] .dot')]"
+            ".map((g) => [Number(g.dataset.row), g.lastChild.tagName, "
             "getComputedStyle(g.lastChild).stroke, getComputedStyle(g.lastChild).fill, g.getAttribute('aria-label')])"
         )
         attacked = {(tag, ink) for row, tag, ink, _, _ in kinds if row in (4, 5)}
@@ -67,28 +68,49 @@ def test_what_is_trained_against_an_attack_differs_in_shape_and_colour_and_maske
         assert {tag for tag, _ in attacked} == {"path"} and {tag for tag, _ in others} == {"circle"}
         assert len(attacked) == len(others) == 1 and not {ink for _, ink in attacked} & {ink for _, ink in others}
         assert [said for _, _, ink, fill, said in kinds if ink != fill] == [kinds[-1][-1]]
-        assert kinds[-1][-1].startswith("pgd, seed 1: κ 1,500, worst case 72.0 %") and kinds[-1][-1].endswith("masked")
+        assert kinds[-1][-1].startswith("pgd, seed 1: κ 1,500, Lipschitz bound 47") and kinds[-1][-1].endswith("masked")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_lipschitz_bound_has_a_picture_of_its_own_and_lights_the_same_defence_in_both(browser, file, width):
+    with view(browser, file, width=width) as it:
+        kappa, bound = it.look("[...document.querySelectorAll('#defences svg')].map((s) => s.dataset.across)")
+        assert (kappa, bound) == ("kappa", "lipschitz")
+        (left, top, *_), (beside, below, right, _) = it.look(
+            "[...document.querySelectorAll('#defences svg')].map((s) => s.getBoundingClientRect())"
+            ".map((r) => [r.left, r.top, r.right, r.bottom])"
+        )
+        assert (beside > left and below == top) if width == 1440 else (beside == left and below > top)
+        assert right <= width
+        it.page.locator("#defences [data-across=lipschitz] .dot").nth(0).hover()
+        assert ", Lipschitz bound 10,000, worst case" in it.page.inner_text("#defences-readout")
+        lit = "[...document.querySelectorAll('#defences .dot.lit')].map((g) => g.closest('svg').dataset.across)"
+        assert sorted(set(it.look(lit))) == ["kappa", "lipschitz"]
+        assert it.problems == []
 
 
 @pytest.mark.browser
 def test_keys_and_pointer_reach_every_dot(browser, file):
     with view(browser, file) as it:
         label = "document.activeElement.getAttribute('aria-label')"
-        it.look("document.querySelector('#defences .dot[tabindex=\"0\"]').focus()")
+        it.look("document.querySelector('#defences [data-across=kappa] .dot[tabindex=\"0\"]').focus()")
         it.page.keyboard.press("Home")
         seen = [it.look(label)]
         for _ in range(11):
             it.page.keyboard.press("ArrowRight")
             seen.append(it.look(label))
-        every = it.look("[...document.querySelectorAll('#defences .dot')].map((g) => g.getAttribute('aria-label'))")
+        every = it.look(
+            "[...document.querySelectorAll('[data-across=kappa] .dot')].map((g) => g.getAttribute('aria-label'))"
+        )
         assert sorted(seen) == sorted(every) and len(set(seen)) == 12
         assert it.page.inner_text("#defences-readout") == seen[-1]
-        assert it.look("document.querySelectorAll('#defences .dot[tabindex=\"0\"]').length") == 1
+        assert it.look("document.querySelectorAll('#defences [data-across=kappa] .dot[tabindex=\"0\"]').length") == 1
         assert it.look("[...document.querySelectorAll('#defences-table tr.lit')].map((r) => r.dataset.row)") == ["5"]
         it.page.keyboard.press("ArrowDown")
         assert it.look(label) != seen[-1]
         it.look("document.activeElement.blur()")
-        it.page.locator("#defences .dot").nth(2).hover()
+        it.page.locator("#defences [data-across=kappa] .dot").nth(2).hover()
         assert it.page.inner_text("#defences-readout") == every[2]
         assert it.problems == []
 
@@ -152,8 +174,11 @@ def test_without_a_script_sentence_and_table_are_there(browser, file):
 def test_trainings_without_a_closed_form_are_in_the_table_alone(browser, cells, tmp_path):
     without = [one._replace(trained=reached(None, 0.5)) for one in cells]
     with view(browser, sweep_page.write(without, tmp_path / "s.html", name="s")) as it:
-        assert not it.page.is_visible("#defences-figure")
+        assert it.look("[...document.querySelectorAll('#defences svg')].map((s) => s.dataset.across)") == ["lipschitz"]
         assert it.look("document.querySelectorAll('#defences-table tbody tr').length") == 6
+    neither = [one._replace(trained=reached(None, 0.5, lipschitz=None)) for one in cells]
+    with view(browser, sweep_page.write(neither, tmp_path / "n.html", name="n")) as it:
+        assert not it.page.is_visible("#defences-figure")
         assert it.problems == []
 
 

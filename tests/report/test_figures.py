@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from flatlens.errors import LayerError, SpecError
+from flatlens.errors import DataError, LayerError, SpecError
 from flatlens.report import figures, page_data, series
 from tests.synthetic import make_trace
 
@@ -28,6 +29,7 @@ KINDS = {
     "ledger": lambda t, a: figures.ledger(t, aligned=a),
     "certificate": lambda t, a: figures.certificate(t, aligned=a),
     "certificate of a control": lambda t, a: figures.certificate(t, path="line-to-other-class", aligned=a),
+    "bending": lambda t, a: figures.bending(t, aligned=a),
     "against_margin": lambda t, a: figures.against_margin(t, lines=5),
     "flip_and_peak": lambda t, a: figures.flip_and_peak(t),
     "layers": lambda t, a: figures.layers(t, "trace"),
@@ -94,6 +96,20 @@ def test_flip_and_peak_counts_every_flipped_sample_once(trace):
     assert pair.sum() == drawn.text[most]
 
 
+def without_bending(trace):
+    """As a run of an earlier version: without the columns."""
+    return replace(trace, steps=trace.steps.drop_columns(["path_second", "path_third"]))
+
+
+def test_the_bending_is_the_columns_medians_and_is_left_out_of_the_page_of_an_older_run(trace):
+    figure, at = figures.bending(trace, aligned=False), np.arange(1, 21)
+    np.testing.assert_allclose(named(figure, "second")[-20:], at / 10)
+    np.testing.assert_allclose(named(figure, "third")[-20:], -at / 20)
+    embedded = [page_data.pages([t])["runs"][0]["figures"] for t in (trace, without_bending(trace))]
+    assert ["bending" in of for of in embedded] == [True, False]
+    assert set(embedded[0]["bending"]["variants"]) == {"raw", "flip"}
+
+
 def test_the_page_embeds_these_very_figures(trace):
     run = page_data.pages([trace])["runs"][0]
     figure = figures.margin(trace, aligned=False)
@@ -111,6 +127,7 @@ def test_the_page_embeds_these_very_figures(trace):
         (lambda t: figures.layers(t, "trac"), SpecError, "Did you mean 'trace'"),
         (lambda t: figures.ledger(t, layer="conv1"), LayerError, "confidence term"),
         (lambda t: figures.certificate(t, layer="conv1"), LayerError, "certificate"),
+        (lambda t: figures.bending(without_bending(t)), DataError, "no derivatives of the loss along its path"),
         (lambda t: figures.against_margin(t, "x"), SpecError, "no measure 'x'"),
     ],
 )

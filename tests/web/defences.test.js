@@ -18,6 +18,14 @@ describe("the dots", () => {
     expect(dotsOf({ rows: [row("a", false, 1)], points: [point(0, null, 2, 0.5, { n: null })] }).dots[0].said).toBe("a: κ 2, worst case 50.0 % [46.0–54.0 %]");
   });
 
+  it("lie by the Lipschitz bound where that is asked for, whatever their κ", () => {
+    const bounded = { rows: of.rows, points: [point(0, 0, null, 0.4, { lipschitz: 1000 }), point(1, 0, 5, 0.7, { lipschitz: null }), point(1, 1, 5, 0.7, { lipschitz: 0 })] };
+    const { dots, able } = dotsOf(bounded, "lipschitz");
+    expect([able, dots.map(({ k, x: log, y }) => [k, log, y])]).toEqual([1, [[0, 3, 40]]]);
+    expect(dots[0].said).toBe("standard, seed 0: κ –, Lipschitz bound 1,000, worst case 40.0 % [36.0–44.0 %] of 450");
+    expect(dotsOf(bounded).able).toBe(2);
+  });
+
   it("are bounded, evenly spaced", () => {
     const many = dotsOf({ rows: [row("a")], points: Array.from({ length: 9000 }, (_, k) => point(0, k, 1 + k, 0.5)) });
     expect([many.able, many.dots.length, many.dots[0].k]).toEqual([9000, MOST_DOTS, 0]);

@@ -1,27 +1,28 @@
-// The defences of a sweep as points of a picture: κ across, on a logarithmic scale, and the worst case upwards.
+// The defences of a sweep as points of a picture: κ or the Lipschitz bound across, on a logarithmic scale, and the worst case upwards.
 
 import { num, percent } from "./text.js";
 
 /** @typedef {import("./types.js").Defences} Defences */
-/** @typedef {{ k: number, row: number, x: number, y: number, low: number, high: number, masked: boolean, said: string }} Dot a training: log10 of κ, the worst case with its interval in percent */
+/** @typedef {{ k: number, row: number, x: number, y: number, low: number, high: number, masked: boolean, said: string }} Dot a training: log10 of what goes across, the worst case with its interval in percent */
 /** @typedef {{ row: number, x: number, y: number, seeds: number, name: string, attacked: boolean, masked: boolean }} Mean of a defence */
 /** @typedef {{ low: number, high: number, ticks: number[] }} Scale */
 
 export const MOST_DOTS = 2000;
 
-/** The trainings that can be drawn: those with a κ above 0, at most so many. @param {Defences} of @returns {{ dots: Dot[], able: number }} */
-export function dotsOf({ rows, points }) {
-  const able = points.flatMap(({ row, seed, kappa, worst, n, masked }, k) => {
-    if (!kappa || kappa <= 0) return [];
-    const [value, low, high] = worst, seeds = rows[row].seeds > 1 && seed !== null ? `, seed ${seed}` : "";
-    const said = `${rows[row].name}${seeds}: κ ${num(kappa)}, worst case ${percent(value)} [${(100 * low).toFixed(1)}–${(100 * high).toFixed(1)} %]${n ? ` of ${n}` : ""}${masked ? ", masked" : ""}`;
-    return [{ k, row, x: Math.log10(kappa), y: 100 * value, low: 100 * low, high: 100 * high, masked, said }];
+/** The trainings that can be drawn: those whose value across is above 0, at most so many. @param {Defences} of @param {"kappa" | "lipschitz"} [across] @returns {{ dots: Dot[], able: number }} */
+export function dotsOf({ rows, points }, across = "kappa") {
+  const able = points.flatMap(({ row, seed, kappa, lipschitz, worst, n, masked }, k) => {
+    const value = across === "kappa" ? kappa : lipschitz;
+    if (!value || value <= 0) return [];
+    const [share, low, high] = worst, seeds = rows[row].seeds > 1 && seed !== null ? `, seed ${seed}` : "";
+    const said = `${rows[row].name}${seeds}: κ ${kappa === null ? "–" : num(kappa)}${lipschitz ? `, Lipschitz bound ${num(lipschitz)}` : ""}, worst case ${percent(share)} [${(100 * low).toFixed(1)}–${(100 * high).toFixed(1)} %]${n ? ` of ${n}` : ""}${masked ? ", masked" : ""}`;
+    return [{ k, row, x: Math.log10(value), y: 100 * share, low: 100 * low, high: 100 * high, masked, said }];
   });
   const stride = Math.max(1, able.length / MOST_DOTS);
   return { dots: stride === 1 ? able : Array.from({ length: MOST_DOTS }, (_, i) => able[Math.floor(i * stride)]), able: able.length };
 }
 
-/** Of each defence whose trainings are drawn the mean, at the mean of log κ and of the worst case. @param {Defences} of @param {Dot[]} dots @returns {Mean[]} */
+/** Of each defence whose trainings are drawn the mean, at the mean of the logarithms across and of the worst case. @param {Defences} of @param {Dot[]} dots @returns {Mean[]} */
 export function meansOf({ rows }, dots) {
   return rows.flatMap(({ name, attacked }, row) => {
     const own = dots.filter((dot) => dot.row === row), mean = (/** @type {"x" | "y"} */ at) => own.reduce((sum, dot) => sum + dot[at], 0) / own.length;
@@ -29,7 +30,7 @@ export function meansOf({ rows }, dots) {
   });
 }
 
-/** Decades that hold all κ, with a little room. @param {number[]} logs @returns {Scale} */
+/** Decades that hold all values, with a little room. @param {number[]} logs @returns {Scale} */
 export function decadesOf(logs) {
   const low = Math.min(...logs), high = Math.max(...logs), room = 0.08 * (high - low) + 0.12;
   const scale = { low: low - room, high: high + room }, every = Math.max(1, Math.ceil((scale.high - scale.low) / 8));
@@ -48,7 +49,7 @@ export function percentsOf(spans) {
   return { low, high, ticks };
 }
 
-/** The dot that a key leads to: left and right by κ, up and down by the worst case. @param {Dot[]} dots @param {number} at @param {string} key */
+/** The dot that a key leads to: left and right by the value across, up and down by the worst case. @param {Dot[]} dots @param {number} at @param {string} key */
 export function nextDot(dots, at, key) {
   const by = { ArrowRight: ["x", 1], ArrowLeft: ["x", -1], ArrowUp: ["y", 1], ArrowDown: ["y", -1] }[key];
   if (key === "Home" || key === "End") return order(dots, "x")[key === "Home" ? 0 : dots.length - 1];

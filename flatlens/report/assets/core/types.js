@@ -37,7 +37,7 @@
  */
 /**
  * @typedef {{ rows: { name: string, attacked: boolean, seeds: number, masked: number }[],
- *   points: { row: number, seed: number | null, kappa: number | null, worst: [number, number, number], n: number | null, masked: boolean }[] }} Defences
+ *   points: { row: number, seed: number | null, kappa: number | null, lipschitz?: number | null, worst: [number, number, number], n: number | null, masked: boolean }[] }} Defences
  *   what trainings reach, folded over their seeds: a row for each defence, a point for each training
  */
 /** @typedef {{ cell: number, layer: number, group?: Item[] }} Item a row of a sweep: a run at a layer (-1 where it has no numbers), or runs that differ in their seed alone */

@@ -1,4 +1,4 @@
-// The defences of a sweep against each other: κ against the worst case, a dot for each training; and their table.
+// The defences of a sweep against each other: κ and the Lipschitz bound against the worst case, a dot for each training; and their table.
 
 import { decadesOf, dotsOf, meansOf, nextDot, orderOf, percentsOf } from "../core/defences.js";
 import { placed } from "../core/placing.js";
@@ -14,7 +14,13 @@ import { $, draw, make } from "../draw/dom.js";
 
 const EDGE = { left: 46, right: 14, top: 12, bottom: 40 };
 const MOST_NAMES = 60;
-const ASK = "Point at a dot, or walk with the arrow keys: left and right by κ, up and down by the worst case.";
+/** @typedef {{ across: "kappa" | "lipschitz", said: string, axis: string, low: string, high: string }} Kind of a picture: what goes across */
+/** @type {Kind[]} */
+const KINDS = [
+  { across: "kappa", said: "κ at clean inputs", axis: "κ, median at clean inputs", low: "← flat", high: "sharp →" },
+  { across: "lipschitz", said: "The Lipschitz bound", axis: "Lipschitz bound", low: "← smooth", high: "steep →" },
+];
+const ASK = "Point at a dot, or walk with the arrow keys: left and right by the value across, up and down by the worst case.";
 /** @type {number | null} the dot that the keys stand on, by its place among the points */
 let chosen = null;
 
@@ -35,35 +41,47 @@ const inkOf = (/** @type {boolean} */ attacked) => (attacked ? "var(--cross)" : 
 /** @param {SweepData} data */
 export function drawDefences({ defences: of }) {
   if (!of || !$("defences-card")) return;
-  const { dots, able } = dotsOf(of), means = meansOf(of, dots);
-  $("defences-figure").hidden = !dots.length;
-  if (!dots.length) return;
-  const width = Math.max(300, Math.round($("defences").clientWidth)), height = isNarrow() ? 400 : 460;
+  const pictures = KINDS.map((kind) => ({ kind, ...dotsOf(of, kind.across) })).filter(({ dots }) => dots.length);
+  $("defences-figure").hidden = !pictures.length;
+  $("defences").classList.toggle("two", pictures.length > 1);
+  // Boxes first: how wide each is depends on how many there are.
+  const boxes = pictures.map(() => make("div"));
+  $("defences").replaceChildren(...boxes);
+  if (!pictures.length) return;
+  const lefts = pictures.map(({ kind, dots }, i) => drawPicture(of, kind, dots, boxes[i]));
+  $("defences-readout").textContent = ASK;
+  const { able, dots } = pictures[0], left = Math.max(...lefts), both = pictures.length > 1;
+  drawKeys(of, meansOf(of, dots), left);
+  $("defences-caption").textContent = [
+    `Each dot is a training, with the 95 % interval of its worst case over samples; a ringed mark is a defence’s mean over its seeds, of logarithms across. ${pictures[0].kind.across === "kappa" ? "To the left of κ is flat, upwards is robust." : "Upwards is robust."}`,
+    pictures.some(({ kind }) => kind.across === "lipschitz") ? "The Lipschitz bound is the product of the layers’ spectral norms: its network is never steeper, and mostly far less steep." : "",
+    able > dots.length ? `Of ${count(able)} trainings ${count(dots.length)} evenly spaced ones are drawn.` : "",
+    ...pictures.map(({ kind, able: drawn }) => (of.points.length > drawn ? `${count(of.points.length - drawn)} trainings have no ${kind.across === "kappa" ? "κ" : "Lipschitz bound"} above 0 and are ${both ? "not in its picture" : "in the table alone"}.` : "")),
+    left ? `${count(left)} names find no room: point at their marks.` : "",
+  ].filter(Boolean).join(" ");
+}
+
+/** One picture into its box; how many names found no room. @param {Defences} of @param {Kind} kind @param {Dot[]} dots @param {any} box @returns {number} */
+function drawPicture(of, kind, dots, box) {
+  const means = meansOf(of, dots), width = Math.max(300, Math.round(box.clientWidth)), height = isNarrow() ? 400 : 460;
   const across = decadesOf(dots.map((dot) => dot.x)), upwards = percentsOf(dots);
   const frame = {
     width, height,
     x: (/** @type {number} */ log) => EDGE.left + ((log - across.low) / (across.high - across.low)) * (width - EDGE.left - EDGE.right),
     y: (/** @type {number} */ share) => height - EDGE.bottom - ((share - upwards.low) / (upwards.high - upwards.low)) * (height - EDGE.top - EDGE.bottom),
   };
-  const said = `κ at clean inputs against the worst case: ${count(dots.length)} trainings of ${count(means.length)} defences. ${ASK}`;
-  const canvas = draw("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "group", "aria-label": said, "font-family": fontOf() });
-  canvas.append(...axesOf(frame, across.ticks, upwards.ticks));
+  const said = `${kind.said} against the worst case: ${count(dots.length)} trainings of ${count(means.length)} defences. ${ASK}`;
+  const canvas = draw("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "group", "aria-label": said, "data-across": kind.across, "font-family": fontOf() });
+  canvas.append(...axesOf(frame, kind, across.ticks, upwards.ticks));
   const names = namesOf(frame, means, dots), marks = dots.map((dot) => markOf(frame, of, dot));
   canvas.append(...names.lines, ...means.filter((mean) => mean.seeds > 1).map((mean) => meanOf(frame, mean)), ...marks, ...names.texts);
   listenDots(canvas, dots, marks);
-  $("defences").replaceChildren(canvas);
-  $("defences-readout").textContent = ASK;
-  drawKeys(of, means, names.left);
-  $("defences-caption").textContent = [
-    `Each dot is a training, with the 95 % interval of its worst case over samples; a ringed mark is a defence’s mean over its seeds, of log κ. To the left is flat, upwards is robust.`,
-    able > dots.length ? `Of ${count(able)} trainings ${count(dots.length)} evenly spaced ones are drawn.` : "",
-    of.points.length > able ? `${count(of.points.length - able)} trainings have no κ above 0 and are in the table alone.` : "",
-    names.left ? `${count(names.left)} names find no room: point at their marks.` : "",
-  ].filter(Boolean).join(" ");
+  box.append(canvas);
+  return names.left;
 }
 
-/** @param {Frame} frame @param {number[]} powers @param {number[]} shares */
-function axesOf({ x, y, width, height }, powers, shares) {
+/** @param {Frame} frame @param {Kind} kind @param {number[]} powers @param {number[]} shares */
+function axesOf({ x, y, width, height }, kind, powers, shares) {
   const base = height - EDGE.bottom, style = { fill: "var(--muted)", "font-size": 11.5 };
   const tick = (/** @type {number} */ power) => (Number.isInteger(power) && (power < -2 || power > 3) ? `10${raised(power)}` : num(10 ** power));
   return [
@@ -76,9 +94,9 @@ function axesOf({ x, y, width, height }, powers, shares) {
       draw("text", { x: x(power), y: base + 16, "text-anchor": "middle", ...style }, tick(power)),
     ]),
     draw("path", { d: `M${EDGE.left} ${EDGE.top}V${base}H${width - EDGE.right}`, fill: "none", stroke: "var(--line)" }),
-    draw("text", { x: EDGE.left, y: height - 6, ...style }, "← flat"),
-    draw("text", { x: (EDGE.left + width - EDGE.right) / 2, y: height - 6, "text-anchor": "middle", ...style }, "κ, median at clean inputs"),
-    draw("text", { x: width - EDGE.right, y: height - 6, "text-anchor": "end", ...style }, "sharp →"),
+    draw("text", { x: EDGE.left, y: height - 6, ...style }, kind.low),
+    draw("text", { x: (EDGE.left + width - EDGE.right) / 2, y: height - 6, "text-anchor": "middle", ...style }, kind.axis),
+    draw("text", { x: width - EDGE.right, y: height - 6, "text-anchor": "end", ...style }, kind.high),
     draw("text", { transform: `translate(12 ${(EDGE.top + base) / 2}) rotate(-90)`, "text-anchor": "middle", ...style }, "right in the worst case, %"),
   ];
 }
@@ -118,8 +136,8 @@ function listenDots(canvas, dots, marks) {
   const at = () => Math.max(0, dots.findIndex((dot) => dot.k === chosen));
   const tell = (/** @type {number | null} */ i) => {
     $("defences-readout").textContent = i === null ? ASK : dots[i].said;
-    canvas.classList.toggle("some", i !== null);
-    canvas.querySelectorAll("[data-row]").forEach((/** @type {any} */ node) => node.classList.toggle("lit", i !== null && Number(node.dataset.row) === dots[i].row));
+    $("defences").classList.toggle("some", i !== null); // the same defence stands out in both pictures
+    $("defences").querySelectorAll("[data-row]").forEach((/** @type {any} */ node) => node.classList.toggle("lit", i !== null && Number(node.dataset.row) === dots[i].row));
     $("defences-table").querySelectorAll("tbody tr").forEach((/** @type {any} */ line) => line.classList.toggle("lit", i !== null && Number(line.dataset.row) === dots[i].row));
   };
   marks[at()].setAttribute("tabindex", "0");

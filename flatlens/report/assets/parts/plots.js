@@ -24,6 +24,7 @@ export const PLOTS = {
   valley: { variant: (/** @type {View} */ v) => `${v.state.measure}|${v.state.layer}|${v.state.align}`, y: value, steps: true, thin: true },
   margin: { variant: (/** @type {View} */ v) => v.state.align, y: flow("margin"), steps: true, thin: false },
   loss: { variant: (/** @type {View} */ v) => v.state.align, y: flow("loss"), steps: true, thin: false },
+  bending: { variant: (/** @type {View} */ v) => v.state.align, steps: true, thin: false },
   crossing: { variant: (/** @type {View} */ v) => `${v.state.measure}|${v.state.layer}`, x: flow("margin"), y: value, steps: false, thin: true },
   peak: { variant: (/** @type {View} */ v) => `${v.state.measure}|${v.state.layer}`, steps: false, thin: false },
   tau: { variant: (/** @type {View} */ v) => `${v.state.measure}|${v.state.layer}`, steps: false, thin: false },

@@ -15,7 +15,7 @@ from flatlens.measure.language_job import LanguageJob
 from flatlens.measure.load import load
 from flatlens.measure.surface import surfaces
 from flatlens.progress import Report
-from flatlens.records import cautions, claims, digest, learnt, runs
+from flatlens.records import beginning, cautions, claims, digest, learnt, runs
 from flatlens.records.schema import Caution
 from flatlens.records.trajectory import Trace
 from flatlens.specs.run import RunSpec
@@ -46,7 +46,7 @@ def run(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report
         CautionWarning: for each caution of the run.
     """
     out = Path(out)
-    runs.existing(out, force=force)  # before anything is put into it
+    beginning.existing(out, force=force)  # before anything is put into it
     with claims.claimed(out):
         begun = begin(spec, out, force=force, progress=progress)
         if not begun.run.finished:
@@ -71,15 +71,15 @@ def begin(
     Unless ``whole``, others are at work on some of its batches.
     """
     out = Path(out)
-    found = runs.existing(out, force=force)
+    found = beginning.existing(out, force=force)
     if found is not None:
-        runs.demand_current(found)
+        beginning.demand_current(found)
     stored = None if found is None else found.spec
     if stored is not None and spec.batch_size is None:
         spec = dataclasses.replace(spec, batch_size=stored.batch_size)
     spec, job, identity = load_language.load(spec) if spec.of_language else load(spec, progress)
     if found is not None:
-        result = runs.resume(found, spec, identity | {"batches": job.batches}, whole=whole)
+        result = beginning.resume(found, spec, identity | {"batches": job.batches}, whole=whole)
     else:
         known = {
             "batches": job.batches,
@@ -91,8 +91,8 @@ def begin(
             **job.provenance(),
         }
         if force:  # all is loaded and checked: only now what is there goes
-            runs.remove(out)
-        result = runs.create(out, spec, known, parents=parents)
+            beginning.remove(out)
+        result = beginning.create(out, spec, known, parents=parents)
     if (texts := job.texts()) is not None and not result.finished:
         result.save_prompts(texts)
     return Begun(result, job)

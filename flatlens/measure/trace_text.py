@@ -126,6 +126,10 @@ def curvature_text(
 
     Returns:
         a trace of one step, whose slot is the whole of what the user says.
+
+    Raises:
+        ModelError: the model is no causal language model whose logits are its head's output.
+        DataError: a prompt that cannot be encoded.
     """
     with python_words():
         net, tokens, called = _model(model, tokenizer)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flatlens.errors import RunError, SpecError
-from flatlens.records import digest, runs
+from flatlens.records import beginning, digest
 from flatlens.records.schema import ATTACK
 from flatlens.records.trajectory import Trace
 from flatlens.specs.known_models import OBJECT
@@ -43,8 +43,8 @@ def save(trace: Trace, folder: str | Path, *, force: bool = False) -> Path:
         "objects": [key for key in ("model", "data", "attack") if getattr(spec, key).startswith(f"{OBJECT}:")],
     }
     if force and path.exists():  # all is prepared: only now what is there goes
-        runs.remove(path)
-    run = runs.create(path, spec, made_by | known)
+        beginning.remove(path)
+    run = beginning.create(path, spec, made_by | known)
     arrays = {"images": trace.images, "gradients": trace.gradients, "embeddings": trace.embeddings}
     more = {"positions": trace.positions, "tokens": trace.tokens}
     tables = {"steps": trace.steps, "layers": trace.layers} | {k: v for k, v in more.items() if v is not None}

@@ -15,7 +15,7 @@ from flatlens.records.digest import record as record
 from flatlens.records.schema import ATTACK, MEASURES
 from flatlens.records.trajectory import Trace
 from flatlens.records.valley import Ints, Valley
-from flatlens.report import drawn, lands, packing, series
+from flatlens.report import drawn, lands, packing, series, text_data
 from flatlens.report.comparison import comparison
 from flatlens.report.density import density
 from flatlens.report.packing import encode, pack
@@ -41,11 +41,12 @@ class Share(NamedTuple):
 
     curves: int
     images: int
+    text: int
 
 
 def pages(traces: Sequence[Trace]) -> Plain:
     """What the page draws: one entry per run, and the names that they share."""
-    share = Share(CURVE_BYTES // max(len(traces), 1), IMAGE_BYTES // max(len(traces), 1))
+    share = Share(*(size // max(len(traces), 1) for size in (CURVE_BYTES, IMAGE_BYTES, text_data.TEXT_BYTES)))
     names = run_names([t.spec for t in traces])
     runs = [run(trace, name, share) for trace, name in zip(traces, names, strict=True)]
     common = [measure for measure in runs[0]["measures"] if all(measure in one["measures"] for one in runs)]
@@ -112,6 +113,7 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
         "lead": [_lead(trace, measure, probe.name, told) for probe in probes for measure in measures],
         "figures": made.packed(),
         "images": images(trace, ids, share.images),
+        "text": text_data.texts(trace, ids, share.text),
         "surfaces": lands.surfaces(trace),
         "gradients": lands.gradients(trace.gradients, ids, share.images // 2),
         "peers": lands.peers(trace),

@@ -3,8 +3,8 @@
 import { inflate, unpack } from "../core/pack.js";
 import { read, write } from "../core/hash.js";
 import { flipOf, first, settle } from "../core/state.js";
-import { numbers } from "../core/sample.js";
-import { className, num } from "../core/text.js";
+import { isRight, numbers, says } from "../core/sample.js";
+import { num } from "../core/text.js";
 import { $, listenSkips, make, segments } from "../draw/dom.js";
 import { dressed, kept, palette, theme, wear } from "../draw/dress.js";
 import { drawLead, drawMast } from "../parts/lead.js";
@@ -96,8 +96,9 @@ export function start(data) {
 
   function announce() {
     const n = numbers(view.run, view.state);
-    const right = n.prediction === view.run.truth[view.state.sample] ? "right" : "wrong";
-    $("live").textContent = `Sample ${view.run.sample[view.state.sample]}, step ${view.state.step}: ${data.symbols[view.state.measure]} ${num(n.value)}, ${right}, ${className(view.run.labels, n.prediction)}`;
+    const { sample, step, path } = view.state, right = isRight(view.run, view.state, sample, step);
+    const so = view.run.truth ? (right ? "right" : "wrong") : right ? "target not said" : "target said";
+    $("live").textContent = `${view.run.truth ? "Sample" : "Prompt"} ${view.run.sample[sample]}, step ${step}: ${data.symbols[view.state.measure]} ${num(n.value)}, ${so}, ${says(view.run, path, sample, step)}`;
   }
 
   /** @param {any} at @param {string} text */

@@ -159,9 +159,7 @@ def _path(trace: Trace, name: str, ids: Ints, flip: Ints) -> Plain:
     sample = trace.matrix("flipped", path=name).sample
     rows = series.rows_of(sample, ids)
     says = "matched" if trace.of_language else "prediction"
-    flow = {
-        column: pack(series.take(trace.matrix(column, path=name).values, rows)) for column in (*series.FLOW, says)
-    }
+    flow = {column: pack(series.take(trace.matrix(column, path=name).values, rows)) for column in (*series.FLOW, says)}
     return {"flip": pack(np.where(rows >= 0, flip[rows], -1)), "flow": flow}
 
 

@@ -33,9 +33,12 @@ class Difference(NamedTuple):
 
 
 def paired(first: Trace, other: Trace) -> bool:
-    """Whether two runs are of the same samples: of the same data, with the same labels."""
+    """Whether two runs are of the same samples: of the same data, with the same labels or prompts and targets."""
     if str(first.spec.get("data")) != str(other.spec.get("data")):
         return False
+    if first.of_language or other.of_language:
+        mine, theirs = ({(p["sample"], p["prompt"], p["target"]) for p in t.prompts or ()} for t in (first, other))
+        return bool(mine & theirs)
     one, two = first.matrix("label"), other.matrix("label")
     ids, a, b = np.intersect1d(one.sample, two.sample, return_indices=True)
     return bool(len(ids)) and bool((one.values[a, 0] == two.values[b, 0]).all())

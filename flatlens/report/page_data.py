@@ -15,7 +15,7 @@ from flatlens.records.digest import record as record
 from flatlens.records.schema import ATTACK, MEASURES
 from flatlens.records.trajectory import Trace
 from flatlens.records.valley import Ints, Valley
-from flatlens.report import drawn, lands, packing, series
+from flatlens.report import drawn, lands, packing, series, text_data
 from flatlens.report.comparison import comparison
 from flatlens.report.density import density
 from flatlens.report.packing import encode, pack
@@ -41,11 +41,12 @@ class Share(NamedTuple):
 
     curves: int
     images: int
+    text: int
 
 
 def pages(traces: Sequence[Trace]) -> Plain:
     """What the page draws: one entry per run, and the names that they share."""
-    share = Share(CURVE_BYTES // max(len(traces), 1), IMAGE_BYTES // max(len(traces), 1))
+    share = Share(*(size // max(len(traces), 1) for size in (CURVE_BYTES, IMAGE_BYTES, text_data.TEXT_BYTES)))
     names = run_names([t.spec for t in traces])
     runs = [run(trace, name, share) for trace, name in zip(traces, names, strict=True)]
     common = [measure for measure in runs[0]["measures"] if all(measure in one["measures"] for one in runs)]
@@ -66,15 +67,14 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
     `flatlens.report.figures`.
     """
     measures, probes = series.measures(trace), series.probes(trace)
-    label = trace.matrix("label")
-    length = label.values.shape[1]
+    length, samples = trace.matrix("loss").values.shape[1], trace.matrix("loss").sample
     flips = {path: series.flip_step(trace, path) for path in trace.paths}
     lines = len(trace.paths) * (len(series.FLOW) + len(probes) * len(measures))
     affordable = share.curves // max(lines * length * 4, 1)
     chosen = series.pick(flips[ATTACK], int(np.clip(affordable, 12, MOST_SAMPLES)))
     if trace.surfaces is not None:  # whose landscape is there, they are there too
-        chosen = np.union1d(chosen, np.flatnonzero(np.isin(label.sample, trace.surfaces.sample)))
-    ids = label.sample[chosen]
+        chosen = np.union1d(chosen, np.flatnonzero(np.isin(samples, trace.surfaces.sample)))
+    ids = samples[chosen]
     told = series.accuracy(trace)
     seen = looks(trace.paths)
     made = Figures()
@@ -99,14 +99,14 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
         "name": name,
         "spec": [[str(k), text(k, v)] for k, v in trace.spec.items() if v not in (None, [], ())],
         "cautions": [[c.code, c.message] for c in trace.cautions],
-        "n": len(label.sample),
+        "n": len(samples),
         "steps": length - 1,
         "labels": None if trace.labels is None else [str(x) for x in trace.labels],
         "attacked_at": attacked_at(trace),
         "layers": [record(p) for p in probes],
         "measures": list(measures),
         "sample": [int(i) for i in ids],
-        "truth": [int(i) for i in label.values[chosen, 0]],
+        "truth": None if trace.of_language else [int(i) for i in trace.matrix("label").values[chosen, 0]],
         "paths": [
             {"name": path, "role": seen[path].role, "dash": seen[path].dash, "words": seen[path].name}
             | _path(trace, path, ids, flips[path])
@@ -117,6 +117,7 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
         "lead": [_lead(trace, measure, probe.name, told) for probe in probes for measure in measures],
         "figures": made.packed(),
         "images": images(trace, ids, share.images),
+        "text": text_data.texts(trace, ids, share.text),
         "surfaces": lands.surfaces(trace),
         "gradients": lands.gradients(trace.gradients, ids, share.images // 2),
         "peers": lands.peers(trace),
@@ -161,10 +162,8 @@ def _path(trace: Trace, name: str, ids: Ints, flip: Ints) -> Plain:
     """One path's numbers of the chosen samples."""
     sample = trace.matrix("flipped", path=name).sample
     rows = series.rows_of(sample, ids)
-    flow = {
-        column: pack(series.take(trace.matrix(column, path=name).values, rows))
-        for column in (*series.FLOW, "prediction")
-    }
+    says = "matched" if trace.of_language else "prediction"
+    flow = {column: pack(series.take(trace.matrix(column, path=name).values, rows)) for column in (*series.FLOW, says)}
     return {"flip": pack(np.where(rows >= 0, flip[rows], -1)), "flow": flow}
 
 

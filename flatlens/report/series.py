@@ -95,8 +95,7 @@ def probes(trace: Trace) -> tuple[Probe, ...]:
 def flip_step(trace: Trace, path: str = ATTACK) -> Ints:
     """First flipped step of each sample that started right and unflipped; -1 where there is none."""
     flipped = trace.matrix("flipped", path=path).values
-    right = trace.matrix("prediction", path=path).values == trace.matrix("label", path=path).values
-    return valley.judge(np.zeros(flipped.shape), flipped, correct=right[:, 0]).flip_step
+    return valley.judge(np.zeros(flipped.shape), flipped, correct=trace.right_at_start(path)).flip_step
 
 
 def curves(trace: Trace, column: str, layer: str | None, path: str) -> Curve:

@@ -3,7 +3,7 @@
 /** @typedef {import("./types.js").Packed} Packed */
 /** @typedef {import("./types.js").Matrix} Matrix */
 
-const ARRAYS = { f32: Float32Array, f64: Float64Array, u16: Uint16Array, u8: Uint8Array };
+const ARRAYS = { f32: Float32Array, f64: Float64Array, u32: Uint32Array, u16: Uint16Array, u8: Uint8Array };
 
 /** @param {string} text @returns {Uint8Array<ArrayBuffer>} */
 export function bytesOf(text) {

@@ -1,7 +1,7 @@
 // The shapes of the page's data, for the type checker alone: nothing here runs.
 
-/** @typedef {{ f32?: string, f64?: string, u16?: string, u8?: string, shape: number[] }} Packed */
-/** @typedef {{ values: Float32Array | Float64Array | Uint16Array | Uint8Array, width: number, row: (i: number) => Float32Array | Float64Array | Uint16Array | Uint8Array }} Matrix */
+/** @typedef {{ f32?: string, f64?: string, u32?: string, u16?: string, u8?: string, shape: number[] }} Packed */
+/** @typedef {{ values: Float32Array | Float64Array | Uint32Array | Uint16Array | Uint8Array, width: number, row: (i: number) => Float32Array | Float64Array | Uint32Array | Uint16Array | Uint8Array }} Matrix */
 /** @typedef {{ value: number | null, low: number | null, high: number | null, count: number, n: number }} Fraction */
 /** @typedef {{ value: number | null, low: number | null, high: number | null, n: number }} Median */
 /** @typedef {Record<string, any> & { valley_of_flipped: Fraction, flipped: Fraction, settled: Fraction, flat_end: Fraction, flatter_than_clean: Fraction, rise: Median, depth: Median, lag: Median, end_vs_clean: Median }} Summary */
@@ -11,11 +11,18 @@
 /** @typedef {{ data: any[], layout: any }} Drawn */
 /** @typedef {{ layout: any, variants: Record<string, Drawn> }} Figure */
 /** @typedef {{ shape: number[], drawable: boolean, sample: number[], step: number[], samples: number, classes: number, low?: number, high?: number, x?: Matrix, p?: Matrix }} Kept */
+/** @typedef {{ id: string, said: string, parts: Record<"prefix" | "slot" | "tail" | "target", number[]> }} Prompt a language model's prompt: its tokens as places in the table of pieces */
+/**
+ * @typedef {{ whole: boolean, slots: Matrix, slot: Matrix, changed: Matrix, grad: Matrix | null, dot: Matrix | null, norm: Matrix, most: Matrix, distance: Matrix | null,
+ *   targets: Matrix, nll: Matrix, kappa: Matrix, c: Matrix, a2: Matrix, greedy: Matrix, retokenises: Matrix }} TextPath
+ *   the tokens of one path's slots and what stands at its target's positions, sample after sample, step after step
+ */
+/** @typedef {{ pieces: string[], ids: number[] | null, prompts: Prompt[], held: number[], paths: TextPath[] }} Text what is held of a language model's prompts: `held` are the samples whose tokens are in the file */
 /** @typedef {{ sentence: [string, string][], below: string, numbers: [string, string, string][] }} Lead */
 /**
  * @typedef {{ name: string, spec: [string, string][], cautions: [string, string][], n: number, steps: number,
  *   labels: string[] | null, attacked_at: string, layers: { name: string, method: string, exact: boolean }[],
- *   measures: string[], sample: number[], truth: number[], paths: Path[], results: Record<string, Measured[]>[],
+ *   measures: string[], sample: number[], truth: number[] | null, text: Text | null, paths: Path[], results: Record<string, Measured[]>[],
  *   lead: Lead[], ledger: string[], figures: Record<string, Figure>, images: Kept | null, surfaces: any[], gradients: any, peers: any[][], eps: number | null,
  *   spectrum_samples: number | null }} Run
  */

@@ -12,7 +12,7 @@ const CONFIG_OF_SWEEP = {
   toImageButtonOptions: { format: "svg", filename: "flatlens" },
 };
 /** Two figures with their captions on a page of A4. */
-const PAPER = { width: 640, height: 310 };
+const SHEET = { width: 640, height: 310 };
 
 export const fontOf = () => getComputedStyle(document.body).fontFamily;
 export const isNarrow = () => window.innerWidth < 640;
@@ -38,7 +38,7 @@ export function layoutOf(colours, paper, more) {
     modebar: { bgcolor: "rgba(0,0,0,0)", color: colours.muted, activecolor: colours.attack },
     selections: [], showlegend: false, autosize: !paper, ...more,
     legend: { orientation: "h", x: 0, y: 1.01, yanchor: "bottom", font: { size: 12 }, itemclick: false, itemdoubleclick: false, ...more.legend },
-    ...(paper ? { width: PAPER.width, height: Math.min(more.height, PAPER.height) } : {}),
+    ...(paper ? { width: SHEET.width, height: Math.min(more.height, SHEET.height) } : {}),
   };
 }
 

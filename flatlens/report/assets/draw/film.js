@@ -20,7 +20,7 @@ const SIZE = 38;
 export function film(box, run, state, axis, choose) {
   const of = frames(run, state.sample), kept = run.images;
   box.hidden = !kept || !kept.drawable || !of.length;
-  if (box.hidden || !kept) return;
+  if (box.hidden || !kept || !run.truth) return;
   const px = axis.width / (axis.range[1] - axis.range[0]), every = Math.max(1, Math.ceil((SIZE + 6) / px));
   const says = run.paths[0].flow.prediction.row(state.sample), truth = run.truth[state.sample];
   // Frames in the middle of a step's room, the flip always among them.

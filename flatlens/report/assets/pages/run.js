@@ -3,8 +3,8 @@
 import { inflate, unpack } from "../core/pack.js";
 import { read, write } from "../core/hash.js";
 import { flipOf, first, settle } from "../core/state.js";
-import { numbers } from "../core/sample.js";
-import { className, num } from "../core/text.js";
+import { isRight, numbers, says } from "../core/sample.js";
+import { num } from "../core/text.js";
 import { $, listenSkips, make, segments } from "../draw/dom.js";
 import { dressed, kept, palette, theme, wear } from "../draw/dress.js";
 import { drawLead, drawMast } from "../parts/lead.js";
@@ -13,6 +13,9 @@ import { PLOTS, drawFilm, drawPlot, moveDot, moveSample } from "../parts/plots.j
 import { drawGallery, drawRail, drawSelection, listenRail, markGallery } from "../parts/rail.js";
 import { listenExport } from "../parts/export.js";
 import { drawRidge, listenRidge } from "../parts/ridge.js";
+import { drawPrompt, listenPrompt } from "../parts/prompt.js";
+import { LANGUAGE } from "../parts/positions.js";
+import { wordings } from "../parts/wording.js";
 import { drawPeers } from "../parts/peers.js";
 import { drawCompare, drawSame } from "../parts/compare.js";
 
@@ -48,11 +51,12 @@ export function start(data) {
     if (name === "chosen") WITH_SAMPLE.filter((plot) => !now.includes(plot)).forEach((plot) => { if (near(plot)) moveSample(view, plot); else stale.add(plot); });
     else if (name === "dots") WITH_SAMPLE.forEach((plot) => near(plot) && !now.includes(plot) && !now.includes("chosen") && moveDot(view, plot));
     else if (name === "film") drawFilm(view);
-    else if (name === "rail") { drawRail(view); drawSame(view); }
+    else if (name === "rail") { drawRail(view); drawPrompt(view); drawSame(view); }
     else if (name === "compare") drawCompare(view);
     else if (name === "ridge") drawRidge(view);
-    else if (near(name)) drawPlot(view, name);
-    else stale.add(name);
+    else if (!near(name)) stale.add(name);
+    else if (name in LANGUAGE) LANGUAGE[name](view);
+    else drawPlot(view, name);
   }
 
   // Figures that nobody sees are drawn when they come near.
@@ -76,7 +80,7 @@ export function start(data) {
     view.state = settle(runs, asked);
     view.run = runs[view.state.run];
     const moved = (/** @type {(keyof State)[]} */ ...keys) => keys.some((key) => JSON.stringify(before[key]) !== JSON.stringify(view.state[key]));
-    if (moved("run")) { drawMast(view); menus(); drawPeers(view); later("ridge"); }
+    if (moved("run")) { drawMast(view); wordings(view); menus(); drawPeers(view); later("ridge"); }
     if (moved("run", "measure", "layer")) { drawLead(view); drawStatistics(view); }
     if (moved("run", "measure", "layer", "off")) drawPaths(view);
     if (moved("run", "measure", "layer", "align", "off", "path")) { later(...NAMES, "compare"); controls(); }
@@ -87,17 +91,26 @@ export function start(data) {
     if (moved("run", "measure", "layer", "path", "brush", "filter", "order")) { drawGallery(view); drawSelection(view); }
     else if (moved("sample")) markGallery(view);
     if (moved("sample", "step")) { later("dots", "film", "ridge"); announce(); }
-    later("rail");
+    later("rail", ...figuresOfText());
     if (quiet) return;
     try {
       history[moved("step") && !moved("sample") ? "replaceState" : "pushState"](null, "", write(runs, view.state));
     } catch { /* a frame in a notebook has no address of its own */ }
   }
 
+  /** Figures of language models alone; one without is hidden, and cannot come near. */
+  function figuresOfText() {
+    const names = Object.keys(LANGUAGE);
+    if (view.run.text) names.forEach((name) => { $(name).closest("figure").hidden = false; });
+    else names.forEach((name) => { $(name).closest("figure").hidden = true; });
+    return view.run.text ? names : [];
+  }
+
   function announce() {
     const n = numbers(view.run, view.state);
-    const right = n.prediction === view.run.truth[view.state.sample] ? "right" : "wrong";
-    $("live").textContent = `Sample ${view.run.sample[view.state.sample]}, step ${view.state.step}: ${data.symbols[view.state.measure]} ${num(n.value)}, ${right}, ${className(view.run.labels, n.prediction)}`;
+    const { sample, step, path } = view.state, right = isRight(view.run, view.state, sample, step);
+    const so = view.run.truth ? (right ? "right" : "wrong") : right ? "target not said" : "target said";
+    $("live").textContent = `${view.run.truth ? "Sample" : "Prompt"} ${view.run.sample[sample]}, step ${step}: ${data.symbols[view.state.measure]} ${num(n.value)}, ${so}, ${says(view.run, path, sample, step)}`;
   }
 
   /** @param {any} at @param {string} text */
@@ -129,7 +142,7 @@ export function start(data) {
     for (const name of NAMES) $(name).closest("figure").hidden = !view.run.figures[name];
     fill("run", runs.map((r, k) => [k, r.name]));
     fill("measure", view.run.measures.map((m) => [m, data.measures[m].replace(/ \(.*/, "")]));
-    fill("layer", view.run.layers.map((l, k) => [k, l.name]));
+    fill("layer", view.run.layers.map((l, k) => [k, layerWords(l.name)]));
     fill("path", view.run.paths.map((p, k) => [k, p.words]));
     $("run").value = String(view.state.run);
   }
@@ -137,12 +150,13 @@ export function start(data) {
   function all() {
     view.colours = palette(data);
     $("ridge-card").hidden = !view.run.surfaces.length;
-    drawMast(view); menus(); controls(); drawLead(view); drawPaths(view); drawStatistics(view); drawGallery(view); drawSelection(view);
+    drawMast(view); wordings(view); menus(); controls(); drawLead(view); drawPaths(view); drawStatistics(view); drawGallery(view); drawSelection(view);
     drawPeers(view);
-    later(...NAMES, "rail", "ridge", "compare");
+    later(...NAMES, "rail", "ridge", "compare", ...figuresOfText());
   }
 
   listenSkips();
+  listenPrompt(view);
   const step = listenRail(view);
   for (const id of ["run", "layer", "path"]) $(id).addEventListener("change", () => change({ [id]: Number($(id).value) }));
   $("measure").addEventListener("change", () => change({ measure: $("measure").value }));
@@ -166,6 +180,7 @@ export function start(data) {
     view.colours = palette(data);
     drawPaths(view);
     NAMES.forEach((name) => (near(name) ? drawPlot(view, name) : stale.add(name)));
+    figuresOfText().forEach((name) => LANGUAGE[name](view));
     drawRidge(view);
     drawRail(view);
   }
@@ -173,13 +188,16 @@ export function start(data) {
   new ResizeObserver(() => {
     if ($("valley").clientWidth === width) return;
     width = $("valley").clientWidth;
-    later(...NAMES, "ridge", "compare");
+    later(...NAMES, "ridge", "compare", ...figuresOfText());
   }).observe($("valley"));
   document.querySelectorAll("figure.watched").forEach((node) => watch.observe(node));
   all();
   document.documentElement.dataset.ready = "yes";
   return view;
 }
+
+/** @param {string} name of a layer */
+const layerWords = (name) => (name === "head, all positions" ? "head, all positions, as in the paper’s code" : name);
 
 /** With Shift a drag zooms, else it chooses. @param {string} mode */
 function drag(mode) {

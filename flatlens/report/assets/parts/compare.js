@@ -1,6 +1,7 @@
 // Several runs: each one's picture on one scale, what differs from the first, and the same sample in all of them.
 
-import { className, count, num, percent, span } from "../core/text.js";
+import { says } from "../core/sample.js";
+import { count, num, percent, span } from "../core/text.js";
 import { $, make } from "../draw/dom.js";
 import { CONFIG, figureOf } from "../draw/figure.js";
 
@@ -67,7 +68,7 @@ export function drawSame(view) {
     if (i < 0 || !of) return make("tr", {}, make("th", { scope: "row" }, r.name), make("td", { colspan: 3 }, "not in this file"));
     const t = Math.min(state.step, r.steps), flip = r.paths[0].flip.values[i];
     return make("tr", {}, make("th", { scope: "row" }, r.name), make("td", { class: "num" }, num(of.lines.row(i)[t])),
-      make("td", { class: "num" }, flip < 0 ? "–" : String(flip)), make("td", {}, className(r.labels, r.paths[0].flow.prediction.row(i)[t])));
+      make("td", { class: "num" }, flip < 0 ? "–" : String(flip)), make("td", {}, says(r, 0, i, t)));
   });
   box.replaceChildren(make("caption", {}, `sample ${id} in all runs, step ${state.step}`), make("thead", {}, make("tr", {}, ...["run", data.symbols[state.measure], "flips at", "says"].map((h) => make("th", { scope: "col" }, h)))), make("tbody", {}, ...rows));
 }

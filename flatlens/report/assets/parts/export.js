@@ -27,11 +27,12 @@ export function tableOf(node) {
 
 /** All samples of the file at all steps, as the inspector says them. @param {View} view @param {number[]} of */
 export function samplesOf(view, of) {
-  const { run, state } = view, out = [["sample", "label", "step", "offset", state.measure, "loss", "margin", "confidence", "prediction"]];
+  const { run, state } = view, own = run.truth ? ["label", "prediction"] : ["prompt", "target_tokens_said"];
+  const out = [["sample", own[0], "step", "offset", state.measure, "loss", "margin", "confidence", own[1]]];
   for (const i of of) {
     for (let t = 0; t <= run.steps; t++) {
       const n = numbers(run, state, i, t);
-      out.push(/** @type {any} */ ([run.sample[i], run.truth[i], t, place(run, state, i, t), n.value, n.loss, n.margin, n.confidence, n.prediction]));
+      out.push(/** @type {any} */ ([run.sample[i], run.truth ? run.truth[i] : run.text?.prompts[i].id ?? "", t, place(run, state, i, t), n.value, n.loss, n.margin, n.confidence, run.truth ? n.prediction : n.matched]));
     }
   }
   return out;

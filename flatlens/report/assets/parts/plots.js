@@ -1,7 +1,7 @@
 // The interactive figures: plotly's, made by flatlens.report.figures, with the samples over them.
 
 import { inBox } from "../core/select.js";
-import { measured, numbers, place } from "../core/sample.js";
+import { labelled, measured, numbers, place } from "../core/sample.js";
 import { num } from "../core/text.js";
 import { $ } from "../draw/dom.js";
 import { CONFIG, chosen, curves, figureOf, thinLine, without } from "../draw/figure.js";
@@ -164,7 +164,7 @@ function listen(view, name, node) {
     const i = sampleAt(event);
     if (i === null) return;
     const t = nearestStep(view, name, i, event.points[0].x), n = numbers(view.run, view.state, i, t);
-    view.tell(event.event, `sample ${view.run.sample[i]} · label ${view.run.truth[i]} · step ${t} · ${view.data.symbols[view.state.measure]} ${num(n.value)}`);
+    view.tell(event.event, `sample ${view.run.sample[i]} · ${labelled(view.run, i)} · step ${t} · ${view.data.symbols[view.state.measure]} ${num(n.value)}`);
   });
   node.on("plotly_unhover", () => view.tell(null, ""));
   node.on("plotly_click", (/** @type {any} */ event) => {

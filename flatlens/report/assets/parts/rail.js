@@ -2,7 +2,7 @@
 
 import { className, count, num, percent, probability, span } from "../core/text.js";
 import { gallery, summary } from "../core/select.js";
-import { frames, moments, nearest, numbers, verdict } from "../core/sample.js";
+import { frames, labelled, moments, nearest, numbers, says, verdict } from "../core/sample.js";
 import { FILTERS } from "../core/state.js";
 import { $, make, segments } from "../draw/dom.js";
 import { change, natural, paint, picture, signed } from "../draw/pixels.js";
@@ -25,7 +25,7 @@ export function drawRail(view) {
   const slider = $("step");
   slider.max = run.steps;
   slider.value = state.step;
-  slider.setAttribute("aria-valuetext", `step ${state.step}: ${view.data.symbols[state.measure]} ${num(n.value)}, says ${className(run.labels, n.prediction)}`);
+  slider.setAttribute("aria-valuetext", `step ${state.step}: ${view.data.symbols[state.measure]} ${num(n.value)}, says ${says(run, state.path, i, state.step)}`);
   $("step-number").textContent = `${state.step} / ${run.steps}`;
   drawPictures(view);
   drawBars(view);
@@ -100,6 +100,7 @@ function drawSlope(view, at) {
 /** @param {View} view @param {number} held */
 function noteOn(view, held) {
   const kept = view.run.images;
+  if (!view.run.truth) return "";
   if (!kept) return "This run kept no inputs (images = none).";
   if (!held) return `Inputs of ${count(kept.samples)} of ${count(view.run.n)} samples are in this file; not of this one.`;
   return kept.drawable ? "" : `Inputs of shape ${kept.shape.join(" × ")} are not images of 1 or 3 channels, so they are not drawn.`;
@@ -110,7 +111,7 @@ function drawBars(view) {
   const { run, state } = view, p = chances(view), box = $("bars");
   box.hidden = !p;
   if (!p) return;
-  const truth = run.truth[state.sample], best = p.indexOf(Math.max(...p));
+  const truth = /** @type {number[]} */ (run.truth)[state.sample], best = p.indexOf(Math.max(...p));
   const order = p.map((_, k) => k).sort((a, b) => p[b] - p[a]), shown = p.length <= MOST_BARS ? p.map((_, k) => k) : [...new Set([truth, ...order])].slice(0, MOST_BARS);
   box.replaceChildren(...shown.map((k) => {
     const bar = make("i");
@@ -131,7 +132,7 @@ export function drawGallery(view) {
   $("gallery").replaceChildren(...of.slice(0, SHOWN).map((i) => {
     const row = rows.get(run.sample[i]), drawn = kept && kept.drawable && row !== undefined;
     return make("li", {}, make("button", {
-      type: "button", "data-sample": i, "aria-current": i === state.sample ? "true" : null, "aria-label": `Sample ${run.sample[i]}, label ${className(run.labels, run.truth[i])}`,
+      type: "button", "data-sample": i, "aria-current": i === state.sample ? "true" : null, "aria-label": `${run.truth ? "Sample" : "Prompt"} ${run.sample[i]}, ${labelled(run, i)}`,
       class: drawn ? null : "bare", onclick: () => view.change({ sample: i, step: -1 }),
     }, drawn ? picture(kept, row, { "aria-hidden": "true" }) : String(run.sample[i])));
   }));

@@ -26,7 +26,7 @@ function heightsOf(packed) {
 function landOf(view, of) {
   const { run, state } = view, own = run.sample[state.sample] === of.sample;
   if (choice.plane === "input" || !of.weights.length) {
-    const plane = of.input, grid = plane[choice.height], truth = run.truth[run.sample.indexOf(of.sample)], width = plane.u.values.length;
+    const plane = of.input, grid = plane[choice.height], truth = /** @type {number[]} */ (run.truth)[run.sample.indexOf(of.sample)], width = plane.u.values.length;
     const attack = plane.ways.find((/** @type {any} */ w) => w.path === "attack");
     const points = (/** @type {any} */ way) => way.step.map((/** @type {number} */ _, /** @type {number} */ k) => /** @type {[number, number]} */ ([...way.at.row(k)]));
     const says = (/** @type {number} */ k) => className(run.labels, k), [kind, label] = plane.third;

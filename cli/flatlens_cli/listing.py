@@ -14,6 +14,7 @@ from flatlens_cli import options, terminal
 def attacks(json: options.Json = False) -> None:
     """The attacks, and the controls that are walked beside them."""
     from flatlens.attacks import ATTACKS, CONTROLS, SCHEMES
+    from flatlens.specs.catalogue import TEXT_ATTACKS, TEXT_CONTROLS
 
     _show(
         json,
@@ -22,6 +23,8 @@ def attacks(json: options.Json = False) -> None:
             **{f"options of {name}": _options(entry) for name, entry in ATTACKS.items() if entry.options},
             "of others": dict(SCHEMES),
             "controls": {name: entry.summary for name, entry in CONTROLS.items()},
+            "on language models": {name: entry.summary for name, entry in TEXT_ATTACKS.items()},
+            "controls of language models": {name: entry.summary for name, entry in TEXT_CONTROLS.items()},
             "norms": {
                 "linf": "largest change of one input value",
                 "l2": "Euclidean length of the change",
@@ -80,8 +83,10 @@ def models(json: options.Json = False) -> None:
 def datasets(json: options.Json = False) -> None:
     """The data that come with flatlens, and how others are named."""
     from flatlens.datasets import BUILT_IN, SCHEMES
+    from flatlens.specs.language import PROMPTS, SHIPPED
 
-    _show(json, {"schemes": dict(SCHEMES), "built-in": dict(BUILT_IN)})
+    groups = {"schemes": dict(SCHEMES), "built-in": dict(BUILT_IN)}
+    _show(json, groups | {"for language models": {**PROMPTS, **SHIPPED}})
 
 
 def layers(

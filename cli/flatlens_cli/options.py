@@ -222,6 +222,7 @@ Spectrum = Annotated[
     bool,
     _option(_MEASURE, "Also PyHessian's spectral density, its numbers beside ours: clean, flip, end.", "--spectrum"),
 ]
+Text = Annotated[bool, _option(_WHAT, "A language model in place of images; needs transformers.", "--text")]
 Force = Annotated[bool, _option(_OUTPUT, "Replace the run that is there.", "--force")]
 DryRun = Annotated[bool, _option(_OUTPUT, "Only say what it would take.", "--dry-run")]
 Json = Annotated[bool, _option(_OUTPUT, "The result as one JSON object on stdout.", "--json")]

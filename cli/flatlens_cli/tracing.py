@@ -98,15 +98,33 @@ def trace(
         _run(spec, out, force=force, json=json, quiet=quiet, spectrum=spectrum)
 
 
+TEXT_DEMO = {
+    "model": "lm:flatlens-tiny",
+    "data": "flatlens:short-targets",
+    "attack": "embedding",
+    "steps": 120,
+    "step_size": 0.1,
+    "slot_len": 20,
+    "control": ["all"],
+}
+
+
 def demo(
     out: options.Out = Path("runs/demo"),
+    text: options.Text = False,
     layer: options.Layer = None,
     force: options.Force = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """The built-in model and data under PGD, with controls: a finished report in seconds, offline."""
+    """The built-in model and data under PGD, with controls: a finished report in seconds, offline.
+
+    With --text the built-in language model, of single characters, under the embedding attack.
+    """
     out = out or Path("runs/demo")
+    if text:
+        _run(run_spec(TEXT_DEMO), out, force=force, json=json, quiet=quiet)
+        return
     _run(run_spec(DEMO | {"layer": layer}), out, force=force, json=json, quiet=quiet, spectrum=True)
 
 

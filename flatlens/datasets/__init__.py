@@ -22,6 +22,7 @@ from flatlens.errors import DataError, ResourceError, nearest, one_line, unknown
 from flatlens.files import archives
 from flatlens.files.archives import check
 from flatlens.specs import uris
+from flatlens.specs.language import SHIPPED
 from flatlens.specs.uris import Uri
 
 SCHEMES: dict[str, str] = {
@@ -104,6 +105,8 @@ def load(uri: str) -> Dataset:
         ResourceError: they do not fit into memory.
     """
     parsed = uris.parse(uri, DataError)
+    if parsed.scheme == "prompts" or uri in SHIPPED:
+        raise DataError(f"'{uri}' holds prompts for language models (lm:…), and images are needed here")
     if parsed.scheme not in _LOADERS:
         names = [*BUILT_IN, *(f"{scheme}:…" for scheme in SCHEMES if scheme != "flatlens")]
         text, meant = unknown("data", uri, names, where="there are"), _meant(parsed)

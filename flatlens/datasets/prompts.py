@@ -17,11 +17,11 @@ from typing import Any
 
 from flatlens.errors import DataError, unknown
 from flatlens.specs import uris
-from flatlens.specs.language import BENIGN, INLINE
+from flatlens.specs.language import INLINE, SHIPPED
 
 LONGEST = 1_000_000
 """Characters of a prompt: more are no prompt, but a wrong file."""
-_FILE = Path(__file__).parents[1] / "shipped" / "benign-targets.jsonl"
+_SHIPPED = Path(__file__).parents[1] / "shipped"
 _PROMPT, _KEYS = ("prompt", "goal"), ("prompt", "goal", "target", "system", "id")
 
 
@@ -121,13 +121,16 @@ def load(uri: str, *, prompt: str | None = None, target: str | None = None, syst
             raise DataError(f"--{'prompt' if prompt is None else 'target'} is missing; a prompt needs both, as texts")
         return gathered([Prompt(prompt, target, system)], uri)
     parsed = uris.parse(uri, DataError)
-    if uri == BENIGN:
-        found = list(_lines(_FILE.read_text(encoding="utf-8"), uri, system))
+    if uri in SHIPPED:
+        file = _SHIPPED / f"{parsed.path}.jsonl"
+        found = list(_lines(file.read_text(encoding="utf-8"), uri, system))
     elif parsed.scheme == "prompts":
         parsed.only([])
         found = list(_read(parsed, system))
     else:
-        raise DataError(unknown("prompts", uri, ["prompts:FILE.jsonl", "prompts:FILE.csv", BENIGN], where="there are"))
+        raise DataError(
+            unknown("prompts", uri, ["prompts:FILE.jsonl", "prompts:FILE.csv", *SHIPPED], where="there are")
+        )
     return gathered(found, uri)
 
 

@@ -119,6 +119,10 @@ def _made(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple
             f"'{uri.text}' came from Python as an object and cannot be loaded by its name; run that script again, or "
             "name the model, for example my_model.py:factory"
         )
+    if uri.scheme == "lm":
+        raise ModelError(
+            f"'{uri.text}' is a language model, and this is of image classifiers; trace it with prompts as data"
+        )
     if uri.scheme in _MAKERS:
         return _MAKERS[uri.scheme](uri, shape, classes, trust)
     if uri.scheme in plugins.found():

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 SCHEME = "lm"
 BENIGN = "flatlens:benign-targets"
-"""Twelve harmless prompts and targets that come with flatlens."""
+SHIPPED = {
+    BENIGN: "12 harmless prompts, each with a target that the model would not say",
+    "flatlens:short-targets": "4 of them with targets short enough for lm:flatlens-tiny",
+}
+"""Prompts that come with flatlens -> one line about them."""
+PROMPTS = {"prompts": "a file of prompts and targets: prompts:FILE.jsonl, or prompts:FILE.csv"}
+"""Scheme of prompts -> one line about it."""
 INLINE = "flatlens:prompt"
 """The one prompt that ``prompt`` and ``target`` give."""
 
@@ -167,7 +173,7 @@ def check_absent(spec: RunSpec) -> None:
 
 
 def _of_prompts(data: str) -> bool:
-    return data in (BENIGN, INLINE) or data.startswith(("prompts:", f"{OBJECT}:"))
+    return data in (*SHIPPED, INLINE) or data.startswith(("prompts:", f"{OBJECT}:"))
 
 
 def controls(spec: RunSpec) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ dtype, and the last bits depend on the chunk: it is part of what a run is."""
 
 OWN = (
     "prompt", "target", "system", "slot_len", "init", "slot", "chat", "positions", "candidates", "topk", "swaps",
-    "ball", "sharpen", "stop_after",
+    "ball", "stop_after",
 )  # fmt: skip
 """Settings that only language models have."""
 _ALL: dict[str, Any] = {"slot_len": 20, "slot": "suffix", "chat": "auto", "positions": "target"}
@@ -45,7 +45,6 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "gcg": {"candidates": 512, "topk": 256, "swaps": 1},
     "random-swap": {"candidates": 512, "swaps": 1},
     "embedding": {"step_size": 0.05},
-    "simplex": {"step_size": 0.4, "sharpen": 0.4},
 }
 """Attack -> its settings and their defaults; those of gcg are nanoGCG's, so that runs compare."""
 _OF_IMAGES = (
@@ -111,7 +110,7 @@ def check(spec: RunSpec) -> None:
 
 def _check_numbers(spec: RunSpec) -> None:
     takes = _DEFAULTS.get(spec.attack, {})
-    for key in ("candidates", "topk", "swaps", "sharpen", "step_size", "ball"):
+    for key in ("candidates", "topk", "swaps", "step_size", "ball"):
         if getattr(spec, key) is None:
             continue
         takers = [one for one, known in _DEFAULTS.items() if key in known] if key != "ball" else ["embedding"]
@@ -125,8 +124,6 @@ def _check_numbers(spec: RunSpec) -> None:
         value = getattr(spec, key)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise SpecError(f"{flag(key)} {value:g}: needs a number above 0, in units of the embedding's mean row norm")
-    if spec.sharpen is not None and not 0 <= spec.sharpen <= 1:
-        raise SpecError(f"--sharpen {spec.sharpen:g}: needs a number from 0 to 1")
     if spec.steps < 1 or (spec.limit is not None and spec.limit < 1):
         key = "steps" if spec.steps < 1 else "limit"
         raise SpecError(f"{flag(key)} {getattr(spec, key)}: needs a whole number of at least 1")

@@ -93,7 +93,6 @@ class RunSpec:
     topk: int | None = None
     swaps: int | None = None
     ball: float | None = None
-    sharpen: float | None = None
     stop_after: int | None = None
 
     def __post_init__(self) -> None:

@@ -43,6 +43,13 @@ def report(
             metavar="DIR",
         ),
     ] = None,
+    redact: Annotated[
+        bool,
+        typer.Option(
+            "--redact",
+            help="Of language models: ▮ for every letter of prompts, slots, targets and tokens; numbers are kept.",
+        ),
+    ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -54,14 +61,16 @@ def report(
     for path in run:
         demand(path)
     sweeps = [path for path in run if is_sweep(path)]
+    if sweeps and redact:
+        raise UsageError("--redact is of the page of runs; name a sweep's cells, or leave it out")
     if sweeps and len(run) > 1:
         raise UsageError(f"'{sweeps[0]}' is a sweep, which is drawn on a page of its own; name it alone")
     if format != PAGE:
         file = _still(run, sweeps, out, format)
     elif folder is not None:
-        file = _hosted(run, sweeps, folder)
+        file = _hosted(run, sweeps, folder, redact)
     else:
-        file = load_sweep(sweeps[0]).report(out) if sweeps else _runs(run, out)
+        file = load_sweep(sweeps[0]).report(out) if sweeps else _runs(run, out, redact)
     if json:
         terminal.emit({"report": file, "runs": run})
     elif not quiet:
@@ -80,15 +89,16 @@ def _check(run: list[Path], out: Path | None, format: str, folder: Path | None) 
         raise UsageError("--folder and --out are two places; name one of them")
 
 
-def _runs(run: list[Path], out: Path | None) -> Path:
+def _runs(run: list[Path], out: Path | None, redact: bool) -> Path:
     from flatlens.records import runs
     from flatlens.report import page
 
     traces = [runs.load(path).trace(whole=False) for path in run]
-    return page.write(traces, out or (run[0] / "report.html" if len(run) == 1 else Path("report.html")))
+    file = out or (run[0] / "report.html" if len(run) == 1 else Path("report.html"))
+    return page.write(traces, file, redact=redact)
 
 
-def _hosted(run: list[Path], sweeps: list[Path], folder: Path) -> Path:
+def _hosted(run: list[Path], sweeps: list[Path], folder: Path, redact: bool) -> Path:
     from flatlens.records import runs
     from flatlens.report import html_file, page
     from flatlens.sweeps import hosting
@@ -98,7 +108,7 @@ def _hosted(run: list[Path], sweeps: list[Path], folder: Path) -> Path:
         return hosting.save(load_sweep(sweeps[0]), folder)
     hosting.demand_free(folder)
     traces = [runs.load(path).trace(whole=False) for path in run]
-    file = page.write(traces, folder / hosting.INDEX, plotly=html_file.PLOTLY)
+    file = page.write(traces, folder / hosting.INDEX, plotly=html_file.PLOTLY, redact=redact)
     html_file.save_plotly(folder)
     return file
 

@@ -57,10 +57,12 @@ def text(trace: Trace, page: Path) -> RenderableType:
     head = [
         *([("name", str(trace.spec["name"]))] if trace.spec.get("name") else []),
         ("model", str(trace.spec["model"])),
-        ("data", f"{trace.spec['data']}, {n:,} samples"),
+        ("data", f"{trace.spec['data']}, {n:,} {'prompts' if trace.of_language else 'samples'}"),
         ("attack", attack(trace.spec)),
         ("measure", f"{MEASURES[MEASURE]}, of {trace.layer_names[0]}"),
-        ("accuracy", f"{100 * clean:.1f} % clean, {100 * attacked:.1f} % under attack ({attacked_at(trace)})"),
+        _answers(trace, clean, attacked, n)
+        if trace.of_language
+        else ("accuracy", f"{100 * clean:.1f} % clean, {100 * attacked:.1f} % under attack ({attacked_at(trace)})"),
     ]
     tail = [("caution", caution.message) for caution in trace.cautions]
     tail.append(("report", str(page)))
@@ -73,14 +75,34 @@ def text(trace: Trace, page: Path) -> RenderableType:
     )
 
 
+def _answers(trace: Trace, clean: float, attacked: float, n: int) -> tuple[str, str]:
+    """Of language models: how many prompts' greedy answer is the target, at the start and at the end."""
+    start, end = (round((1 - share) * n) for share in (clean, attacked))
+    return "target said", f"{start:,} of {n:,} at the start, {end:,} of {n:,} at the attack's end"
+
+
 def attack(spec: Mapping[str, Any]) -> str:
     """One line about an attack: ``pgd, linf, eps 8/255, 40 steps of 0.00196``."""
+    if "slot_len" in spec:
+        return _on_text(spec)
     # The settings of an attack that is not flatlens' own are in its name.
     parts = [str(spec["attack"])] if ":" in str(spec["attack"]) else _native(spec)
     if spec.get("random_start"):
         parts.append("random start")
     if spec.get("targeted") is not None:
         parts.append(f"targeted: {spec['targeted']}")
+    return ", ".join(parts)
+
+
+def _on_text(spec: Mapping[str, Any]) -> str:
+    """``gcg, 100 steps, slot of 20 tokens, 512 candidates``; ``embedding, 60 steps of 0.05 mean row norms, …``."""
+    length = spec.get("step_size")
+    parts = [str(spec["attack"]), f"{spec['steps']} steps"]
+    if length is not None:
+        parts[1] += f" of {length:g} mean row norms"
+    parts.append(f"slot of {spec['slot_len']} tokens")
+    if spec.get("candidates") is not None:
+        parts.append(f"{spec['candidates']} candidates")
     return ", ".join(parts)
 
 

@@ -12,8 +12,10 @@ from flatlens.errors import RunError
 from flatlens.records.schema import ATTACK
 from flatlens.records.trajectory import Trace
 from flatlens.report import drawn, html_file, packing, page_data, series, static_svg
+from flatlens.report.drawn_text import of_prompts
 from flatlens.report.html_file import save_plotly as save_plotly
 from flatlens.report.modules import joined
+from flatlens.report.redaction import redacted
 from flatlens.report.roles import looks, styles
 from flatlens.specs.values import shown
 from flatlens.version import __version__
@@ -22,7 +24,7 @@ PROGRAM = "pages/run.js"
 """The module that is the page."""
 
 
-def write(traces: Sequence[Trace], file: Path, *, plotly: str | None = None) -> Path:
+def write(traces: Sequence[Trace], file: Path, *, plotly: str | None = None, redact: bool = False) -> Path:
     """Draw the traces on one page and return where it is.
 
     The page is written under a temporary name and renamed when it is complete.
@@ -32,12 +34,14 @@ def write(traces: Sequence[Trace], file: Path, *, plotly: str | None = None) -> 
         file: where to.
         plotly: the URL, relative to the page, of a plotly.min.js (`save_plotly`) that many pages share; None puts
             plotly into the page, which then needs no other file.
+        redact: leave out the texts of language models' prompts (`flatlens.report.redaction`).
 
     Raises:
         RunError: there is no trace, or one without rows.
         ResourceError: the file cannot be written.
     """
-    return html_file.save(document(traces, plotly=plotly), Path(file))
+    drawn_of = [redacted(trace) for trace in traces] if redact else traces
+    return html_file.save(document(drawn_of, plotly=plotly), Path(file))
 
 
 def document(traces: Sequence[Trace], *, plotly: str | None = None) -> str:
@@ -92,6 +96,8 @@ def picture(trace: Trace, *, variables: bool = True, points: int | None = None) 
     curves = {path: series.curves(trace, measure, layer, path) for path in trace.paths}
     aligned = bool(curves[ATTACK].aligned.n.any())
     made = drawn.sharpness(curves, looks(trace.paths), measure, aligned=aligned)
+    if trace.of_language:
+        made = of_prompts(made)
     if points is not None:
         made["data"] = static_svg.thinned(made["data"], points)
     said = "Sharpness along the path: medians and quartiles of the attack and its controls."

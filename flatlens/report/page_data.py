@@ -5,7 +5,7 @@ Statistics and aggregates cover all samples; curves and images of single samples
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +15,10 @@ from flatlens.records.digest import record as record
 from flatlens.records.schema import ATTACK, MEASURES
 from flatlens.records.trajectory import Trace
 from flatlens.records.valley import Ints, Valley
-from flatlens.report import drawn, lands, packing, series, text_data
+from flatlens.report import drawn, lands, packing, sentence_text, series, text_data
 from flatlens.report.comparison import comparison
 from flatlens.report.density import density
+from flatlens.report.drawn_text import of_prompts
 from flatlens.report.packing import encode, pack
 from flatlens.report.roles import colours, looks
 from flatlens.report.sentence import lead
@@ -77,7 +78,7 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
     ids = samples[chosen]
     told = series.accuracy(trace)
     seen = looks(trace.paths)
-    made = Figures()
+    made = Figures(of_prompts if trace.of_language else None)
     for column in ("margin", "loss"):
         curves = {path: series.curves(trace, column, None, path) for path in trace.paths}
         for aligned in (True, False):
@@ -129,15 +130,16 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
 class Figures:
     """Figures by name; those that differ in a choice share one layout.
 
-    A variant is kept as what its layout has of its own.
+    A variant is kept as what its layout has of its own. ``worded`` says figures in other words, where given.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, worded: Callable[[Plain], Plain] | None = None) -> None:
         self._found: dict[str, dict[str, Plain]] = {}
+        self._worded = worded or (lambda figure: figure)
 
     def add(self, name: str, variant: str, figure: Plain) -> None:
         """One figure, in one of its variants."""
-        self._found.setdefault(name, {})[variant] = figure
+        self._found.setdefault(name, {})[variant] = self._worded(figure)
 
     def packed(self) -> Plain:
         """All of them, for JSON."""
@@ -229,6 +231,10 @@ def _kinds(found: Valley) -> Plain:
 
 def _lead(trace: Trace, measure: str, layer: str, told: series.Accuracy) -> Plain:
     found = {path: trace.valley(measure, layer=layer, path=path) for path in trace.paths}
+    if trace.of_language:
+        count, rest, below, numbers = sentence_text.said(trace, measure, layer, found)
+        sentence = [[count, ATTACK]] * bool(count) + [[rest, ""]]
+        return {"sentence": sentence, "below": below, "numbers": [list(number) for number in numbers]}
     said = lead(trace, found, told)
     return {"sentence": [list(part) for part in said.sentence], "below": said.below, "numbers": list(said.numbers)}
 

@@ -119,17 +119,18 @@ def times(found: Median) -> str:
     """``×9,220``."""
     if not found.n or np.isnan(found.value):
         return "–"
-    return "×∞" if np.isinf(found.value) else f"×{_round(found.value)}"
+    return "×∞" if np.isinf(found.value) else f"×{rounded(found.value)}"
 
 
 def fall(found: Median) -> str:
     """``÷18,200``, from a depth in decades."""
     if not found.n or np.isnan(found.value):
         return "–"
-    return "÷∞" if np.isinf(found.value) else f"÷{_round(10.0 ** min(found.value, 300))}"
+    return "÷∞" if np.isinf(found.value) else f"÷{rounded(10.0 ** min(found.value, 300))}"
 
 
-def _round(value: float) -> str:
+def rounded(value: float) -> str:
+    """Three digits, with a power of ten where it is long."""
     if value >= 1e7 or value < 0.01:
         exponent = int(np.floor(np.log10(value)))
         return f"{value / 10.0**exponent:.1f}·10{str(exponent).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
@@ -139,13 +140,13 @@ def _round(value: float) -> str:
 def _times(found: Median) -> str:
     if np.isnan(found.low):
         return f"n = {found.n}"
-    return "–".join("∞" if np.isinf(v) else _round(v) for v in (found.low, found.high))
+    return "–".join("∞" if np.isinf(v) else rounded(v) for v in (found.low, found.high))
 
 
 def _falls(found: Median) -> str:
     if np.isnan(found.low):
         return f"n = {found.n}"
-    return "–".join("∞" if np.isinf(v) else _round(10.0 ** min(v, 300)) for v in (found.low, found.high))
+    return "–".join("∞" if np.isinf(v) else rounded(10.0 ** min(v, 300)) for v in (found.low, found.high))
 
 
 def _percent(share: Fraction) -> str:

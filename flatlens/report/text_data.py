@@ -53,8 +53,9 @@ class Pieces:
         return np.asarray(at, dtype=np.int64)[back.ravel()] if len(own) else np.zeros(0, dtype=np.int64)
 
     def table(self) -> Plain:
-        """``pieces`` and ``ids``."""
-        return {"pieces": [piece for _, piece in self._at], "ids": [number for number, _ in self._at]}
+        """``pieces`` and ``ids``; no ids where a redacted trace has none."""
+        numbers = [number for number, _ in self._at]
+        return {"pieces": [piece for _, piece in self._at], "ids": numbers if any(n >= 0 for n in numbers) else None}
 
 
 def texts(trace: Trace, ids: Ints, budget: int) -> Plain | None:

@@ -10,7 +10,7 @@
  */
 /** @typedef {{ piece: string, id: number | null, greedy: string, says: boolean, nll: number, kappa: number, c: number, a2: number, variance: number }} Position */
 
-export const TINTS = /** @type {[string, string][]} */ ([["changed", "changed here"], ["age", "steps since change"], ["grad", "‖∂S/∂x‖"], ["dot", "−⟨∂S/∂x, x⟩"]]);
+export const TINTS = /** @type {[string, string][]} */ ([["changed", "changed"], ["age", "age"], ["grad", "‖∂S/∂x‖"], ["dot", "−⟨∂S, x⟩"]]);
 /** Half a mean norm of the embedding's rows: a slot farther from any token is no text. */
 export const FAR = 0.5;
 

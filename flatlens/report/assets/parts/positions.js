@@ -62,7 +62,7 @@ export function drawAgainst(view) {
     else {
       const at = against(run, state, p), said = at.map((v) => (path.name === "copies" ? `${COPIES[v.step] ?? v.step}×` : path.name));
       traces.push(line(p, state.sample, {
-        mode: at.length > 1 ? "lines+markers+text" : "markers+text", text: said, textposition: "top center", textfont: { size: 11, color: colours["cross-ink"] }, cliponaxis: false,
+        mode: at.length > 1 ? "lines+markers+text" : "markers+text", text: said, textposition: "top right", textfont: { size: 11, color: colours["cross-ink"] }, cliponaxis: false,
         line: { color: fade(colours.cross, 0.5), width: 1, dash: "dot" }, marker: { color: colours.cross, size: 8, symbol: ["square", "diamond", "circle"][kind], line: { color: colours.card, width: 1 } },
       }));
     }

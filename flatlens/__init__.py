@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from flatlens import datasets as datasets
     from flatlens import models as models
     from flatlens.errors import FlatlensError as FlatlensError
+    from flatlens.hessian.condition import Condition as Condition
+    from flatlens.hessian.condition import condition as condition
     from flatlens.hessian.training import head_flatness as head_flatness
     from flatlens.measure.curvature import curvature as curvature
     from flatlens.measure.robustness import robustness as robustness
@@ -40,6 +42,7 @@ from flatlens.version import __version__
 # Public name -> where it lives; imported when first used, so that `flatlens --help` needs no torch.
 _PUBLIC = {
     "CautionWarning": ("flatlens.wording", "CautionWarning"),
+    "Condition": ("flatlens.hessian.condition", "Condition"),
     "FlatlensError": ("flatlens.errors", "FlatlensError"),
     "Robustness": ("flatlens.training.robustness", "Robustness"),
     "Run": ("flatlens.records.runs", "Run"),
@@ -48,6 +51,7 @@ _PUBLIC = {
     "Sweep": ("flatlens.sweeps.folder", "Sweep"),
     "Trace": ("flatlens.records.trajectory", "Trace"),
     "attacks": ("flatlens.attacks", None),
+    "condition": ("flatlens.hessian.condition", "condition"),
     "curvature": ("flatlens.measure.curvature", "curvature"),
     "datasets": ("flatlens.datasets", None),
     "defences": ("flatlens.training.defences", None),
@@ -63,6 +67,7 @@ _PUBLIC = {
 }
 __all__ = [
     "CautionWarning",
+    "Condition",
     "FlatlensError",
     "Robustness",
     "Run",
@@ -72,6 +77,7 @@ __all__ = [
     "TrainSpec",
     "__version__",
     "attacks",
+    "condition",
     "curvature",
     "datasets",
     "defences",

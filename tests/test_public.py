@@ -17,6 +17,7 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
         fl,
         {
             "CautionWarning",
+            "Condition",
             "FlatlensError",
             "Robustness",
             "Run",
@@ -28,6 +29,7 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
         }
         | {
             "attacks",
+            "condition",
             "curvature",
             "datasets",
             "defences",
@@ -71,7 +73,7 @@ def test_what_is_not_offered_of_a_sweep_is_there_for_those_who_do_its_work() -> 
     assert {"claim", "commit", "fail", "set_aside"} <= public - set(FOR_USERS)
 
 
-FUNCTIONS = ("trace", "curvature", "open", "robustness", "run", "run_sweep", "normalized", "train")
+FUNCTIONS = ("trace", "condition", "curvature", "open", "robustness", "run", "run_sweep", "normalized", "train")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -61,6 +61,10 @@ VERBS = {
         "robustness",
         "What several attacks leave of a model's accuracy: the worst case, its interval, and whether to believe it.",
     ),
+    "condition": Verb(
+        "condition",
+        "The condition number of the Hessian of a probe on a model's features: how fast it can be learnt.",
+    ),
     "doctor": Verb("doctor", "Versions, devices, optional parts, what is missing and how to get it."),
 }
 """The commands, in the order of the help."""

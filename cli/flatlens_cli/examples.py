@@ -47,6 +47,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "flatlens robustness --model 'ckpt:robust.safetensors?arch=flatlens:cnn' --data flatlens:digits --eps 0.5 "
         "--norm l2 --limit 200 --json",
     ),
+    "condition": (
+        "flatlens condition --model flatlens:digits-cnn --data flatlens:digits --ridge 0.01",
+        "flatlens condition --data 'table:houses.csv?target=price' --ridge 0.01 --json",
+    ),
     "doctor": ("flatlens doctor",),
 }
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from flatlens.hessian.condition import Condition as Condition
     from flatlens.hessian.condition import condition as condition
     from flatlens.hessian.training import head_flatness as head_flatness
+    from flatlens.immunity.immunize import immunize as immunize
+    from flatlens.immunity.result import Immunized as Immunized
     from flatlens.measure.curvature import curvature as curvature
     from flatlens.measure.robustness import robustness as robustness
     from flatlens.measure.run import run as run
@@ -44,6 +46,7 @@ _PUBLIC = {
     "CautionWarning": ("flatlens.wording", "CautionWarning"),
     "Condition": ("flatlens.hessian.condition", "Condition"),
     "FlatlensError": ("flatlens.errors", "FlatlensError"),
+    "Immunized": ("flatlens.immunity.result", "Immunized"),
     "Robustness": ("flatlens.training.robustness", "Robustness"),
     "Run": ("flatlens.records.runs", "Run"),
     "RunSpec": ("flatlens.specs.run", "RunSpec"),
@@ -56,6 +59,7 @@ _PUBLIC = {
     "datasets": ("flatlens.datasets", None),
     "defences": ("flatlens.training.defences", None),
     "head_flatness": ("flatlens.hessian.training", "head_flatness"),
+    "immunize": ("flatlens.immunity.immunize", "immunize"),
     "models": ("flatlens.models", None),
     "normalized": ("flatlens.models.normalized", "normalized"),
     "robustness": ("flatlens.measure.robustness", "robustness"),
@@ -69,6 +73,7 @@ __all__ = [
     "CautionWarning",
     "Condition",
     "FlatlensError",
+    "Immunized",
     "Robustness",
     "Run",
     "RunSpec",
@@ -82,6 +87,7 @@ __all__ = [
     "datasets",
     "defences",
     "head_flatness",
+    "immunize",
     "models",
     "normalized",
     "open",

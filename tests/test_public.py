@@ -19,6 +19,7 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
             "CautionWarning",
             "Condition",
             "FlatlensError",
+            "Immunized",
             "Robustness",
             "Run",
             "RunSpec",
@@ -34,6 +35,7 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
             "datasets",
             "defences",
             "head_flatness",
+            "immunize",
             "models",
             "normalized",
             "open",
@@ -73,7 +75,18 @@ def test_what_is_not_offered_of_a_sweep_is_there_for_those_who_do_its_work() -> 
     assert {"claim", "commit", "fail", "set_aside"} <= public - set(FOR_USERS)
 
 
-FUNCTIONS = ("trace", "condition", "curvature", "open", "robustness", "run", "run_sweep", "normalized", "train")
+FUNCTIONS = (
+    "trace",
+    "condition",
+    "curvature",
+    "immunize",
+    "open",
+    "robustness",
+    "run",
+    "run_sweep",
+    "normalized",
+    "train",
+)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

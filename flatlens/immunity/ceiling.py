@@ -107,6 +107,21 @@ def ceiling(primary: Floats, harmful: Floats) -> Ceiling:
     return Ceiling(of_both * at_primary / at_harmful, normalized(theta))
 
 
+def spread(theta: Floats) -> Floats:
+    """θQ with Q the orthogonal cosine transform (DCT-II), for a θ of `ceiling`: all condition numbers stay as they are.
+
+    The features of `ceiling` are the principal axes of the harmful task: whoever divides each by its own size, as Adam
+    does by and by, is back at a condition number of 1. Of θQ every feature holds an equal share of the largest
+    eigenvalue, so that all have about the same size and there is nothing to divide by.
+    """
+    d = len(theta)
+    at = np.arange(d)
+    q = (2 / d) ** 0.5 * np.cos(np.pi * np.outer(at, at + 0.5) / d)
+    q[0] /= 2**0.5
+    product: Floats = theta @ q
+    return product
+
+
 def normalized(theta: Floats) -> Floats:
     """θ with Frobenius norm √d: its scale changes no condition number."""
     return theta * (len(theta) ** 0.5 / np.linalg.norm(theta))

@@ -119,7 +119,13 @@ def identity(primary: Task, harmful: Task, asked: Asked) -> dict[str, Any]:
 
 
 def of_tasks(
-    primary: Task, harmful: Task, asked: Asked, kept: folder.Kept | None, progress: Report | None
+    primary: Task,
+    harmful: Task,
+    asked: Asked,
+    kept: folder.Kept | None,
+    progress: Report | None,
+    *,
+    learn: bool = True,
 ) -> Immunized:
     """The immunization of two tasks, without warnings.
 
@@ -129,6 +135,7 @@ def of_tasks(
         asked: what is asked for.
         kept: where places on the way are kept, and found again.
         progress: called after each step.
+        learn: let the attackers learn the probes, where there are targets.
 
     Raises:
         DataError: a Hessian is singular, or what is asked for is beyond the ceiling.
@@ -154,7 +161,8 @@ def of_tasks(
     else:
         walked, stop = _walk(asked, p, h, kept, progress)
         place = walked[-1]
-    learnt = {task.name: (root, task.slope()) for task, root in ((p, at_p), (h, at_h)) if task.y is not None}
+    known = [(task, root) for task, root in ((p, at_p), (h, at_h)) if learn and task.y is not None]
+    learnt = {task.name: (root, task.slope()) for task, root in known}
     held = None
     if p_held is not None and h_held is not None:
         held = ratios(p_held.root(asked.ridge), h_held.root(asked.ridge), place.theta)

@@ -65,6 +65,10 @@ VERBS = {
         "condition",
         "The condition number of the Hessian of a probe on a model's features: how fast it can be learnt.",
     ),
+    "immunize": Verb(
+        "immunize",
+        "Append a linear map to a model's features, so that a harmful task is slow to learn on them; and say how slow.",
+    ),
     "doctor": Verb("doctor", "Versions, devices, optional parts, what is missing and how to get it."),
 }
 """The commands, in the order of the help."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +71,29 @@ class Kept:
         with disk(self.path):
             write_file(self.path / UNFINISHED, content.getvalue())
 
-    def finish(self, found: Immunized) -> Immunized:
-        """Write a result, the summary last, and return it."""
+    def finish(self, found: Immunized, about: Mapping[str, Any] | None = None) -> Immunized:
+        """Write a result, the summary last, and return it.
+
+        Args:
+            found: the result.
+            about: the model that the features are of: ``layer``, and whatever else is to be known of it.
+        """
+        layer = {"layer": about["layer"]} if about else None
         with disk(self.path):
-            write_file(self.path / THETA, save({"theta": np.ascontiguousarray(found.theta)}))
+            write_file(self.path / THETA, save({"theta": np.ascontiguousarray(found.theta)}, layer))
             files = [THETA]
             for name in TABLES:
                 if (table := getattr(found, name)) is not None:
                     write_file(self.path / f"{name}.parquet", _parquet(table))
                     files.append(f"{name}.parquet")
             sums = {name: file_sha256(self.path / name) for name in files}
-            told = {"schema_version": SCHEMA_VERSION, "asked": self.identity, **found.to_dict(), "files": sums}
+            told = {
+                "schema_version": SCHEMA_VERSION,
+                "asked": self.identity,
+                **found.to_dict(),
+                "model": about,
+                "files": sums,
+            }
             write_json(self.path / SUMMARY, told)
             (self.path / UNFINISHED).unlink(missing_ok=True)
         return found

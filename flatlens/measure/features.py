@@ -17,7 +17,7 @@ from flatlens.models import guard
 from flatlens.specs.run import RunSpec
 from flatlens.specs.trust import TRUST
 from flatlens.victims.images import ImageVictim
-from flatlens.victims.layers import HEAD
+from flatlens.victims.layers import HEAD, own_name
 from flatlens.victims.precision import exact_arithmetic
 
 EXAMPLES = 8
@@ -31,11 +31,13 @@ class Features(NamedTuple):
         x: features ``[n, d]``, float64.
         probabilities: softmax of the model's logits ``[n, K]``, float64; None where there is no model.
         layer: the layer's name; ``columns`` of a table.
+        target: the same as in ``model.named_modules()``, where ``head`` is none.
     """
 
     x: Floats
     probabilities: Floats | None
     layer: str
+    target: str = ""
 
 
 def features(
@@ -78,7 +80,8 @@ def features(
                 )
             found.append(at.cpu().double())
             said.append(here.logits.detach().cpu().double().softmax(1))
-    return Features(torch.cat(found).numpy(), torch.cat(said).numpy(), name)
+    target = own_name(victim.layers[name].target, model)
+    return Features(torch.cat(found).numpy(), torch.cat(said).numpy(), name, target)
 
 
 def of_names(spec: RunSpec) -> Features:

@@ -101,7 +101,7 @@ def _check_finite(model: nn.Module, uri: str) -> None:
 
 def _build(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[nn.Module, str]:
     """The model that ``uri`` names, normalised as it says, with θ where one is appended, and where it comes from."""
-    if appended.OPTION in uri.options and uri.scheme in _MAKERS:
+    if appended.OPTION in uri.options and uri.scheme in MAKERS:
         file = uris.location(uri.options[appended.OPTION])
         model, source = _build(uri.without(appended.OPTION), shape, classes, trust)
         return appended.of_file(model, file), f"{source}, θ of {file} appended"
@@ -125,8 +125,8 @@ def _made(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple
             f"'{uri.text}' came from Python as an object and cannot be loaded by its name; run that script again, or "
             "name the model, for example my_model.py:factory"
         )
-    if uri.scheme in _MAKERS:
-        return _MAKERS[uri.scheme](uri, shape, classes, trust)
+    if uri.scheme in MAKERS:
+        return MAKERS[uri.scheme](uri, shape, classes, trust)
     if uri.scheme in plugins.found():
         return plugins.make(uri, shape, classes), f"made by the plug-in {uri.scheme}"
     if not uri.scheme or not uri.path:
@@ -140,7 +140,7 @@ def _checkpoint(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) ->
     if "arch" not in uri.options:
         return _whole(uri, key, trust)
     arch = uris.parse(uri.options["arch"], ModelError)
-    if appended.OPTION in arch.options and arch.scheme in _MAKERS:  # which came after arch=, and belongs to the weights
+    if appended.OPTION in arch.options and arch.scheme in MAKERS:  # which came after arch=, and belongs to the weights
         outer = {appended.OPTION: arch.options[appended.OPTION], "arch": _text(arch.without(appended.OPTION))}
         return _build(replace(uri, options=uri.options | outer), shape, classes, trust)
     if key is None and "key" in arch.options and arch.scheme not in ("ckpt", *plugins.found()):
@@ -231,7 +231,7 @@ def _built_in(uri: Uri, shape: tuple[int, ...], classes: int) -> tuple[nn.Module
     return model, f"built in, untrained, seed {seed}"
 
 
-_MAKERS: dict[str, Callable[[Uri, tuple[int, ...], int, Trust], tuple[nn.Module, str]]] = {
+MAKERS: dict[str, Callable[[Uri, tuple[int, ...], int, Trust], tuple[nn.Module, str]]] = {
     "flatlens": lambda uri, shape, classes, _: _built_in(uri, shape, classes),
     "ckpt": _checkpoint,
     "timm": timm_models.make,

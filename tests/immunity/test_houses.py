@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from itertools import islice
 
 import numpy as np
 import pytest
 
+import flatlens as fl
 from flatlens.immunity import climbing
 from flatlens.immunity.ceiling import ceiling, ratios, root
 from flatlens.immunity.houses import houses
 from tests.assets import package
+from tests.expected import cautioned
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +43,17 @@ def test_the_ceiling_is_attained_and_is_far_above_what_algorithm_1_reaches(ames)
     assert last.reached.i >= 50 and last.reached.ii <= 0.5 and last.reached.rir >= 200
     assert reached.rir == pytest.approx(found.bound, rel=1e-6)
     assert reached.rir >= last.reached.rir and reached.i > 1 > reached.ii
+
+
+@cautioned("not-held-out", "few-samples", "constant-features")
+def test_their_prices_are_slow_to_learn_by_gradient_descent_and_by_nothing_else_and_the_lots_are_not(ames):
+    start = time.process_time()
+    found = fl.immunize(ames.primary, ames.harmful, ridge=1e-2, holdout=0.5)
+    assert time.process_time() - start < 5
+    assert found.rir > 100 and found.i >= 50 and found.ii <= 0.5 and found.heldout.i > 50
+    table = found.attackers.to_pandas()
+    left = table[table.iteration == 100].set_index(["task", "extractor", "attacker"]).loss_gap.sort_index()
+    slow, before = left["harmful", "immunized"], left["harmful", "identity"]
+    assert slow["gradient-descent"] >= 50 * before["gradient-descent"]
+    assert left["primary", "immunized"]["gradient-descent"] < left["primary", "identity"]["gradient-descent"]
+    assert max(slow["conjugate-gradients"], slow["least-squares"], slow["whitening"]) < 1e-9

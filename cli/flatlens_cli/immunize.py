@@ -25,6 +25,8 @@ def _flag(text: str, name: str, metavar: str, panel: str = _PANEL, completion: A
     )
 
 
+SMALL = 1e-4
+"""By how much θ and its inverse may move a logit by rounding."""
 _NAMES = ("ceiling", "alg1", "r-ill", "opt-kappa", "imma")
 _Primary = Annotated[str | None, _flag("Data of the useful task, the model's own.", "--primary", "URI", _TASKS)]
 _Harmful = Annotated[str | None, _flag("Data of the harmful task.", "--harmful", "URI", _TASKS)]
@@ -171,7 +173,7 @@ def _text(asked: OfModel, out: Path) -> RenderableType:
         ),
         ("RIR", f"{found.rir:.4g} = i / ii; no linear map exceeds {found.bound:.4g}"),
         ("held out", f"i = {held.i:.4g}, ii = {held.ii:.4g}, RIR {held.rir:.4g}" if held else "nothing"),
-        *([("logits", f"moved by at most {model['logits']:.2g}")] if model else []),
+        *([("logits", _moved(model["logits"]))] if model else []),
         ("written", str(out)),
         *([("load it by", model["appended"])] if model and model["appended"] else []),
     ]
@@ -182,6 +184,11 @@ def _text(asked: OfModel, out: Path) -> RenderableType:
     if tail := [("caution", f"{caution.code}: {caution.message}") for caution in found.cautions]:
         parts.append(Padding(terminal.columns(tail), (1, 0, 0, 0)))
     return Group(*parts)
+
+
+def _moved(most: float) -> str:
+    more = "" if most <= SMALL else "; more than rounding should: give a larger --ridge, or --method alg1"
+    return f"moved by at most {most:.2g}{more}"
 
 
 def _attackers(left: dict[str, dict[str, dict[str, float]]]) -> RenderableType:

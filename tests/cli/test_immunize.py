@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from flatlens_cli import app
+from flatlens_cli.immunize import _moved
 from safetensors.numpy import load_file
 
 import flatlens as fl
@@ -106,6 +107,11 @@ def test_two_tables_need_no_model(tables, flatlens, tmp_path, method):
     shown = flatlens("immunize", *given, "--out", tmp_path / "o")
     assert shown.code == 0 and "conjugate-gradients" in shown.out and "no linear map exceeds" in shown.out
     assert flatlens("immunize", *given, "--out", tmp_path / "o", "--quiet") == (0, "", "")
+
+
+@pytest.mark.parametrize(("most", "says"), [(2e-5, "moved by at most 2e-05"), (0.3, "0.3; more than rounding should")])
+def test_logits_that_moved_are_told(most, says):
+    assert says in _moved(most) and ("rounding" in _moved(most)) == (most > 1e-4)
 
 
 REFUSED = {

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from flatlens import models as models
     from flatlens.datasets.prompts import Prompt as Prompt
     from flatlens.errors import FlatlensError as FlatlensError
+    from flatlens.hessian.condition import Condition as Condition
+    from flatlens.hessian.condition import condition as condition
     from flatlens.hessian.training import head_flatness as head_flatness
+    from flatlens.immunity.immunize import immunize as immunize
+    from flatlens.immunity.result import Immunized as Immunized
     from flatlens.measure.curvature import curvature as curvature
     from flatlens.measure.robustness import robustness as robustness
     from flatlens.measure.run import run as run
@@ -43,7 +47,9 @@ from flatlens.version import __version__
 # Public name -> where it lives; imported when first used, so that `flatlens --help` needs no torch.
 _PUBLIC = {
     "CautionWarning": ("flatlens.wording", "CautionWarning"),
+    "Condition": ("flatlens.hessian.condition", "Condition"),
     "FlatlensError": ("flatlens.errors", "FlatlensError"),
+    "Immunized": ("flatlens.immunity.result", "Immunized"),
     "Prompt": ("flatlens.datasets.prompts", "Prompt"),
     "Robustness": ("flatlens.training.robustness", "Robustness"),
     "Run": ("flatlens.records.runs", "Run"),
@@ -52,11 +58,13 @@ _PUBLIC = {
     "Sweep": ("flatlens.sweeps.folder", "Sweep"),
     "Trace": ("flatlens.records.trajectory", "Trace"),
     "attacks": ("flatlens.attacks", None),
+    "condition": ("flatlens.hessian.condition", "condition"),
     "curvature": ("flatlens.measure.curvature", "curvature"),
     "curvature_text": ("flatlens.measure.trace_text", "curvature_text"),
     "datasets": ("flatlens.datasets", None),
     "defences": ("flatlens.training.defences", None),
     "head_flatness": ("flatlens.hessian.training", "head_flatness"),
+    "immunize": ("flatlens.immunity.immunize", "immunize"),
     "models": ("flatlens.models", None),
     "normalized": ("flatlens.models.normalized", "normalized"),
     "robustness": ("flatlens.measure.robustness", "robustness"),
@@ -69,7 +77,9 @@ _PUBLIC = {
 }
 __all__ = [
     "CautionWarning",
+    "Condition",
     "FlatlensError",
+    "Immunized",
     "Prompt",
     "Robustness",
     "Run",
@@ -79,11 +89,13 @@ __all__ = [
     "TrainSpec",
     "__version__",
     "attacks",
+    "condition",
     "curvature",
     "curvature_text",
     "datasets",
     "defences",
     "head_flatness",
+    "immunize",
     "models",
     "normalized",
     "open",

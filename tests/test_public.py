@@ -17,7 +17,9 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
         fl,
         {
             "CautionWarning",
+            "Condition",
             "FlatlensError",
+            "Immunized",
             "Robustness",
             "Run",
             "RunSpec",
@@ -28,10 +30,12 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
         }
         | {
             "attacks",
+            "condition",
             "curvature",
             "datasets",
             "defences",
             "head_flatness",
+            "immunize",
             "models",
             "normalized",
             "open",
@@ -76,8 +80,10 @@ def test_what_is_not_offered_of_a_sweep_is_there_for_those_who_do_its_work() -> 
 FUNCTIONS = (
     "trace",
     "trace_text",
-    "curvature_text",
+    "condition",
     "curvature",
+    "curvature_text",
+    "immunize",
     "open",
     "robustness",
     "run",

@@ -61,6 +61,14 @@ VERBS = {
         "robustness",
         "What several attacks leave of a model's accuracy: the worst case, its interval, and whether to believe it.",
     ),
+    "condition": Verb(
+        "condition",
+        "The condition number of the Hessian of a probe on a model's features: how fast it can be learnt.",
+    ),
+    "immunize": Verb(
+        "immunize",
+        "Append a linear map to a model's features, so that a harmful task is slow to learn on them; and say how slow.",
+    ),
     "doctor": Verb("doctor", "Versions, devices, optional parts, what is missing and how to get it."),
 }
 """The commands, in the order of the help."""

@@ -47,6 +47,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "flatlens robustness --model 'ckpt:robust.safetensors?arch=flatlens:cnn' --data flatlens:digits --eps 0.5 "
         "--norm l2 --limit 200 --json",
     ),
+    "condition": (
+        "flatlens condition --model flatlens:digits-cnn --data flatlens:digits --ridge 0.01",
+        "flatlens condition --data 'table:houses.csv?target=price' --ridge 0.01 --json",
+    ),
+    "immunize": (
+        "flatlens immunize --model flatlens:digits-cnn --primary flatlens:digits?split=train --primary-classes 0-4 "
+        "--harmful flatlens:digits?split=train --harmful-classes 5-9 --out runs/immune",
+        "flatlens immunize --primary 'table:a.csv?target=area' --harmful 'table:b.csv?target=price' --out runs/tables",
+    ),
     "doctor": ("flatlens doctor",),
 }
 

@@ -32,6 +32,7 @@ SCHEMES: dict[str, str] = {
     "imagefolder": "a folder of images for each class: imagefolder:FOLDER[?size=N]",
     "torchvision": "data of torchvision, downloaded before: torchvision:NAME?root=FOLDER[&split=train|test]",
     "hf": "a folder of Arrow or Parquet files: hf:FOLDER[?split=…&image=COLUMN&label=COLUMN&size=N]",
+    "table": "a CSV or Parquet file, a row a sample: table:FILE?target=COLUMN[&without=COLUMN,…]",
 }
 """Scheme -> one line about it."""
 
@@ -352,6 +353,19 @@ def _of_tables(uri: Uri) -> images.LabelledImages:
     return arrow_data.read(uri)
 
 
+def _of_rows(uri: Uri) -> Dataset:
+    from flatlens.datasets import table  # which needs pyarrow
+
+    found = table.read(uri)
+    if (found.y != np.floor(found.y)).any() or found.y.min() < 0 or found.y.max() >= MOST_CLASSES:
+        raise DataError(
+            f"the target '{found.target}' of '{uri.text}' is no class label (whole numbers from 0 on); only condition "
+            "and immunize take other targets"
+        )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, which is reported as such
+        return _dataset(uri, found.x.astype(np.float32), found.y.astype(np.int64))
+
+
 _LOADERS: dict[str, Callable[[Uri], Dataset]] = {
     "flatlens": _built_in,
     "idx": _idx,
@@ -359,4 +373,5 @@ _LOADERS: dict[str, Callable[[Uri], Dataset]] = {
     "imagefolder": _of_images(images.folder),
     "torchvision": _of_images(torchvision_data.read),
     "hf": _of_images(_of_tables),
+    "table": _of_rows,
 }

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from flatlens.models import (
     BUILT_IN,
     OBJECT,
     SCHEMES,
+    appended,
     architectures,
     checkpoints,
     exported,
@@ -98,7 +100,11 @@ def _check_finite(model: nn.Module, uri: str) -> None:
 
 
 def _build(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[nn.Module, str]:
-    """The model that ``uri`` names, normalised as it says, and where it comes from."""
+    """The model that ``uri`` names, normalised as it says, with θ where one is appended, and where it comes from."""
+    if appended.OPTION in uri.options and uri.scheme in MAKERS:
+        file = uris.location(uri.options[appended.OPTION])
+        model, source = _build(uri.without(appended.OPTION), shape, classes, trust)
+        return appended.of_file(model, file), f"{source}, θ of {file} appended"
     given = normalized.asked(uri)
     plain = uri.without(*normalized.OPTIONS)
     if given is None:
@@ -123,8 +129,8 @@ def _made(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple
         raise ModelError(
             f"'{uri.text}' is a language model, and this is of image classifiers; trace it with prompts as data"
         )
-    if uri.scheme in _MAKERS:
-        return _MAKERS[uri.scheme](uri, shape, classes, trust)
+    if uri.scheme in MAKERS:
+        return MAKERS[uri.scheme](uri, shape, classes, trust)
     if uri.scheme in plugins.found():
         return plugins.make(uri, shape, classes), f"made by the plug-in {uri.scheme}"
     if not uri.scheme or not uri.path:
@@ -138,6 +144,9 @@ def _checkpoint(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) ->
     if "arch" not in uri.options:
         return _whole(uri, key, trust)
     arch = uris.parse(uri.options["arch"], ModelError)
+    if appended.OPTION in arch.options and arch.scheme in MAKERS:  # which came after arch=, and belongs to the weights
+        outer = {appended.OPTION: arch.options[appended.OPTION], "arch": _text(arch.without(appended.OPTION))}
+        return _build(replace(uri, options=uri.options | outer), shape, classes, trust)
     if key is None and "key" in arch.options and arch.scheme not in ("ckpt", *plugins.found()):
         arch, key = arch.without("key"), arch.options["key"]  # which was meant for the file, and came after arch=
     model, _ = _build(arch, shape, classes, trust)
@@ -155,6 +164,12 @@ def _checkpoint(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) ->
         model = normalized.normalized(model, *given, shape)
     which = f"{chosen.key} of " if chosen.key else ""
     return model, f"weights of {which}{uri.path} in {uri.options['arch']}"
+
+
+def _text(uri: Uri) -> str:
+    """A name put together again."""
+    options = "&".join(f"{key}={value if key == 'arch' else quote(value)}" for key, value in uri.options.items())
+    return f"{uri.scheme}:{uri.path}{'?' if options else ''}{options}"
 
 
 def _whole(uri: Uri, key: str | None, trust: Trust) -> tuple[nn.Module, str]:
@@ -220,7 +235,7 @@ def _built_in(uri: Uri, shape: tuple[int, ...], classes: int) -> tuple[nn.Module
     return model, f"built in, untrained, seed {seed}"
 
 
-_MAKERS: dict[str, Callable[[Uri, tuple[int, ...], int, Trust], tuple[nn.Module, str]]] = {
+MAKERS: dict[str, Callable[[Uri, tuple[int, ...], int, Trust], tuple[nn.Module, str]]] = {
     "flatlens": lambda uri, shape, classes, _: _built_in(uri, shape, classes),
     "ckpt": _checkpoint,
     "timm": timm_models.make,

@@ -141,10 +141,13 @@ def test_every_listed_name_loads():
     [
         (
             "digits",
-            "no data 'digits'; there are: flatlens:digits, idx:…, npz:…, imagefolder:…, torchvision:…, hf:…. "
+            "no data 'digits'; there are: flatlens:digits, idx:…, npz:…, imagefolder:…, torchvision:…, hf:…, table:…. "
             "Did you mean 'flatlens:digits'?",
         ),
-        ("npy:a", "no data 'npy:a'; there are: flatlens:digits, idx:…, npz:…, imagefolder:…, torchvision:…, hf:…."),
+        (
+            "npy:a",
+            "no data 'npy:a'; there are: flatlens:digits, idx:…, npz:…, imagefolder:…, torchvision:…, hf:…, table:….",
+        ),
         (
             "flatlens:digit",
             "no data 'flatlens:digit'; flatlens comes with: flatlens:digits. Did you mean 'flatlens:digits'?",

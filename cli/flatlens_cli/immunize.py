@@ -50,6 +50,14 @@ _Target = Annotated[str | None, _flag("The ratio at which to stop (default: none
 _Delta = Annotated[
     str, _flag("alg1: eigenvalues so near the largest are lowered as one (default 0.3).", "--delta", "NUMBER")
 ]
+_Balance = Annotated[
+    str,
+    _flag(
+        "ceiling: who gains, 0 the useful task alone, 1 the harmful one's slowness (default 0.5).",
+        "--balance",
+        "NUMBER",
+    ),
+]
 _MaxCond = Annotated[str, _flag("The largest condition number of θ (default 1e6).", "--max-cond", "NUMBER")]
 _Steps = Annotated[str, _flag("Steps that are tried at most (default 100).", "--steps", "N")]
 _Holdout = Annotated[
@@ -76,6 +84,7 @@ def immunize(
     ridge: _Ridge = "0.01",
     target: _Target = None,
     delta: _Delta = "0.3",
+    balance: _Balance = "0.5",
     max_cond: _MaxCond = "1e6",
     steps: _Steps = "100",
     holdout: _Holdout = "0.3",
@@ -114,6 +123,7 @@ def immunize(
             method,
             ridge=options.number(ridge),
             delta=options.number(delta),
+            balance=options.number(balance),
             target=None if target is None else options.number(target),
             max_cond=options.number(max_cond),
             steps=options.whole(steps),

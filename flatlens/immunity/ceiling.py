@@ -76,17 +76,18 @@ def ratios(primary: Floats, harmful: Floats, theta: Floats) -> Ratios:
     return Ratios(i, ii, i / ii)
 
 
-def ceiling(primary: Floats, harmful: Floats) -> Ceiling:
+def ceiling(primary: Floats, harmful: Floats, balance: float = 0.5) -> Ceiling:
     """The upper limit of the RIR over all invertible θ, and one that attains it.
 
     With M = K_P^½ θ, κ(θᵀK_Hθ) = κ(MᵀCM) ≤ κ(C)·κ(MᵀM) and κ(θᵀK_Pθ) = κ(MᵀM): hence RIR(θ) ≤
     κ(C)·κ(K_P)/κ(K_H). It is attained by θ = K_P^-½ U diag(√c, 1, …, 1), U the eigenvectors of C, for every c ≥ 1,
-    which makes κ(K_P(θ)) = c and κ(K_H(θ)) = c·κ(C). Of these, the one with i = 1/ii is taken, which always exists:
-    where the ceiling is above 1, i > 1 and ii < 1.
+    which makes κ(K_P(θ)) = c and κ(K_H(θ)) = c·κ(C). Where i = 1, c is κ(K_H)/κ(C), and where ii = 1 it is κ(K_P): a
+    balance of 0.5 lies in the middle, where i = 1/ii, so that i > 1 and ii < 1 wherever the ceiling is above 1.
 
     Args:
         primary: the root of K_P, ``[d, d]``.
         harmful: the root of K_H, ``[d, d]``.
+        balance: from 0, i = 1 (more where c = 1 has more), all gain to the primary task, to 1, ii = 1, all to i.
 
     Raises:
         DataError: a Hessian is singular.
@@ -101,7 +102,7 @@ def ceiling(primary: Floats, harmful: Floats) -> Ceiling:
     inverse = np.linalg.inv(primary)  # of a triangle whose condition number is the root of the Hessian's
     _, sigma, vectors = np.linalg.svd(harmful @ inverse)
     of_both = float((sigma[0] / sigma[-1]) ** 2)
-    stretch = max(1.0, (at_primary * at_harmful / of_both) ** 0.5)
+    stretch = max(1.0, (at_harmful / of_both) ** (1 - balance) * at_primary**balance)
     theta = inverse @ vectors.T
     theta[:, 0] *= stretch**0.5
     return Ceiling(of_both * at_primary / at_harmful, normalized(theta))

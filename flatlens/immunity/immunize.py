@@ -42,6 +42,7 @@ class Asked(NamedTuple):
     method: str
     ridge: float
     delta: float
+    balance: float
     target: float | None
     max_cond: float
     steps: int
@@ -56,6 +57,7 @@ def immunize(
     *,
     ridge: Any = 1e-2,
     delta: float = 0.3,
+    balance: float = 0.5,
     target: float | None = None,
     max_cond: float = 1e6,
     steps: int = 100,
@@ -78,6 +80,8 @@ def immunize(
         method: ``ceiling``, ``alg1``, ``r-ill``, ``opt-kappa`` or ``imma``.
         ridge: ρ, at least 0; without one, each task needs as many independent samples as there are features.
         delta: for ``alg1``: the largest eigenvalues of the primary task, to this relative distance, are lowered as one.
+        balance: for ``ceiling``: who gains, from 0, the primary task alone (i = 1, or more where that costs it
+            nothing), to 1, where it stays as it is (ii = 1) and the harmful one is as slow as can be.
         target: the RIR at which to stop.
         max_cond: the largest condition number that θ itself may have.
         steps: how many steps are tried at most; method ``ceiling`` takes none.
@@ -102,7 +106,7 @@ def immunize(
         ``fl.immunize((x, y), (x_harmful, y_harmful), ridge=0.01).rir``
     """
     with python_words():
-        asked = checked(method, ridge, delta, target, max_cond, steps, holdout, seed)
+        asked = checked(method, ridge, delta, target, max_cond, steps, holdout, seed, balance)
         tasks = both(primary, harmful)
         if out is None:
             found = of_tasks(*tasks, asked, None, progress)
@@ -142,7 +146,7 @@ def of_tasks(
     """
     (p, p_held), (h, h_held) = (one.parts(asked.holdout, asked.seed) for one in (primary, harmful))
     at_p, at_h = p.root(asked.ridge), h.root(asked.ridge)
-    top = ceiling(at_p, at_h)
+    top = ceiling(at_p, at_h, asked.balance)
     cautions = [*p.cautions(), *h.cautions()]
     walked: list[Place] = []
     if top.bound < IMMUNE:
@@ -230,7 +234,7 @@ def _told_of(held: Ratios) -> Iterator[Caution]:
 
 
 def checked(
-    method: str, ridge: Any, delta: Any, target: Any, max_cond: Any, steps: Any, holdout: Any, seed: Any
+    method: str, ridge: Any, delta: Any, target: Any, max_cond: Any, steps: Any, holdout: Any, seed: Any, balance: Any
 ) -> Asked:
     """What is asked for, checked.
 
@@ -243,6 +247,7 @@ def checked(
         method,
         checked_ridge(ridge),
         _within("delta", delta, 0, 1, "from 0 up to 1, such as 0.3"),
+        _within("balance", balance, 0, 1 + 1e-12, "from 0 to 1, such as 0.5"),
         None if target is None else _within("target", target, 1, math.inf, "of at least 1: the RIR to stop at"),
         _within("max-cond", max_cond, 1, math.inf, "of at least 1, such as 1e6"),
         int(_within("steps", steps, 1, 1e9, "that is whole, at least 1", whole=True)),

@@ -36,6 +36,7 @@ def pairs(
     *,
     ridge: Any = 1e-3,
     delta: float = 0.3,
+    balance: float = 0.5,
     max_cond: float = 1e6,
     steps: int = 40,
     holdout: float = 0.0,
@@ -49,6 +50,7 @@ def pairs(
         method: as for `immunize`, and so are ``ridge``, ``delta``, ``max_cond``, ``steps``, ``holdout`` and ``seed``.
         ridge: ρ.
         delta: of Algorithm 1.
+        balance: of the ceiling.
         max_cond: the largest condition number of an extractor.
         steps: how many are tried at most for each pair.
         holdout: the share of each task's samples that no extractor sees.
@@ -63,7 +65,7 @@ def pairs(
     """
     if len(tasks) < 2:
         raise DataError(f"{len(tasks)} task makes no pair; give the features of at least two")
-    asked = checked(method, ridge, delta, None, max_cond, steps, holdout, seed)
+    asked = checked(method, ridge, delta, None, max_cond, steps, holdout, seed, balance)
     ordered = list(permutations(tasks, 2))
     rows = []
     for done, (primary, harmful) in enumerate(ordered, 1):

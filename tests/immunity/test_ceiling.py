@@ -40,6 +40,19 @@ def test_it_is_attained_and_balanced(a, b, ridge):
     assert reached.i > 1 > reached.ii
 
 
+@pytest.mark.parametrize("balance", [0.0, 0.25, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize(("a", "b", "ridge"), PAIRS)
+def test_the_balance_decides_who_gains_and_the_ratio_stays(a, b, ridge, balance):
+    primary, harmful = root(task(a), ridge), root(task(b, spread=1.0), ridge)
+    found = ceiling(primary, harmful, balance)
+    reached = ratios(primary, harmful, found.theta)
+    assert reached.rir == pytest.approx(found.bound, rel=1e-6)
+    assert np.log(reached.i) >= balance * np.log(found.bound) - 1e-6
+    if kappa(primary, found.theta) > 1 + 1e-6:  # else the useful task is as well conditioned as can be
+        assert np.log(reached.i) == pytest.approx(balance * np.log(found.bound), abs=1e-6)
+    assert balance != 1 or reached.ii == pytest.approx(1, rel=1e-6)
+
+
 @pytest.mark.parametrize(("a", "b", "ridge"), PAIRS)
 def test_it_is_kappa_of_the_whitened_hessian_and_no_theta_exceeds_it(a, b, ridge):
     rng = np.random.default_rng(a)

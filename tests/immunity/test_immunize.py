@@ -79,6 +79,15 @@ def test_why_it_ended(steps, target, stop):
     assert found.stop == stop and (stop != "target" or found.rir >= 1.5) and found.steps <= steps
 
 
+@pytest.mark.parametrize("balance", [0, 0.5, 1])
+def test_the_balance_of_the_ceiling(balance):
+    found = fl.immunize(X, Z, balance=balance, holdout=0)
+    assert found.rir == pytest.approx(found.bound, rel=1e-6)
+    assert balance != 1 or found.ii == pytest.approx(1, rel=1e-6)
+    assert balance != 0.5 or found.i == pytest.approx(1 / found.ii, rel=1e-6)
+    assert balance != 0 or found.primary.after == pytest.approx(1, rel=1e-6) or found.i == pytest.approx(1, rel=1e-6)
+
+
 def test_theta_itself_stays_well_conditioned():
     found = fl.immunize(PRIMARY, HARMFUL, "r-ill", max_cond=50, holdout=0)
     assert 25 < np.linalg.cond(found.theta) <= 50 * (1 + 1e-9)
@@ -210,6 +219,7 @@ REFUSED = {
     "far target": ({"target": 1e9}, r"target=1000000000.0 is above the ceiling: no linear extractor exceeds"),
     "holdout": ({"holdout": 1}, "holdout=1: needs a number from 0 up to 1"),
     "small holdout": ({"holdout": 0.001}, "holdout=0.001 of 120 samples of the primary task leaves no sample"),
+    "balance": ({"balance": 1.5}, "balance=1.5: needs a number from 0 to 1"),
     "steps": ({"steps": 0}, "steps=0: needs a number that is whole, at least 1"),
     "half a step": ({"steps": 2.5}, "steps=2.5: needs"),
     "delta": ({"delta": "x"}, "delta.*x: needs a number from 0"),

@@ -114,7 +114,7 @@ describe("prompts whose tokens are not in the file, and runs on images", () => {
 describe("what is said of a prompt", () => {
   it("is of targets, not of labels", () => {
     expect(verdict(run, at(0), 0)).toMatch(/^The target is said from step 2 on; sharpest at/);
-    expect(verdict(run, at(0), 1)).toBe("The target is never said on this path.");
+    expect(verdict(run, at(0), 1)).toBe("The target is said from the start.");
     expect(verdict({ ...run, paths: [run.paths[1], run.paths[1]] }, at(0), 0)).toMatch(/target/);
     expect([says(run, 0, 0, 2), labelled(run, 0), called(run, 0), isRight(run, at(0), 0, 0), isRight(run, at(0), 0, 2)]).toEqual(["2 target tokens", "a prompt", `${run.sample[0]}, p${run.sample[0]}`, true, false]);
   });

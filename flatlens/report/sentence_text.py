@@ -19,6 +19,7 @@ EVERYWHERE = "head, all positions"
 AS_IN_THE_CODE = "all positions, as in the paper’s code"
 YARDSTICKS = {"copies": "plain text with copies of the target", "planted": "a planted instruction", "ask": "asking"}
 """Controls that are plain texts: where they end without any attack."""
+FLIPPED = "Flipped: the model’s greedy answer is the target, word for word."
 
 Numbers = tuple[tuple[str, str, str], ...]
 
@@ -36,25 +37,25 @@ def said(trace: Trace, measure: str, layer: str, found: Mapping[str, Valley]) ->
     flipped, flat = summary.flipped, summary.flat_end
     numbers = (
         _number(flipped, "flipped"),
-        _number(summary.settled, "settled, of these"),
+        _number(summary.settled, "settled"),
         _number(flat, "flat at the end"),
-        _number(_confirmed(trace), "confirmed by generation"),
-        _number(_never(trace), "never retokenising"),
+        _number(_confirmed(trace), "by generation"),
+        _number(_never(trace), "never retokenise"),
     )
     if not flipped.n:
         return "", "Every prompt’s target is said from the start, so none can flip.", "", numbers
     count = f"{flipped.count:,} of {flipped.n:,} {'prompt' if flipped.n == 1 else 'prompts'}"
-    rest = " flipped: at some step the model’s greedy answer is the target, word for word"
+    rest = " flipped"
     if flipped.count:
-        rest += f"; {flat.count:,} of these {'ends' if flat.count == 1 else 'end'} in a flat place"
-    told = [_ends(trace, measure, layer), *_averagings(trace, measure)]
+        rest += f", and {flat.count:,} of these {'ends' if flat.count == 1 else 'end'} in a flat place"
+    told = [FLIPPED, _ends(trace, measure, layer), *_averagings(trace, measure)]
     return count, f"{rest}.", " ".join(part for part in told if part), numbers
 
 
 def _number(share: Fraction, words: str) -> tuple[str, str, str]:
     if not share.n:
         return "–", words, "n = 0"
-    return f"{share.count:,} of {share.n:,}", words, f"{100 * share.low:.0f}–{100 * share.high:.0f} %, n = {share.n:,}"
+    return f"{share.count:,} of {share.n:,}", words, f"{100 * share.low:.0f}–{100 * share.high:.0f} %"
 
 
 def _confirmed(trace: Trace) -> Fraction:

@@ -19,7 +19,7 @@ from flatlens.records.schema import BEST, DISCRETE
 from flatlens.records.trajectory import Trace
 from flatlens.report.packing import encode, pack
 
-TEXT_BYTES = 20_000_000
+TEXT_BYTES = 26_000_000
 """What all runs of one page together may spend on tokens and positions, before it is written as text."""
 OWN_TEXT = ("ask", "copies")
 """Controls whose whole prompt is another text: all of it is the slot."""

@@ -14,7 +14,7 @@ export function random(seed) {
 }
 
 const base64 = (array) => btoa(String.fromCharCode(...new Uint8Array(array.buffer)));
-const KINDS = { f32: Float32Array, f64: Float64Array, u16: Uint16Array };
+const KINDS = { f32: Float32Array, f64: Float64Array, u32: Uint32Array, u16: Uint16Array, u8: Uint8Array };
 
 /** Nested arrays in the form in which Python packs them. */
 export function packed(values, kind = "f64") {

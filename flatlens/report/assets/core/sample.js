@@ -17,7 +17,8 @@ export function place(run, state, i, step) {
 }
 
 /**
- * All numbers of one sample at one step, of the path and the measure that are chosen.
+ * All numbers of one sample at one step, of the path and the measure that are chosen. A language model's prediction is
+ * how many of the target's tokens it says.
  * @param {Run} run @param {State} state @param {number} [i] @param {number} [step]
  */
 export function numbers(run, state, i = state.sample, step = state.step) {
@@ -25,7 +26,7 @@ export function numbers(run, state, i = state.sample, step = state.step) {
   const at = (/** @type {string} */ name) => flow[name].row(i)[step];
   return {
     x: place(run, state, i, step), value: measured(run, state).lines.row(i)[step], loss: at("loss"), margin: at("margin"),
-    confidence: at("confidence"), prediction: flow.prediction ? at("prediction") : NaN, matched: flow.matched ? at("matched") : NaN,
+    confidence: at("confidence"), prediction: at(run.truth ? "prediction" : "matched"),
   };
 }
 

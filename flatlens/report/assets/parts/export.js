@@ -32,7 +32,7 @@ export function samplesOf(view, of) {
   for (const i of of) {
     for (let t = 0; t <= run.steps; t++) {
       const n = numbers(run, state, i, t);
-      out.push(/** @type {any} */ ([run.sample[i], run.truth ? run.truth[i] : run.text?.prompts[i].id ?? "", t, place(run, state, i, t), n.value, n.loss, n.margin, n.confidence, run.truth ? n.prediction : n.matched]));
+      out.push(/** @type {any} */ ([run.sample[i], run.truth ? run.truth[i] : run.text?.prompts[i].id ?? "", t, place(run, state, i, t), n.value, n.loss, n.margin, n.confidence, n.prediction]));
     }
   }
   return out;

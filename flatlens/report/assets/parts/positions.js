@@ -18,9 +18,20 @@ let heated = "nll";
 /** @returns {any} */
 const plotter = () => /** @type {any} */ (globalThis).Plotly;
 
+/** What a figure depends on beside the step: where it is the same, only a mark is moved. @param {View} view @param {any} node @param {string} own */
+const drawnFor = ({ state, colours, paper }, node, own) => [own, state.run, state.sample, state.path, state.measure, state.layer, state.off, colours.card, paper, node.clientWidth].join("|");
+
+/** @param {number} step */
+const stepMark = (step) => ({ x0: step - 0.5, x1: step + 0.5 });
+
 /** @param {View} view */
 export function drawHeat(view) {
-  const { run, state, colours } = view, node = $("heat"), z = heatOf(run, state, /** @type {any} */ (heated));
+  const { run, state, colours } = view, node = $("heat"), key = drawnFor(view, node, heated);
+  if (node.data && node.key === key) {
+    plotter().relayout(node, { "shapes[0].x0": stepMark(state.step).x0, "shapes[0].x1": stepMark(state.step).x1 });
+    return nameHeat(view);
+  }
+  const z = heatOf(run, state, /** @type {any} */ (heated));
   node.closest("figure").hidden = !z;
   if (!z) return;
   segments($("heat-of"), LAYERS_OF_HEAT, heated, (value) => { heated = value; drawHeat(view); });
@@ -31,15 +42,22 @@ export function drawHeat(view) {
     colorscale: [[0, colours.soft], [0.5, colours.attack], [1, colours.hot]], xgap: z[0].length > 120 ? 0 : 1, ygap: 1,
     colorbar: { thickness: 9, outlinewidth: 0, tickfont: { size: 11, color: colours.muted }, title: { text: `log₁₀ ${name}`, side: "right", font: { size: 11, color: colours.muted } } },
   }];
-  const mark = { type: "rect", x0: state.step - 0.5, x1: state.step + 0.5, yref: "paper", y0: 0, y1: 1, line: { color: colours.chosen, width: 1.4 } };
+  const mark = { type: "rect", ...stepMark(state.step), yref: "paper", y0: 0, y1: 1, line: { color: colours.chosen, width: 1.4 } };
   const layout = layoutOf(colours, view.paper, {
     height: Math.max(HEIGHT.heat, Math.min(560, 70 + 15 * words.length)), shapes: [mark], dragmode: "zoom",
     xaxis: axis(colours, "step", { showgrid: false, range: [-0.5, z[0].length - 0.5] }), yaxis: axis(colours, "", { autorange: "reversed", showgrid: false, type: "category", nticks: Math.min(words.length, 30) }),
   });
   const first = !node.data;
   plotter().react(node, traces, layout, CONFIG);
-  node.setAttribute("aria-label", `${name} by step and target position of prompt ${run.sample[state.sample]}; at step ${state.step}: ${target.map((at) => `${visible(at.piece)} ${num(/** @type {number} */ (at[/** @type {"nll"} */ (heated)]))}`).slice(0, 12).join(", ")}. Arrow keys walk its steps.`);
+  node.key = key;
+  nameHeat(view);
   if (first) node.on("plotly_click", (/** @type {any} */ event) => view.change({ step: Number(event.points[0].x) }));
+}
+
+/** @param {View} view */
+function nameHeat(view) {
+  const { run, state } = view, target = positionsOf(run, state) ?? [], name = LAYERS_OF_HEAT.find(([key]) => key === heated)?.[1] ?? "";
+  $("heat").setAttribute("aria-label", `${name} by step and target position of prompt ${run.sample[state.sample]}; at step ${state.step}: ${target.map((at) => `${visible(at.piece)} ${num(/** @type {number} */ (at[/** @type {"nll"} */ (heated)]))}`).slice(0, 12).join(", ")}. Arrow keys walk its steps.`);
 }
 
 /** @param {View} view */
@@ -47,6 +65,8 @@ export function drawAgainst(view) {
   const { run, state, colours, data } = view, node = $("against");
   node.closest("figure").hidden = !run.text;
   if (!run.text) return;
+  const here = against(run, state, state.path).filter((v) => v.step === state.step), key = drawnFor(view, node, "");
+  if (node.data && node.key === key) return void plotter().restyle(node, { x: [here.map((v) => v.x)], y: [here.map((v) => v.y)] }, [node.data.length - 1]);
   const symbol = plain(data.symbols[state.measure]), traces = [];
   const line = (/** @type {number} */ p, /** @type {number} */ i, /** @type {any} */ look) => {
     const at = against(run, state, p, i), path = run.paths[p];
@@ -67,13 +87,14 @@ export function drawAgainst(view) {
       }));
     }
   }
-  const own = against(run, state, 0), here = against(run, state, state.path).filter((v) => v.step === state.step);
+  const own = against(run, state, 0);
   traces.push(line(0, state.sample, { mode: "lines+markers", line: { color: colours.attack, width: 2.2 }, marker: { color: colours.attack, size: 4 } }));
   traces.push({ type: "scatter", mode: "markers", x: here.map((v) => v.x), y: here.map((v) => v.y), hoverinfo: "skip", showlegend: false, marker: { color: colours.chosen, size: 11, line: { color: colours.card, width: 2.2 } } });
   const decades = { type: "log", nticks: 6, exponentformat: "power" };
   const layout = layoutOf(colours, view.paper, { height: HEIGHT.against, xaxis: axis(colours, "← loss of the target, nats", { ...decades, autorange: "reversed" }), yaxis: axis(colours, `${symbol}, sharp ↑`, decades), margin: { l: 56, r: 20, t: 14, b: 40 } });
   const first = !node.data;
   plotter().react(node, traces, layout, CONFIG);
+  node.key = key;
   const ends = own.length ? `from loss ${num(own[0].x)} and ${data.symbols[state.measure]} ${num(own[0].y)} to ${num(own[own.length - 1].x)} and ${num(own[own.length - 1].y)}` : "without numbers above 0";
   node.setAttribute("aria-label", `Sharpness against the target’s loss, prompt ${run.sample[state.sample]}: the attack goes ${ends}. Points: ${shown.map((p) => run.paths[p].words).filter((w) => POINTS.includes(w)).join(", ") || "none"}.`);
   if (first) node.on("plotly_click", (/** @type {any} */ event) => {

@@ -23,6 +23,7 @@ pytestmark = cautioned("flat-because-confident", "low-accuracy", "not-converged"
 ROOT = Path(__file__).parents[1]
 PAGES = {
     "README": (ROOT / "README.md", "From Python:", "## Train"),
+    "language": (ROOT / "docs" / "language.md", "# Language", None),
     "your own": (ROOT / "docs" / "your-own.md", "# Your", None),
 }
 """A page, and from where to where its blocks are run."""

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from tests.benchmarks.timing import RUNS, environment
 
-GROUPS = ("head", "positions", "layers", "recorded", "sweeps", "memory", "page", "defences")
+GROUPS = ("head", "positions", "layers", "recorded", "sweeps", "memory", "page", "defences", "language")
 
 
 def main(names: list[str]) -> None:

@@ -35,6 +35,10 @@ def export(
     images: Annotated[
         bool, typer.Option("--images", help="Also the clean and the adversarial inputs, as an .npz beside it.")
     ] = False,
+    prompts: Annotated[
+        bool,
+        typer.Option("--prompts", help="Of a language model's run: its prompts and the slots found, as JSON lines."),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(help="The file to write; - for stdout.", metavar="FILE", show_default="DIR/export.FORMAT"),
@@ -48,6 +52,9 @@ def export(
     nan or inf; text that begins with = + - @ gets an apostrophe before it in CSV alone, so that no spreadsheet takes
     it for a formula. In JSON both are null.
     """  # fmt: skip
+    if prompts:
+        _prompts(folder, out, json=json, quiet=quiet)
+        return
     piped = out is not None and str(out) == "-"
     from flatlens.export import formats
 
@@ -76,6 +83,17 @@ def export(
         lines = [("export", f"{done.file}"), ("rows", f"{done.rows:,} of {done.runs:,} runs")]
         lines += [("images", f"{done.images}")] if done.images else []
         terminal.show(terminal.columns(lines))
+
+
+def _prompts(folder: Path, out: Path | None, *, json: bool, quiet: bool) -> None:
+    from flatlens.export.prompts import export
+
+    file = out or folder / "prompts.jsonl"
+    count = export(folder, file)
+    if json:
+        terminal.emit({"file": file, "prompts": count})
+    elif not quiet:
+        terminal.show(terminal.columns([("export", f"{file}"), ("prompts", f"{count:,}")]))
 
 
 def _notes(done: Any) -> list[str]:

@@ -91,7 +91,7 @@ def trace(
     """
     spec = run_spec(context.params, config, set_ or ())
     if dry_run:
-        _plan(spec, json=json)
+        (_plan_language if spec.of_language else _plan)(spec, json=json)
     elif out is None:
         raise UsageError("--out is missing; name a new folder for the run, for example --out runs/first")
     else:
@@ -178,6 +178,33 @@ def _interrupted(out: Path) -> str:
     # The parts themselves are counted: the manifest may be one behind.
     saved = total if run.finished else total - len(run.missing())
     return f"interrupted: {saved} of {total} batches are saved; the same command goes on from there"
+
+
+def _plan_language(spec: RunSpec, *, json: bool) -> None:
+    from rich import filesize
+
+    from flatlens.measure.plan_language import plan
+
+    with terminal.stdout_kept_clean(json):
+        takes = plan(spec)
+    if json:
+        terminal.emit(takes._asdict())
+        return
+    each = terminal.duration(takes.seconds_per_prompt)
+    terminal.show(
+        terminal.columns(
+            [
+                ("model", takes.model),
+                ("prompts", f"{takes.prompts:,}, the longest of {takes.tokens:,} tokens with slot and target"),
+                ("steps", str(takes.steps)),
+                ("forward passes", f"{takes.forward_passes:,}, each of one prompt"),
+                ("backward passes", f"{takes.backward_passes:,}, each of one prompt"),
+                ("candidates", f"{takes.candidates:,} are evaluated beside them"),
+                ("memory", f"about {filesize.decimal(takes.memory_bytes)}"),
+                ("time", f"about {terminal.duration(takes.seconds)}, {each} a prompt"),
+            ]
+        )
+    )
 
 
 def _plan(spec: RunSpec, *, json: bool) -> None:

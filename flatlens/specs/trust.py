@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from flatlens.errors import AttackError, ModelError, SpecError
 from flatlens.specs.attack_names import base
-from flatlens.specs.catalogue import ATTACK_SCHEMES, ATTACKS
+from flatlens.specs.catalogue import ATTACK_SCHEMES, ATTACKS, TEXT_ATTACKS
 from flatlens.specs.known_models import CODE, OBJECT, SCHEMES
 from flatlens.specs.uris import parse
 from flatlens.specs.values import flag
@@ -48,7 +48,7 @@ def runs_code(uri: str) -> bool:
 
 def attack_runs_code(name: str) -> bool:
     """Whether an attack is a function that its name points to."""
-    return base(name) not in ATTACKS and parse(name, AttackError).scheme not in ATTACK_SCHEMES
+    return base(name) not in ATTACKS | TEXT_ATTACKS and parse(name, AttackError).scheme not in ATTACK_SCHEMES
 
 
 NAMES_CODE: dict[str, Callable[[str], bool]] = {"model": runs_code, "attack": attack_runs_code}

@@ -14,12 +14,17 @@ import pytest
 import torch
 
 import flatlens as fl
+from flatlens.datasets import prompts
 from flatlens.errors import AttackError, DataError, FlatlensError, ModelError, SpecError
+from flatlens.export.prompts import export as exported
 from flatlens.measure import load_language, prompt_walk
+from flatlens.measure.plan_language import plan
 from flatlens.measure.run import run
 from flatlens.measure.trace_text import traced
 from flatlens.records import runs
 from flatlens.specs.run import RunSpec
+from flatlens.specs.trust import attack_runs_code
+from flatlens.sweeps import grid
 from flatlens.victims.encoding import text_of
 from tests.language import tiny
 
@@ -139,6 +144,34 @@ def test_a_trace_is_saved_opened_and_asked_for_prompts(tmp_path: Path) -> None:
     ):
         with pytest.raises(SpecError, match=said):
             again.prompt(**{"sample": 0, **wrong})
+
+
+def test_what_was_found_is_exported_and_can_be_given_again(tmp_path: Path) -> None:
+    found = made(GCG)
+    found.save(tmp_path / "run")
+    assert exported(tmp_path / "run", tmp_path / "suffixes.jsonl") == 2
+    lines = [json.loads(line) for line in (tmp_path / "suffixes.jsonl").read_text().splitlines()]
+    assert [line["slot"] for line in lines] == [found.prompt(i).slot for i in range(2)]
+    assert lines[1]["id"] == "colour" and not lines[0]["soft"] and lines[0]["step"] == 5
+    again = prompts.load(f"prompts:{tmp_path / 'suffixes.jsonl'}")
+    assert [one.target for one in again.prompts] == [one.target for one in PROMPTS]
+    fl.trace("flatlens:digits-cnn", "flatlens:digits", attack="fgsm", out=tmp_path / "images")
+    with pytest.raises(FlatlensError, match="is of images and has no prompts"):
+        exported(tmp_path / "images", tmp_path / "no.jsonl")
+
+
+def test_a_plan_says_what_a_run_would_take() -> None:
+    takes = plan(spec(attack="gcg", steps=5, candidates=12, topk=8, control=("copies", "random-swap")))
+    assert (takes.prompts, takes.steps) == (2, 5)
+    assert takes.forward_passes == 2 * (6 + 7 + 6) and takes.backward_passes == 2 * (5 + 5)
+    assert takes.candidates == 2 * 2 * 5 * 12 and takes.seconds > 0 and takes.memory_bytes > 64 << 20
+
+
+def test_a_sweep_over_attacks_on_prompts_runs_no_code() -> None:
+    plain = {"model": "lm:flatlens-tiny", "data": "flatlens:short-targets", "samples": [0], "slot_len": 6, "steps": 2}
+    swept = {"run": plain, "grid": {"attack": ["embedding", "random-swap"]}}
+    cells = grid.cells_of(swept).cells
+    assert len(cells) == 2 and not any(attack_runs_code(one.spec.attack) for one in cells)
 
 
 def test_matched_is_the_first_point_at_or_below_a_loss() -> None:

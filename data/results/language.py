@@ -67,9 +67,9 @@ def reached(trace: fl.Trace) -> dict[str, Any]:
     for value in LOSSES:
         for path, at in trace.matched(value).items():
             median = at.median
-            out[path][f"kappa_at_{value:g}"] = {
-                "value": median.value, "low": median.low, "high": median.high, "n": at.n, "of": at.of
-            }  # fmt: skip
+            known = {"value": median.value, "low": median.low, "high": median.high}
+            numbers = {key: None if np.isnan(one) else one for key, one in known.items()}
+            out[path][f"kappa_at_{value:g}"] = {**numbers, "n": at.n, "of": at.of}
     return out
 
 

@@ -12,7 +12,7 @@ from flatlens.hessian.softmax import cross_entropy
 from flatlens.probes import ONE_ROW, Columns, Path
 from flatlens.probes.prediction import gap, margin
 from flatlens.victims.precision import wide
-from flatlens.victims.protocol import Pass
+from flatlens.victims.protocol import Forward, Pass
 
 if TYPE_CHECKING:
     from flatlens.victims.tokens import TokenVictim
@@ -77,9 +77,9 @@ class Slot:
         self.tokens = here.tokens
         blank = torch.full((len(here.x),), torch.nan, dtype=torch.float64)
         edits = nll = exact = blank
-        if here.tokens is not None and here.tokens.shape == self._start.shape:
+        if isinstance(here, Forward) and here.tokens is not None and here.tokens.shape == self._start.shape:
             edits = (here.tokens != self._start).sum(1).double()
-            nll = torch.tensor([self._victim.slot_nll(row.unsqueeze(0)) for row in here.tokens], dtype=torch.float64)
+            nll = torch.tensor([self._victim.slot_nll(here)], dtype=torch.float64)
             exact = self._victim.encoding.exact(here.tokens).double()
         return {ONE_ROW: {"edits": edits, "slot_nll": nll, "retokenises": exact}}
 

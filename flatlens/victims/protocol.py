@@ -156,6 +156,8 @@ class Forward:
         self.rows: Tensor | None = None
         self.kind = ITERATE
         self.dead_share: Tensor | None = None
+        self.states: Tensor | None = None
+        """Of a language model, the head's inputs at the slot, ``[n, S, d]``."""
         self._where = where
 
     @cached_property

@@ -77,6 +77,7 @@ class TokenVictim:
         demand_room(model, encoding, self.classes)
         self._prefix = self._ids(encoding.prefix)
         self._cache: list[tuple[Tensor, Tensor]] | None = None
+        self._last_of_prefix: Tensor | None = None
         self.cached, self.difference = False, 0.0
         self._check()
         if encoding.prefix and cached is not False:
@@ -145,11 +146,13 @@ class TokenVictim:
         self.where.passes += 1
         with self.where.watched(), torch.set_grad_enabled(not final):
             point.requires_grad_(not final)
-            features = self._features(point)
+            features, states = self._states(point)
             logits = self.parts.head(features)
         self.where.dtype = self.where.dtype or logits.dtype
         tap = Tap(self.layers[HEAD], features.detach(), features._version, None, logits.shape)
-        return Forward(point, y, logits, {HEAD: tap}, self.where, tokens=tokens)
+        here = Forward(point, y, logits, {HEAD: tap}, self.where, tokens=tokens)
+        here.states = states
+        return here
 
     def losses(self, tokens: Int[Tensor, "m s"]) -> Float[Tensor, " m"]:
         """The loss at each of many slots, in nats; no graph, and never more than 64 MiB of logits at once."""
@@ -184,16 +187,28 @@ class TokenVictim:
             self._row_squares = self.parts.weight.square().sum(1)
         return self._row_squares
 
-    def slot_nll(self, tokens: Int[Tensor, "1 s"]) -> float:
-        """The mean negative log-likelihood of the slot's own tokens, in nats: how unlikely the text is to the model."""
-        ids = torch.cat([self._prefix, tokens.to(self.device)], 1)
-        if ids.shape[1] < 2:
-            return float("nan")
-        first = max(self._prefix.shape[1], 1)
+    def slot_nll(self, here: Forward) -> float:
+        """The mean negative log-likelihood of the slot's own tokens, in nats: how unlikely the text is to the model.
+
+        It is read off the pass, at one prompt, with the head alone. NaN where nothing stands before the slot.
+        """
+        assert here.tokens is not None and here.states is not None
         with self.where.watched(), torch.no_grad():
-            hidden = self._hidden(inputs_embeds=self.parts.embed(ids))
-            logits = self.parts.head(hidden[:, first - 1 : -1])
-        return float(F.cross_entropy(logits.flatten(0, 1).float(), ids[0, first:]))
+            states, ids = here.states.detach()[:, :-1], here.tokens
+            if self.encoding.prefix:
+                states = torch.cat([self._prefix_state(), states], 1)
+            else:
+                ids = ids[:, 1:]
+            if not ids.shape[1]:
+                return float("nan")
+            logits = self.parts.head(states)
+        return float(F.cross_entropy(logits.flatten(0, 1).float(), ids.flatten()))
+
+    def _prefix_state(self) -> Float[Tensor, "1 1 d"]:
+        """The head's input at the last token before the slot, which never changes."""
+        if self._last_of_prefix is None:
+            self._last_of_prefix = self._hidden(inputs_embeds=self.parts.embed(self._prefix))[:, -1:]
+        return self._last_of_prefix
 
     def everywhere(self, x: Float[Tensor, "n s d"]) -> Float[Tensor, "n l d"]:
         """The head's inputs at all positions, the prompt's included, for the averaging of the paper's own code."""
@@ -238,12 +253,17 @@ class TokenVictim:
 
     def _features(self, x: Float[Tensor, "n s d"]) -> Float[Tensor, "n t d"]:
         """The head's inputs at the positions that predict the target."""
+        return self._states(x)[0]
+
+    def _states(self, x: Float[Tensor, "n s d"]) -> tuple[Float[Tensor, "n t d"], Float[Tensor, "n s d"]]:
+        """The head's inputs at the positions that predict the target, and at the slot."""
         behind = self.parts.embed(self._tail).expand(len(x), -1, -1)
-        length = self.target.shape[1]
         if self._cache is None:
             before = self.parts.embed(self._prefix).expand(len(x), -1, -1)
-            return self._hidden(inputs_embeds=torch.cat([before, x, behind], 1))[:, -length:]
-        return self._hidden(inputs_embeds=torch.cat([x, behind], 1), past_key_values=self._past(len(x)))[:, -length:]
+            hidden = self._hidden(inputs_embeds=torch.cat([before, x, behind], 1))[:, before.shape[1] :]
+        else:
+            hidden = self._hidden(inputs_embeds=torch.cat([x, behind], 1), past_key_values=self._past(len(x)))
+        return hidden[:, -self.target.shape[1] :], hidden[:, : x.shape[1]]
 
     def _hidden(self, **given: Any) -> Tensor:
         found: Tensor = self.parts.body(**given, use_cache=given.get("past_key_values") is not None).last_hidden_state

@@ -84,6 +84,17 @@ def test_the_gradient_by_tokens_is_that_of_an_explicit_choice(which: str) -> Non
     assert (mine - by_hand).abs().max() <= 1e-5 * by_hand.abs().max()
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_how_unlikely_the_slot_is_to_the_model_itself(cached: bool) -> None:
+    model = tiny(torch.float64)[0]
+    victim = TokenVictim(model, encoding(), cached=cached)
+    ids = torch.tensor([[*victim.encoding.prefix, *victim.encoding.slot]])
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[0, len(victim.encoding.prefix) - 1 : -1]
+    theirs = F.cross_entropy(logits, victim.start()[0])
+    assert victim.slot_nll(victim(victim.start())) == pytest.approx(float(theirs), rel=1e-6)
+
+
 def test_many_slots_are_evaluated_as_single_passes_are_and_in_small_pieces() -> None:
     victim = TokenVictim(tiny(torch.float64)[0], encoding(), chunk=3)
     slots = torch.randint(5, victim.classes, (8, 6))

@@ -112,9 +112,7 @@ def trace_text(
     return result
 
 
-def curvature_text(
-    model: Any, tokenizer: Any, prompts: Sequence[Prompt] | str, *, chat: str = "auto", batch_size: int | None = None
-) -> Trace:
+def curvature_text(model: Any, tokenizer: Any, prompts: Sequence[Prompt] | str, *, chat: str = "auto") -> Trace:
     """The curvature at given texts, without an attack: is this prompt in a flat place?
 
     Args:
@@ -122,7 +120,6 @@ def curvature_text(
         tokenizer: the model's own.
         prompts: the texts, each with the answer at whose tokens it is measured.
         chat: ``auto`` or ``none``.
-        batch_size: not used by one point; for symmetry with `trace_text`.
 
     Returns:
         a trace of one step, whose slot is the whole of what the user says.
@@ -134,9 +131,7 @@ def curvature_text(
     with python_words():
         net, tokens, called = _model(model, tokenizer)
         texts = _prompts(prompts)
-        job = prepare_language.prepare(
-            net, tokens, texts, attack=Given(), chat=chat, slot_len=1, chunk=batch_size or 32, whole=True
-        )
+        job = prepare_language.prepare(net, tokens, texts, attack=Given(), chat=chat, slot_len=1, whole=True)
         result = traced(job, None)
     return replace(result, spec=_describe(job, called, texts.uri, ()))
 

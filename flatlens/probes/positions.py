@@ -19,7 +19,7 @@ from flatlens.victims.tokens import TokenVictim
 EVERYWHERE = "head, all positions"
 """What the averaging of the paper's own code is called in ``layers``: over all positions, the prompt's included."""
 _NAMES = (
-    "nll", "rank_of_target", "margin", "confidence_term", "feature_norm_sq", "weight_variance", "trace",
+    "nll", "rank_of_target", "greedy", "margin", "confidence_term", "feature_norm_sq", "weight_variance", "trace",
     "relative_flatness", "top_eigenvalue",
 )  # fmt: skip
 
@@ -61,11 +61,10 @@ class EachPosition:
 
     def __call__(self, here: Pass, path: Path) -> Mapping[str, Columns]:
         """The columns of each position, ``[n]`` each."""
-        found, greedy = self._means.found, here.logits.detach().argmax(-1)
+        found = self._means.found
         return {
             str(t): {
                 "token": here.y[:, t],
-                "greedy": greedy[:, t],
                 **{name: getattr(found, name)[:, t] for name in _NAMES},
             }
             for t in range(here.y.shape[1])

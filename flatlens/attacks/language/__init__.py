@@ -30,8 +30,8 @@ def begin(batch: Batch, *, tokens: bool) -> Reached:
 
 
 def log_likelihood(here: Pass) -> Tensor:
-    """S = log p(target), ``[n]``, which an attack on a language model ascends: minus T times the mean loss."""
-    return -here.losses.sum(1)
+    """S, the mean log p of the target's tokens, ``[n]``: what an attack on a language model ascends. It is −loss."""
+    return -here.loss
 
 
 def counted(name: str, value: int, most: int | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from flatlens.attacks.language import begin, counted
+from flatlens.attacks.language import begin, counted, log_likelihood
 from flatlens.errors import AttackError
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch, Pass
@@ -62,7 +62,7 @@ class Embedding:
 
     def direction(self, here: Pass, batch: Batch, rng: Noise, step: int) -> Tensor:
         """Where each place goes, at length 1: ``[n, S, d]``; 0 where the gradient is."""
-        return -_unit(here.grad(lambda at: at.loss))
+        return _unit(here.grad(log_likelihood))
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from flatlens.attacks.language import begin, counted
+from flatlens.attacks.language import begin, counted, log_likelihood
 from flatlens.errors import AttackError
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch, Pass
@@ -64,7 +64,7 @@ class GCG:
 
     def _ranks(self, victim: TokenVictim, here: Pass, tokens: Int[Tensor, "1 s"]) -> Int[Tensor, "s k"]:
         """For each place the tokens that lower the loss most, to first order; not those there, nor forbidden ones."""
-        change = victim.by_token(here.grad(lambda at: at.loss))[0]
+        change = -victim.by_token(here.grad(log_likelihood))[0]
         change[:, ~victim.writable] = torch.inf
         change.scatter_(1, tokens[0].unsqueeze(1), torch.inf)
         most = int(victim.writable.sum()) - 1
@@ -103,7 +103,7 @@ class RandomSwap(GCG):
 
     def _ranks(self, victim: TokenVictim, here: Pass, tokens: Int[Tensor, "1 s"]) -> Int[Tensor, "s k"]:
         # The gradient is taken all the same, for the columns beside GCG's.
-        here.grad(lambda at: at.loss)
+        here.grad(log_likelihood)
         return victim.writable.nonzero().squeeze(1).expand(tokens.shape[1], -1)
 
 

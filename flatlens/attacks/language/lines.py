@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from flatlens.attacks.language import begin
+from flatlens.attacks.language import begin, log_likelihood
 from flatlens.attacks.language.embedding import Embedding, _unit
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch, Pass
@@ -50,5 +50,5 @@ class RandomDirection(Embedding):
 
     def direction(self, here: Pass, batch: Batch, rng: Noise, step: int) -> Tensor:
         """A random direction of length 1 for each place."""
-        here.grad(lambda at: at.loss)  # for the columns beside the attack's
+        here.grad(log_likelihood)  # for the columns beside the attack's
         return _unit(rng.normal(batch.ids, here.x.detach(), f"direction {step}"))

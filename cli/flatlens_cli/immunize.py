@@ -136,10 +136,11 @@ def immunize(
         else:
             useful, other = Data(primary, chosen[0]), Data(harmful, chosen[1])
             found = of_names(spec, useful, other, asked, out, force=force, progress=progress)
+    page = _drawn(out)
     if not quiet:
-        terminal.show(_text(found, out), err=json)
+        terminal.show(_text(found, out, page), err=json)
     if json:
-        told = {"out": str(out), "primary_data": primary, "harmful_data": harmful, "model": found.model}
+        told = {"out": str(out), "page": page, "primary_data": primary, "harmful_data": harmful, "model": found.model}
         terminal.emit(told | found.found.to_dict() | {"attackers": _left(found)})
 
 
@@ -167,7 +168,20 @@ def _left(found: OfModel) -> dict[str, dict[str, dict[str, float]]]:
     return told
 
 
-def _text(asked: OfModel, out: Path) -> RenderableType:
+def _drawn(out: Path) -> Path | None:
+    """The page in the result's folder; None, and why in a line, where it could not be drawn: the result is there."""
+    from flatlens.errors import FlatlensError, one_line
+    from flatlens.records import immunized
+    from flatlens.report import immunity_page
+
+    try:
+        return immunity_page.write(immunized.result(out), out / immunized.PAGE)
+    except FlatlensError as error:
+        terminal.complain(f"no page: {one_line(error)}")
+        return None
+
+
+def _text(asked: OfModel, out: Path, page: Path | None) -> RenderableType:
     from rich.console import Group
     from rich.padding import Padding
 
@@ -185,6 +199,7 @@ def _text(asked: OfModel, out: Path) -> RenderableType:
         ("held out", f"i = {held.i:.4g}, ii = {held.ii:.4g}, RIR {held.rir:.4g}" if held else "nothing"),
         *([("logits", _moved(model["logits"]))] if model else []),
         ("written", str(out)),
+        *([("page", str(page))] if page is not None else ()),
         *([("load it by", model["appended"])] if model and model["appended"] else []),
     ]
     parts = [terminal.columns(rows)]

@@ -1,4 +1,4 @@
-"""`flatlens report`: draw runs, or a sweep, again: as a page, a folder for a web server, or a picture."""
+"""`flatlens report`: runs, a sweep or an immunization drawn again: a page, a folder for a web server, or a picture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ PAGE = "html"
 def report(
     run: Annotated[
         list[Path],
-        typer.Argument(help="Folders of finished runs, or of one sweep.", metavar="RUN…", show_default=False),
+        typer.Argument(
+            help="Folders of finished runs, or of one sweep, or of one immunization.",
+            metavar="RUN…",
+            show_default=False,
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -53,11 +57,19 @@ def report(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Draw a run's report again, several runs on one page, or a sweep, finished or not."""
+    """Draw a run's report again, several runs on one page, a sweep, finished or not, or an immunization."""
+    from flatlens.records import immunized
     from flatlens.sweeps.folder import is_sweep, load_sweep
     from flatlens.sweeps.opening import demand
 
     _check(run, out, format, folder)
+    if immune := [path for path in run if immunized.is_one(path) and not is_sweep(path)]:
+        file = _immunity(run, immune[0], out, format, folder)
+        if json:
+            terminal.emit({"report": file, "runs": run})
+        elif not quiet:
+            terminal.say(f"report   {file}")
+        return
     for path in run:
         demand(path)
     sweeps = [path for path in run if is_sweep(path)]
@@ -87,6 +99,22 @@ def _check(run: list[Path], out: Path | None, format: str, folder: Path | None) 
         raise UsageError(f"--folder is of pages; leave --format {format} out, or write the picture with --out")
     if folder is not None and out is not None:
         raise UsageError("--folder and --out are two places; name one of them")
+
+
+def _immunity(run: list[Path], one: Path, out: Path | None, format: str, folder: Path | None) -> Path:
+    from flatlens.records import immunized
+    from flatlens.report import immunity_page
+    from flatlens.sweeps import hosting
+
+    if len(run) > 1:
+        raise UsageError(f"'{one}' is an immunization, which is drawn on a page of its own; name it alone")
+    if format != PAGE:
+        raise UsageError(f"'{one}' is an immunization; --format {format} is the picture of a run, leave it out")
+    found = immunized.result(one)
+    if folder is None:
+        return immunity_page.write(found, out or one / immunized.PAGE)
+    hosting.demand_free(folder)
+    return immunity_page.write(found, folder / hosting.INDEX)
 
 
 def _runs(run: list[Path], out: Path | None, redact: bool) -> Path:

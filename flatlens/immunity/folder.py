@@ -1,10 +1,6 @@
 """The folder of an immunization: its result, or how far an interrupted search has come.
 
-immunization.json     what was asked for, all figures, and the hashes of the other files; written last
-theta.safetensors     θ, float64
-history.parquet       a row a step; where there were steps
-attackers.parquet     how fast the probes are learnt; where there were targets
-unfinished.npz        places of a search that has not ended
+Its files are listed in `flatlens.records.immunized`, which reads them without torch.
 """
 
 from __future__ import annotations
@@ -20,19 +16,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load, save
 
-from flatlens.errors import RunError, one_line
-from flatlens.files import borders
+from flatlens.errors import RunError
 from flatlens.files.atomic import disk, write_file, write_json
 from flatlens.files.sealing import file_sha256
 from flatlens.immunity.ceiling import Ratios
 from flatlens.immunity.climbing import Place
 from flatlens.immunity.result import Change, Immunized
 from flatlens.records.claims import claimed
+from flatlens.records.immunized import FILES, SUMMARY, THETA, UNFINISHED
+from flatlens.records.immunized import read as read
 from flatlens.records.schema import Caution
 
-SUMMARY, THETA, UNFINISHED = "immunization.json", "theta.safetensors", "unfinished.npz"
 TABLES = ("history", "attackers")
-FILES = (SUMMARY, THETA, UNFINISHED, *(f"{name}.parquet" for name in TABLES))
 SCHEMA_VERSION = 1
 EVERY = 20
 """Steps after which places are kept."""
@@ -71,12 +66,15 @@ class Kept:
         with disk(self.path):
             write_file(self.path / UNFINISHED, content.getvalue())
 
-    def finish(self, found: Immunized, about: Mapping[str, Any] | None = None) -> Immunized:
+    def finish(
+        self, found: Immunized, about: Mapping[str, Any] | None = None, data: Mapping[str, Any] | None = None
+    ) -> Immunized:
         """Write a result, the summary last, and return it.
 
         Args:
             found: the result.
             about: the model that the features are of: ``layer``, and whatever else is to be known of it.
+            data: what the data of each task are called, where they have names.
         """
         layer = {"layer": about["layer"]} if about else None
         with disk(self.path):
@@ -92,6 +90,7 @@ class Kept:
                 "asked": self.identity,
                 **found.to_dict(),
                 "model": about,
+                "data": data,
                 "files": sums,
             }
             write_json(self.path / SUMMARY, told)
@@ -121,30 +120,6 @@ class Kept:
             samples=tuple(told["samples"]),
             cautions=tuple(Caution(**caution) for caution in told["cautions"]),
         )
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The summary of a finished result, its own hash and those of the other files checked.
-
-    Raises:
-        RunError: it is damaged, or no such folder.
-    """
-    try:
-        told = borders.read_json(path / SUMMARY)
-        changed = [
-            name
-            for name, digits in told["files"].items()
-            if name not in FILES or file_sha256(borders.plain_file(path / name)) != digits
-        ]
-    except (OSError, KeyError, AttributeError, ValueError) as error:
-        raise RunError(_damaged(path, one_line(error))) from error
-    if changed:
-        raise RunError(_damaged(path, f"{changed[0]} is not what was written"))
-    return told
-
-
-def _damaged(path: Path, why: str) -> str:
-    return f"'{path}' holds no immunization, or a damaged one ({why}); --force makes it anew"
 
 
 @contextlib.contextmanager

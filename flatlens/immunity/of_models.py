@@ -25,6 +25,7 @@ from flatlens.measure.prepare import device_of
 from flatlens.models.appended import OPTION, appended
 from flatlens.models.loaders import MAKERS
 from flatlens.progress import Progress, Report
+from flatlens.records.immunized import THETA
 from flatlens.specs.run import RunSpec
 from flatlens.specs.trust import TRUST
 from flatlens.specs.uris import parse
@@ -84,7 +85,9 @@ def of_tables(
         )
     tasks = both((one.x, one.y), (other.x, other.y))
     with folder.opened(out, identity(*tasks, asked), force=force) as place:
-        found = place.result() or place.finish(of_tasks(*tasks, asked, place, progress))
+        found = place.result() or place.finish(
+            of_tasks(*tasks, asked, place, progress), data=_called(Data(primary), Data(harmful))
+        )
     return OfModel(found, None)
 
 
@@ -135,7 +138,7 @@ def of_names(
         if (found := place.result()) is None:
             found = of_tasks(*tasks, asked, place, progress)
             about = _about(spec, loaded.model, loaded.sha256, taken[0].target, found, parts[0], out)
-            place.finish(found, about)
+            place.finish(found, about, _called(primary, harmful))
         return OfModel(found, folder.read(out)["model"])
 
 
@@ -149,6 +152,13 @@ def one_hot(y: Any) -> Any:
     if len(names) < 2:
         raise DataError(f"all {len(y)} samples are of class {names[0]}: there is nothing to learn; give at least two")
     return (np.asarray(y)[:, None] == names).astype(np.float64)
+
+
+def _called(primary: Data, harmful: Data) -> dict[str, Any]:
+    """What the data of both tasks are called, as plain data."""
+    return {
+        name: {"uri": of.uri, "classes": list(of.classes)} for name, of in (("primary", primary), ("harmful", harmful))
+    }
 
 
 def _some(data: Dataset, classes: Collection[int], spec: RunSpec) -> Dataset:
@@ -180,7 +190,7 @@ def named(model: str, out: Path) -> str | None:
     if uri.scheme not in MAKERS:
         return None
     before, _, options = model.partition("?")
-    return f"{before}?{OPTION}={quote(str(out / folder.THETA))}{'&' if options else ''}{options}"
+    return f"{before}?{OPTION}={quote(str(out / THETA))}{'&' if options else ''}{options}"
 
 
 __all__ = ["Data", "OfModel", "named", "of_names", "of_tables", "one_hot"]

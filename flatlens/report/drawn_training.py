@@ -98,7 +98,7 @@ def figure(name: str, rows: Mapping[str, Any], alarms: Sequence[Mapping[str, Any
         xaxis={"title": {"text": "epoch"}, "range": xs, "nticks": 9, "tickformat": "d"},
         yaxis=axis,
         shapes=marks,
-        annotations=[*notes, *_names(lines, xs, ys, kind.scale)],
+        annotations=[*notes, *line_names([(line, y) for line, _, y in lines], xs, ys, kind.scale)],
         margin={"l": 64, "r": RIGHT_OF_LINES, "t": 22, "b": BOTTOM},
     )
     return {"data": [_drawn(line, x, y, kind.scale) for line, x, y in lines], "layout": layout}
@@ -147,18 +147,28 @@ def _called(alarm: Mapping[str, Any]) -> str:
     return escaped(f"{str(alarm['code']).replace('-', ' ')}, epoch {alarm['epoch']}")
 
 
-def _names(lines: Sequence[tuple[Line, Any, Any]], xs: list[float], ys: list[float], scale: str) -> list[Plain]:
-    """Each line's name beside its end, none over another."""
-    height = [float(np.log10(y[-1]) if scale == "log" else y[-1]) for _, _, y in lines]
+def line_names(lines: Sequence[tuple[Line, Any]], xs: Sequence[float], ys: Sequence[float], scale: str) -> list[Plain]:
+    """Each line's name beside its end, none over another.
+
+    Args:
+        lines: each with its values.
+        xs: the range of the axis along.
+        ys: that of the upright one; of a logarithmic one in powers of ten.
+        scale: ``log``, or another.
+    """
+    height = [float(np.log10(y[-1]) if scale == "log" else y[-1]) for _, y in lines]
     order = sorted(range(len(lines)), key=lambda k: height[k])
-    gap = 0.075 * (ys[1] - ys[0])
+    gap = 0.066 * (ys[1] - ys[0])
     at: dict[int, float] = {}
     last = -np.inf
     for k in order:
         last = at[k] = max(height[k], last + gap)
-    over = max(at.values()) - (ys[1] - gap / 2)
+    highest = ys[1] - gap / 2
+    for k in reversed(order):
+        at[k] = min(at[k], highest)
+        highest = at[k] - gap
     return [
-        {"x": xs[1], "xanchor": "left", "xshift": 8, "y": at[k] - max(over, 0.0), "showarrow": False,
+        {"x": xs[1], "xanchor": "left", "xshift": 8, "y": at[k], "showarrow": False,
          "text": f"<b>{lines[k][0].name}</b>", "font": ink(_INK[lines[k][0].role], 12)}
         for k in order
     ]  # fmt: skip

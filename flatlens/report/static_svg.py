@@ -103,7 +103,8 @@ class _Axis:
 
     def _ticks(self, layout: Plain) -> list[tuple[float, str]]:
         if "tickvals" in layout and not self._log:
-            return [(float(v), f"{v:g}".replace("-", "−")) for v in layout["tickvals"]]
+            said = layout.get("ticktext") or [f"{v:g}".replace("-", "−") for v in layout["tickvals"]]
+            return [(float(v), text) for v, text in zip(layout["tickvals"], said, strict=True)]
         if self._log:
             every = int(layout.get("dtick", 1)) if isinstance(layout.get("dtick", 1), (int, float)) else 1
             powers = range(int(np.ceil(self._low)), int(np.floor(self._high)) + 1, max(every, 1))
@@ -193,7 +194,7 @@ def _shape(shape: Plain, x: _Axis, y: _Axis, inside: tuple[float, float], paint:
 
 
 def _note(note: Plain, x: _Axis, y: _Axis, top: float, paint: Any) -> str:
-    at = float(x(note["x"])) + note.get("xshift", 0)
+    at = float(x(10.0 ** note["x"] if x._log else note["x"])) + note.get("xshift", 0)
     height = top + 14 if note.get("yref") == "paper" else float(y(10.0 ** note["y"] if y._log else note["y"])) + 4
     anchor = {"left": "start", "right": "end"}.get(note.get("xanchor", ""), "middle")
     text = note["text"].replace("<b>", "").replace("</b>", "")  # the rest is escaped already

@@ -4,6 +4,7 @@
 /run/KEY                               a run                  /api/run/KEY    its row
 /picture/KEY                           a run under way, as a page of its finished batches
 /sweep/KEY/report.html                 a sweep; its cells' pages lie below it, as in its folder
+/immunization/KEY                      an immunization
 /compare?runs=KEY.KEY                  several runs on one page
 """
 
@@ -23,14 +24,16 @@ from flatlens.report import html_file
 from flatlens.version import __version__
 from flatlens.viewer import drawn, guard, shell
 from flatlens.viewer.drawn import MOST_COMPARED, Pages
-from flatlens.viewer.found import CELL, DAMAGED, FINISHED, RUN, SWEEP, Folder, Found
+from flatlens.viewer.found import CELL, DAMAGED, FINISHED, IMMUNITY, RUN, SWEEP, Folder, Found
 
 HOST = "127.0.0.1"
 PATIENCE = 20.0
 """Seconds after which a connection on which nothing happens is closed, and its thread ends."""
 HTML, JSON, SCRIPT = "text/html; charset=utf-8", "application/json", "text/javascript; charset=utf-8"
 _KEY = "([0-9a-f]{16})"
-_RUN, _PICTURE, _API = (re.compile(f"/{name}/{_KEY}") for name in ("run", "picture", "api/run"))
+_RUN, _PICTURE, _API, _IMMUNITY = (
+    re.compile(f"/{name}/{_KEY}") for name in ("run", "picture", "api/run", "immunization")
+)
 _SWEEP = re.compile(f"/sweep/{_KEY}/report\\.html")
 _CELL = re.compile(f"/sweep/{_KEY}/cells/([0-9A-Za-z]{{1,64}})/report\\.html")
 _PLOTLY = re.compile(f"(/sweep/{_KEY})?/plotly\\.min\\.js")
@@ -163,12 +166,14 @@ class Handler(BaseHTTPRequestHandler):
             return self._run(next((one for one in known if one.row["cell"] == match[2]), None))
         if match := _RUN.fullmatch(path):
             return self._run(there.get(match[1]))
-        if (match := _PICTURE.fullmatch(path)) and (found := there.get(match[1])) and found.kind != SWEEP:
+        if (match := _IMMUNITY.fullmatch(path)) and (found := there.get(match[1])) and found.kind == IMMUNITY:
+            return self._own(server.pages.immunity(found))
+        if (match := _PICTURE.fullmatch(path)) and (found := there.get(match[1])) and found.kind in (RUN, CELL):
             return self._own(server.pages.picture(found), home=False)  # the page around it has the link
         return None
 
     def _run(self, found: Found | None) -> Answer | None:
-        if found is None or found.kind == SWEEP:
+        if found is None or found.kind not in (RUN, CELL):
             return None
         if found.row["state"] in (FINISHED, DAMAGED):  # what is damaged says by itself what is wrong
             return self._own(self.server.pages.run(found))

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from flatlens.errors import RunError
 from flatlens.files.borders import DamageError, inside, plain_file
-from flatlens.records import runs, unfinished
+from flatlens.records import immunized, runs, unfinished
+from flatlens.records.immunized import FINETUNING, SUMMARY
 from flatlens.report import html_file
 from flatlens.sweeps import finished as results
 from flatlens.sweeps import folder as sweeps
@@ -47,6 +48,16 @@ class Pages:
         own = _own_file(path / REPORT, *_run_programs())
         return own if own is not None else self._drawn((found.key, found.signature), lambda: _runs([path]))
 
+    def immunity(self, found: Found) -> bytes:
+        """The page of an immunization.
+
+        Raises:
+            RunError: it is damaged, or a link stands in the way.
+        """
+        path = self.folder.where(found)
+        own = _own_file(path / REPORT, _immunity_program()) if _is_newest(path, SUMMARY, FINETUNING) else None
+        return own if own is not None else self._drawn((found.key, found.signature), lambda: _immunity(path))
+
     def picture(self, found: Found) -> bytes:
         """The page of a run under way, of its finished batches.
 
@@ -64,7 +75,7 @@ class Pages:
             RunError: it is damaged.
         """
         path = self.folder.where(found)
-        if found.row["state"] == FINISHED and _is_newest(path):
+        if found.row["state"] == FINISHED and _is_newest(path, "cells"):
             own = _own_file(path / REPORT, _sweep_program())
             if own is not None:
                 return own
@@ -105,13 +116,14 @@ class Pages:
 
 @cache
 def policy() -> str:
-    """What a page of a run or a sweep may do: run flatlens' own programs, and connect to nothing."""
+    """What a page of a run, a sweep or an immunization may do: run flatlens' own programs, and connect to nothing."""
     from flatlens.report import page, sweep_page
 
     own = (
         html_file.inline(html_file.asset(html_file.BUNDLE)),
         html_file.wrapped(page.program()),
         html_file.wrapped(sweep_page.program()),
+        _immunity_program(),
     )
     # The cells of a sweep share a plotly.min.js, the only script that this server has.
     return (
@@ -133,6 +145,13 @@ def _run_programs() -> tuple[str]:
 
 
 @cache
+def _immunity_program() -> str:
+    from flatlens.report import immunity_page
+
+    return html_file.wrapped(immunity_page.program())
+
+
+@cache
 def _sweep_program() -> str:
     from flatlens.report import sweep_page
 
@@ -150,10 +169,12 @@ def _own_file(file: Path, *programs: str) -> bytes | None:
         return None
 
 
-def _is_newest(path: Path) -> bool:
-    """Whether a sweep's page was drawn after its last cell was finished."""
+def _is_newest(path: Path, *names: str) -> bool:
+    """Whether a page was drawn after what it is drawn from, as far as that is there."""
     try:
-        return (path / REPORT).lstat().st_mtime >= inside(path, "cells").lstat().st_mtime
+        drawn = (path / REPORT).lstat().st_mtime
+        there = [inside(path, name) for name in names]
+        return all(drawn >= one.lstat().st_mtime for one in there if one.exists())
     except (OSError, RunError):
         return False
 
@@ -162,6 +183,12 @@ def _runs(paths: Sequence[Path]) -> str:
     from flatlens.report import page
 
     return page.document([runs.load(path).trace(whole=False) for path in paths])
+
+
+def _immunity(path: Path) -> str:
+    from flatlens.report import immunity_page
+
+    return immunity_page.document(immunized.result(path))
 
 
 def _so_far(path: Path) -> str:

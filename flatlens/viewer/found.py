@@ -1,4 +1,4 @@
-"""What lies in a results folder, nested however deep: its runs and sweeps, each under a key of its own.
+"""What lies in a results folder, nested however deep: runs, sweeps and immunizations, each under a key of its own.
 
 A request names a key and is looked up here: no text of a request ever becomes a part of a path. Links are not followed.
 """
@@ -17,28 +17,29 @@ from flatlens.errors import FlatlensError, RunError
 from flatlens.files.borders import inside
 from flatlens.files.locks import is_held
 from flatlens.records.claims import LOCK
+from flatlens.records.immunized import FINETUNING, SUMMARY
 from flatlens.sweeps import folder as sweeps
 from flatlens.sweeps.folder import PLAN
 from flatlens.viewer import rows
 from flatlens.viewer.rows import DAMAGED, FINISHED, INTERRUPTED, RUNNING, Row
 
-RUN, CELL, SWEEP = "run", "cell", "sweep"
+RUN, CELL, SWEEP, IMMUNITY = "run", "cell", "sweep", "immunization"
 MANIFEST = "manifest.json"
 OLDEST = 1.0
 """Seconds for which what was found is taken as it is."""
 MOST_FOLDERS, DEEPEST, MOST_ROWS = 100_000, 12, 20_000
-_WATCHED = (MANIFEST, "spec.toml", "digest.json", PLAN)
+_WATCHED = (MANIFEST, "spec.toml", "digest.json", PLAN, SUMMARY, FINETUNING)
 _ABSENT = (0, 0)
 
 Signature = tuple[tuple[int, int], ...]
 
 
 class Found(NamedTuple):
-    """A run, a sweep, or a sweep's cell.
+    """A run, a sweep, a sweep's cell, or an immunization.
 
     Attributes:
         key: 16 hexadecimal digits, of its place: the same again when the server is started again.
-        kind: ``run``, ``cell`` or ``sweep``.
+        kind: ``run``, ``cell``, ``sweep`` or ``immunization``.
         place: the names of the folders that lead to it.
         row: what the list says of it, as plain data for JSON.
         signature: changes when its files do.
@@ -115,6 +116,8 @@ class Folder:
                 continue
             if MANIFEST in names:
                 yield self._run(place, RUN, self.root.joinpath(*place, LOCK[0]))
+            elif SUMMARY in names:
+                yield self._immunity(place)
             if len(place) < DEEPEST:
                 below = sorted(name for name, folder in entries if folder and name[0] != "." and name != "parts")
                 waiting += [(*place, name) for name in reversed(below)]
@@ -131,6 +134,13 @@ class Folder:
         row |= {"key": key, "kind": kind, "href": f"/run/{key}", "when": signature[0][0] / 1e9} | more
         row |= {"place": "/".join(place) or "."}
         return Found(key, kind, place, row, signature)
+
+    def _immunity(self, place: tuple[str, ...]) -> Found:
+        folder, key = self.root.joinpath(*place), _key(place)
+        signature = _signature(folder)
+        about = {"key": key, "kind": IMMUNITY, "href": f"/immunization/{key}", "place": "/".join(place) or "."}
+        row = dict(self._row(place, signature, lambda: rows.of_immunity(folder))) | about
+        return Found(key, IMMUNITY, place, row | {"when": _changed(folder / SUMMARY)}, signature)
 
     def _sweep(self, place: tuple[str, ...]) -> Iterator[Found]:
         folder, key = self.root.joinpath(*place), _key(place)
@@ -220,4 +230,16 @@ def _held(lock: Path) -> bool:
         return False
 
 
-__all__ = ["CELL", "DAMAGED", "FINISHED", "INTERRUPTED", "RUN", "RUNNING", "SWEEP", "Folder", "Found", "demand"]
+__all__ = [
+    "CELL",
+    "DAMAGED",
+    "FINISHED",
+    "IMMUNITY",
+    "INTERRUPTED",
+    "RUN",
+    "RUNNING",
+    "SWEEP",
+    "Folder",
+    "Found",
+    "demand",
+]

@@ -14,6 +14,7 @@ from flatlens.errors import FlatlensError, one_line
 from flatlens.files import borders
 from flatlens.files.borders import DamageError
 from flatlens.records import digest, runs
+from flatlens.records.immunized import SUMMARY
 from flatlens.records.schema import ATTACK
 from flatlens.specs.toml import parse_toml
 from flatlens.specs.values import written
@@ -45,6 +46,25 @@ def of_run(folder: Path) -> Row:
         "seconds": said.get("seconds"),
     }
     return row | (_results(folder, run.files) if run.finished else {})
+
+
+def of_immunity(folder: Path) -> Row:
+    """What does not change of an immunization as long as its files do not."""
+    try:
+        told = borders.read_json(folder / SUMMARY)
+    except DamageError as error:
+        return damaged(error)
+    model, data = (found if isinstance(found := told.get(key), Mapping) else {} for key in ("model", "data"))
+    uris = [of["uri"] for of in data.values() if isinstance(of, Mapping) and isinstance(of.get("uri"), str)]
+    cautions = [one for one in told.get("cautions") or () if isinstance(one, Mapping)]
+    row = _settings({"model": model.get("uri"), "data": " against ".join(dict.fromkeys(uris)) or None})
+    rir = told.get("rir")
+    ratio = f", RIR {rir:.3g}" if isinstance(rir, int | float) else ""
+    return row | {
+        "state": FINISHED,
+        "about": _cut(f"immunization, {told.get('method')}{ratio}"),
+        "cautions": [[_cut(str(c.get("code"))), _cut(str(c.get("message")))] for c in cautions[:MOST_CAUTIONS]],
+    }
 
 
 def of_sweep(sweep: Sweep) -> Row:

@@ -7,6 +7,8 @@ import io
 import json
 import math
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -57,7 +59,8 @@ def test_a_model_is_immunized_on_samples_that_were_held_out_too(immune):
     assert told["bound"] == pytest.approx(told["rir"], rel=1e-6) and told["method"] == "ceiling"
     assert math.log(told["heldout"]["i"]) >= 2 and math.log(told["heldout"]["ii"]) <= 0.1
     assert told["model"]["logits"] <= 1e-4 and told["model"]["layer"] == "fc"
-    assert {file.name for file in out.iterdir()} == {"immunization.json", "theta.safetensors", "attackers.parquet"}
+    files = {"immunization.json", "theta.safetensors", "attackers.parquet", "report.html"}
+    assert {file.name for file in out.iterdir()} == files
     table = pq.read_table(out / "attackers.parquet").to_pandas()
     last = table[(table.iteration == 100) & (table.extractor == "immunized")]
     gaps = {(row.attacker, row.task): row.loss_gap for row in last.itertuples()}
@@ -107,6 +110,35 @@ def test_two_tables_need_no_model(tables, flatlens, tmp_path, method):
     shown = flatlens("immunize", *given, "--out", tmp_path / "o")
     assert shown.code == 0 and "conjugate-gradients" in shown.out and "no linear map exceeds" in shown.out
     assert flatlens("immunize", *given, "--out", tmp_path / "o", "--quiet") == (0, "", "")
+
+
+def test_its_page_is_drawn_and_drawn_again_without_torch(immune, flatlens, tmp_path):
+    out, told = immune
+    page = out / "report.html"
+    assert told["page"] == str(page)
+    text = page.read_text()
+    assert "Conjugate gradients, least squares and whitening learn it as before" in text
+    assert "flatlens:digits-cnn · immunized, ceiling" in text and "classes 5, 6, 7, 8, 9" in text
+    page.unlink()
+    code = "import sys; sys.modules['torch'] = None; from flatlens_cli.app import main; main()"
+    for more, file in (([], page), (["--out", tmp_path / "p.html"], tmp_path / "p.html"),
+                       (["--folder", tmp_path / "web"], tmp_path / "web" / "index.html")):  # fmt: skip
+        done = subprocess.run([sys.executable, "-c", code, "report", str(out), *map(str, more)], capture_output=True)
+        assert (done.returncode, done.stderr) == (0, b""), done.stderr
+        assert file.read_text() == text
+    for more, says in ((["--format", "svg"], "leave it out"), ([out], "name it alone")):
+        refused = flatlens("report", out, *more)
+        assert refused.code == 2 and says in refused.err
+
+
+def test_a_page_that_cannot_be_is_a_line_and_no_failure(tables, flatlens, tmp_path):
+    primary, harmful = (f"table:{tables}/{name}.csv?target=y" for name in "ab")
+    given = ["immunize", "--primary", primary, "--harmful", harmful, "--out", tmp_path / "o", "--json", "--quiet"]
+    assert flatlens(*given).code == 0
+    (tmp_path / "o" / "report.html").write_text("<p>my notes</p>")
+    done = flatlens(*given)
+    assert done.code == 0 and json.loads(done.out)["page"] is None and "no page: " in done.err
+    assert (tmp_path / "o" / "report.html").read_text() == "<p>my notes</p>"
 
 
 @pytest.mark.parametrize(("most", "says"), [(2e-5, "moved by at most 2e-05"), (0.3, "0.3; more than rounding should")])

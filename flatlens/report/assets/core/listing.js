@@ -63,7 +63,7 @@ export function listed(rows, wanted) {
 
 /** @param {Row} row */
 function textOf(row) {
-  const parts = [nameOf(row), row.place, row.model, row.data, row.attack, row.eps_text, row.steps, row.varies, row.error, far(row), row.kind, ...row.cautions.map(([code]) => code)];
+  const parts = [nameOf(row), row.place, row.model, row.data, row.attack, row.eps_text, row.steps, row.varies, row.about, row.error, far(row), row.kind, ...row.cautions.map(([code]) => code)];
   return parts.filter((part) => part !== undefined && part !== null).join(" ").toLowerCase();
 }
 

@@ -72,7 +72,7 @@ export function opened() {
 
   /** @param {Row} row */
   function line(row) {
-    const may = row.kind !== "sweep" && row.state === "finished";
+    const may = (row.kind === "run" || row.kind === "cell") && row.state === "finished";
     const box = may && make("input", { type: "checkbox", "data-focus": `pick ${row.key}`, "aria-label": `Choose ${nameOf(row)}`, onchange: () => {
       if (box.checked) chosen.add(row.key); else chosen.delete(row.key);
       drawChosen();
@@ -80,7 +80,7 @@ export function opened() {
     } });
     if (may) box.checked = chosen.has(row.key);
     const name = make("a", { href: row.href, "data-focus": `open ${row.key}` }, nameOf(row));
-    const below = row.kind === "sweep" ? `sweep${row.varies ? ` over ${row.varies}` : ""}` : nameOf(row) === row.place ? null : row.place;
+    const below = row.about ?? (row.kind === "sweep" ? `sweep${row.varies ? ` over ${row.varies}` : ""}` : nameOf(row) === row.place ? null : row.place);
     const cells = [make("td", { class: "pick" }, may ? make("label", {}, box) : ""), make("th", { scope: "row", title: nameOf(row) }, name, below && make("small", { title: below }, below))];
     if (row.state === "damaged") {
       cells.push(make("td", { class: "damage", colspan: COLUMNS.length - 1 }, make("b", { class: "state-damaged" }, "damaged "), row.error ?? ""));

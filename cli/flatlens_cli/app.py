@@ -35,7 +35,10 @@ VERBS = {
         "tracing", "The built-in model and data under PGD, with controls: a finished report in seconds, offline."
     ),
     "trace": Verb("tracing", "Run an attack; at every step measure loss, prediction and the flatness of layers."),
-    "report": Verb("reporting", "Draw a run's report again, several runs on one page, or a sweep, finished or not."),
+    "report": Verb(
+        "reporting",
+        "Draw a run's report again, several runs on one page, a sweep, finished or not, or an immunization.",
+    ),
     "view": Verb(
         "viewing", "Look through the runs and sweeps of a folder in a browser; those under way are shown as they go."
     ),
@@ -68,6 +71,10 @@ VERBS = {
     "immunize": Verb(
         "immunize",
         "Append a linear map to a model's features, so that a harmful task is slow to learn on them; and say how slow.",
+    ),
+    "pairs": Verb(
+        "pairs",
+        "Immunize every ordered pair of a data set's classes; a heat map of which can be had against which.",
     ),
     "doctor": Verb("doctor", "Versions, devices, optional parts, what is missing and how to get it."),
 }

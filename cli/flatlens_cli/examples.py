@@ -56,6 +56,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "--harmful flatlens:digits?split=train --harmful-classes 5-9 --out runs/immune",
         "flatlens immunize --primary 'table:a.csv?target=area' --harmful 'table:b.csv?target=price' --out runs/tables",
     ),
+    "pairs": (
+        "flatlens pairs --data 'idx:mnist?split=train' --halve --out runs/mnist-pairs",
+        "flatlens pairs --data flatlens:digits?split=train --model flatlens:digits-cnn --holdout 0.3 --out runs/pairs",
+    ),
     "doctor": ("flatlens doctor",),
 }
 

@@ -5,7 +5,8 @@ theta.safetensors     θ, float64
 history.parquet       a row a step; where there were steps
 attackers.parquet     how fast the probes are learnt; where there were targets
 finetuning.parquet    accuracy and loss by epoch, where the whole network was fine-tuned
-unfinished.npz        places of a search that has not ended
+pairs.parquet         a row a pair of classes; of `flatlens pairs`, and then there is no θ
+unfinished.npz        places of a search that has not ended; unfinished-finetuning.parquet: trials of a fine-tuning
 report.html           the page
 """
 
@@ -27,12 +28,14 @@ from flatlens.files.borders import DamageError
 from flatlens.files.sealing import file_sha256
 
 SUMMARY, THETA, UNFINISHED, PAGE = "immunization.json", "theta.safetensors", "unfinished.npz", "report.html"
-HISTORY, ATTACKERS, FINETUNING = "history.parquet", "attackers.parquet", "finetuning.parquet"
-FILES = (SUMMARY, THETA, UNFINISHED, HISTORY, ATTACKERS, FINETUNING, PAGE)
+HISTORY, ATTACKERS, FINETUNING, PAIRS = "history.parquet", "attackers.parquet", "finetuning.parquet", "pairs.parquet"
+TRIALS = "unfinished-finetuning.parquet"
+FILES = (SUMMARY, THETA, UNFINISHED, HISTORY, ATTACKERS, FINETUNING, TRIALS, PAIRS, PAGE)
 TABLES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     HISTORY: ((), ("step", "i", "ii", "rir")),
     ATTACKERS: (("task", "extractor", "attacker"), ("iteration", "loss_gap")),
     FINETUNING: (("extractor", "optimizer", "task"), ("seed", "epoch", "accuracy")),
+    PAIRS: (("primary", "harmful"), ("i", "ii", "rir", "bound", "heldout_i", "heldout_ii", "heldout_rir")),
 }
 """File -> its columns of text and of numbers that are read."""
 MOST_ROWS = 2_000_000
@@ -110,7 +113,3 @@ def _columns(file: Path, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Co
 
 def _damaged(path: Path, why: str) -> str:
     return f"'{path}' holds no immunization, or a damaged one ({why}); --force makes it anew"
-
-
-__all__ = ["ATTACKERS", "FILES", "FINETUNING", "HISTORY", "PAGE", "SUMMARY", "THETA", "UNFINISHED", "Result", "is_one",
-           "read", "result"]  # fmt: skip

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 
-from flatlens.errors import ResourceError
-from flatlens.files.borders import DamageError, plain_file
-from flatlens.records.immunized import ATTACKERS, FINETUNING, HISTORY, PAGE, Result
+from flatlens.records.immunized import ATTACKERS, FINETUNING, HISTORY, PAIRS, Result
 from flatlens.report import drawn_immunity as drawn
-from flatlens.report import html_file, immunity_words, packing, static_svg
+from flatlens.report import html_file, immunity_words, packing, pairs_page
+from flatlens.report.immunity_parts import KIND, card, key_number, pill, program, save, table, table_card
 from flatlens.report.immunity_words import number, part, share, short
-from flatlens.report.modules import joined
 from flatlens.report.packing import Plain
 from flatlens.report.roles import colours, styles
 from flatlens.specs.values import shown
 from flatlens.version import __version__
 
-PROGRAM = "pages/immunity.js"
-"""The module that is the page."""
-KIND = "of-immunity"
-WIDTH, HEIGHT = 680, 330
 AT = (0, 1, 2, 5, 10, 20, 50, 100)
 """Iterations and steps that a figure's table tells, besides the last."""
 MOST_OPTIMIZERS = 8
@@ -49,35 +42,10 @@ def write(found: Result, file: Path) -> Path:
     return save(document(found), file)
 
 
-def save(text: str, file: Path) -> Path:
-    """Write a page of this kind over nothing else than one.
-
-    Raises:
-        ResourceError: the file cannot be written, or is something else.
-    """
-    if not may_replace(file):
-        raise ResourceError(f"'{file}' is there and is no page of an immunization; move it, or name another --out")
-    return html_file.save(text, file)
-
-
-def beside(folder: Path) -> Path:
-    """Where the page of a folder lies."""
-    return folder / PAGE
-
-
-def may_replace(file: Path) -> bool:
-    """Whether nothing is there, or what a full disk left, or a page of an immunization."""
-    try:
-        text = plain_file(file).read_bytes()
-    except FileNotFoundError:
-        return True
-    except (OSError, DamageError):
-        return False
-    return f'<body class="{KIND}">'.encode() in text or not text.strip(b"\0")
-
-
 def document(found: Result) -> str:
-    """The page as text."""
+    """The page as text; that of the pairs of a data set's classes where it holds them."""
+    if PAIRS in found.tables:
+        return pairs_page.document(found)
     told, said = found.told, immunity_words.said(found)
     made, cards = _figures(found)
     name = _name(told)
@@ -101,53 +69,6 @@ def document(found: Result) -> str:
         note=escape(_note(told)),
         tables=_left_table(found) + _tuned_table(found),
         footer=escape(f"flatlens {__version__}: this file needs no network."),
-    )
-
-
-@cache
-def program() -> str:
-    """The page's program: the same for every immunization."""
-    return joined(PROGRAM) + "\nopenImmunity();"
-
-
-def key_number(value: str, name: str, aside: str) -> str:
-    """A number of the first screen, as HTML; any texts."""
-    return f"<li><b>{escape(value)}</b><span>{escape(name)}</span><span>{escape(aside)}</span></li>"
-
-
-def pill(code: str, text: str) -> str:
-    """A caution that opens, as HTML; any texts."""
-    return f"<details><summary>{escape(code.replace('-', ' '))}</summary>{escape(text)}</details>"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table's inside as HTML, each row under the name in its first cell; any texts."""
-    top = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
-    lines = [
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
-        for first, *rest in rows
-    ]
-    return f"<thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody>"
-
-
-def card(name: str, title: str, caption: str, figure: Plain, said: str, rows: str) -> str:
-    """A figure with its still picture and its numbers, as HTML.
-
-    Args:
-        name: of the figure, which is the place's id.
-        title: any text.
-        caption: any text.
-        figure: plotly's plain data.
-        said: the figure in words; any text.
-        rows: a table's inside, see `table`.
-    """
-    still = static_svg.svg(figure, width=WIDTH, height=HEIGHT, label=said)
-    still = still.replace('id="inside"', f'id="inside-{name}"').replace("url(#inside)", f"url(#inside-{name})")
-    return (
-        f'<figure class="card"><h2>{escape(title)}</h2><div class="plot" id="{name}" role="group" tabindex="0" '
-        f'aria-label="{escape(said)}">{still}</div><figcaption>{escape(caption)}</figcaption>'
-        f'<details class="data"><summary>Numbers</summary><div class="scroll" tabindex="0" role="region" '
-        f'aria-label="{escape(f"Numbers of: {title}")}"><table>{rows}</table></div></details></figure>'
     )
 
 
@@ -185,8 +106,8 @@ def _figures(found: Result) -> tuple[dict[str, Plain], str]:
         for place, optimizer in enumerate(list(dict.fromkeys(tuned["optimizer"].tolist()))[:MOST_OPTIMIZERS]):
             title = f"The whole network, fine-tuned by {drawn.optimizer_words(optimizer)}"
             caption = (
-                f"Nothing is frozen: the median of {_seeds(tuned)} seeds, and from the lowest to the highest. Where "
-                "the blue line is as high as the black one, fine-tuning learns the harmful task all the same."
+                f"All of it is trained on the harmful task: the median of {_seeds(tuned)} seeds, and from the lowest "
+                "to the highest. Where blue is as high as the dashed line of the harmful task, nothing was gained."
             )
             made_of = drawn.tuned(tuned, optimizer)
             add(f"tuned-{place}", made_of, title, caption, lambda of=made_of: _points("epoch", of))  # type: ignore[misc]
@@ -290,7 +211,7 @@ def _left_table(found: Result) -> str:
         for name in dict.fromkeys(attackers["attacker"].tolist())
     ]
     title = f"Loss left after {immunity_words.iterations(attackers)} iterations"
-    return _table_card("left", title, table(head, rows), "Shares of the loss above its minimum, on all features alike.")
+    return table_card("left", title, table(head, rows), "Shares of the loss above its minimum, on all features alike.")
 
 
 def _tuned_table(found: Result) -> str:
@@ -307,13 +228,5 @@ def _tuned_table(found: Result) -> str:
                     which = "immunized" if extractor == drawn.IMMUNIZED else "as it was"
                     rows.append([f"{drawn.optimizer_words(optimizer)}, {task}, {which}", *told, f"{epochs[-1]:g}"])
     head = ["fine-tuning", "right at its first epoch, %", "right at its last, %", "last epoch"]
-    return _table_card("tuned", "Fine-tuning the whole network", table(head, rows),
+    return table_card("tuned", "Fine-tuning the whole network", table(head, rows),
                        f"Medians of {_seeds(tuned)} seeds, and in brackets the lowest and the highest.")  # fmt: skip
-
-
-def _table_card(name: str, title: str, rows: str, note: str) -> str:
-    return (
-        f'<section class="card" aria-labelledby="{name}-title"><h2 id="{name}-title">{escape(title)}</h2>'
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}: a table"><table class="figures">'
-        f'{rows}</table></div><p class="note">{escape(note)}</p></section>'
-    )

@@ -146,9 +146,9 @@ def _run_programs() -> tuple[str]:
 
 @cache
 def _immunity_program() -> str:
-    from flatlens.report import immunity_page
+    from flatlens.report import immunity_parts
 
-    return html_file.wrapped(immunity_page.program())
+    return html_file.wrapped(immunity_parts.program())
 
 
 @cache

@@ -7,7 +7,7 @@ import os
 import pytest
 
 import flatlens as fl
-from flatlens.report import html_file, immunity_page
+from flatlens.report import html_file, immunity_page, immunity_parts
 from tests.immunity.made import pair
 from tests.served import serving
 
@@ -25,7 +25,7 @@ def test_it_is_listed_and_opens_and_is_drawn_where_it_has_no_page(root):
         assert row["about"].startswith("immunization, alg1, RIR ")
         page = served.ask(row["href"])
         assert page.status == 200 and "iteration by iteration" in page.text
-        assert html_file.hashed(html_file.wrapped(immunity_page.program())) in page.headers["Content-Security-Policy"]
+        assert html_file.hashed(html_file.wrapped(immunity_parts.program())) in page.headers["Content-Security-Policy"]
         # It is no run: none of their pages, and not to be compared.
         key = row["key"]
         for path in (f"/run/{key}", f"/picture/{key}", f"/sweep/{key}/report.html", f"/compare?runs={key}.{key}"):

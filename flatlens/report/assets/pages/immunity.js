@@ -15,4 +15,16 @@ function drawImmunity(data, name) {
   plotted(node, lines, { ...layout, annotations, margin, width, height: HEIGHT });
 }
 
-export const openImmunity = () => openDrawn(drawImmunity);
+/** Of the maps of pairs one at a time: without a script they stand below each other. */
+function oneMap() {
+  const buttons = /** @type {HTMLElement[]} */ ([...document.querySelectorAll("[data-show]")]);
+  /** @param {string} name */
+  function show(name) {
+    for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.show === name));
+    for (const map of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-map]"))) map.hidden = map.dataset.map !== name;
+  }
+  for (const button of buttons) button.addEventListener("click", () => show(button.dataset.show ?? ""));
+  if (buttons.length) show(buttons[0].dataset.show ?? "");
+}
+
+export const openImmunity = () => openDrawn(drawImmunity, oneMap);

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flatlens.errors import SpecError, UsageError
+from flatlens.errors import UsageError
+from flatlens.specs.immunize import classes
 from flatlens_cli import completing, options, terminal
 from flatlens_cli.options import run_spec
 
@@ -111,7 +112,7 @@ def immunize(
     data_flags = ("layer", "limit", "primary_classes", "harmful_classes")
     if tables and (given := next((key for key in data_flags if context.params[key]), None)):
         raise UsageError(f"--{given.replace('_', '-')} needs --model; the columns of a table are taken as they are")
-    chosen = [_classes(name, text) for name, text in (("primary", primary_classes), ("harmful", harmful_classes))]
+    chosen = [classes(name, text) for name, text in (("primary", primary_classes), ("harmful", harmful_classes))]
     known = {key: context.params[key] for key in ("model", "layer", "limit", "batch_size", "device")}
     known |= {key: context.params[key] for key in ("trust_pickle", "trust_remote_code")}
     spec = None if tables else run_spec({**known, "data": primary})
@@ -142,19 +143,6 @@ def immunize(
     if json:
         told = {"out": str(out), "page": page, "primary_data": primary, "harmful_data": harmful, "model": found.model}
         terminal.emit(told | found.found.to_dict() | {"attackers": _left(found)})
-
-
-def _classes(name: str, text: str | None) -> tuple[int, ...]:
-    """``0-4`` or ``5,7-9`` as numbers."""
-    found: set[int] = set()
-    for part in [] if text is None else text.split(","):
-        low, dash, high = part.strip().partition("-")
-        if not low.isdecimal() or (dash and not high.isdecimal()) or len(low + high) > 12:
-            raise SpecError(f"--{name}-classes '{text}': needs numbers such as 0-4 or 5,7,9")
-        if int(high or low) - int(low) > 1_000_000:
-            raise SpecError(f"--{name}-classes '{text}': names more than a million classes")
-        found |= set(range(int(low), int(high or low) + 1))
-    return tuple(sorted(found))
 
 
 def _left(found: OfModel) -> dict[str, dict[str, dict[str, float]]]:

@@ -84,7 +84,7 @@ def _planned(found: Grid, threads: int) -> Iterator[dict[str, Any]]:
     recipes: set[str] = set()
     for cell in found.cells:
         train = None if cell.spec.train is None else replace(cell.spec.train, seed=0)
-        like = replace(cell.spec, seed=0, train=train, name=None)
+        like = replace(cell.spec, seed=0, train=train, immunize=None, name=None)
         which = {"cell": cell.key, "label": labels[cell.key]}
         try:
             takes = alike.get(like.hash()) or plan(like)

@@ -21,7 +21,6 @@ from flatlens.records.schema import LAYERS, STEPS
 from flatlens.specs.wording import TRAIN_KEYS, flat, varying
 from flatlens.sweeps import finished, tables
 from flatlens.sweeps.folder import Sweep, is_sweep, load_sweep
-from flatlens.sweeps.grid import TRAIN
 from flatlens.sweeps.opening import damaged, demand
 
 JOINED, STEPS_, LAYERS_, CELLS = "joined", "steps", "layers", "cells"
@@ -121,7 +120,7 @@ def _run(path: Path) -> ExportedRun:
 
 def _cells(whole: Sweep) -> Iterator[ExportedRun]:
     # Where some models are trained and others are not, each setting of the training is a column.
-    keys = [k for key in varying(list(whole.plan.values())) for k in (TRAIN_KEYS if key == TRAIN else (key,))]
+    keys = [k for key in varying(list(whole.plan.values())) for k in (TRAIN_KEYS if key == "train" else (key,))]
     columns = {key: tables.column(key) for key in keys if tables.is_setting(key)}
     for key in finished.keys(whole):
         point = flat(whole.plan[key])

@@ -188,6 +188,12 @@ TRAINED = table(
     | {"alarms": listed(TEXT)}
 )
 """Of the model of a run: what its training's record told."""
+IMMUNIZED = table(
+    {"method": TEXT, "stop": TEXT}
+    | dict.fromkeys(("i", "ii", "rir", "bound", "heldout_i", "heldout_ii", "heldout_rir"), SIZE.optional())
+    | dict.fromkeys(("harmful_left", "harmful_left_before", "primary_left", "primary_left_before"), SIZE.optional())
+)
+"""Of the model of a run: what its immunization reached."""
 MANIFEST = {
     "schema_version": whole(1),
     "state": one_of("running", "finished"),
@@ -199,6 +205,7 @@ MANIFEST = {
     "classes": whole(1).optional(),
     "recorded_accuracy": NUMBER.optional(),
     "trained": TRAINED.optional(),
+    "immunized": IMMUNIZED.optional(),
     "files": HASHES.optional(),
     **{
         name: TEXT.optional()
@@ -350,6 +357,6 @@ _SETTINGS: dict[str, tuple[type, ...]] = {
         ("random_start", "only_correct", "dead_units", "surface", "trust_pickle", "trust_remote_code"), (bool,)
     ),
     **dict.fromkeys(("control", "layer", "samples", "bounds"), (list,)),
-    "train": (dict,),
+    **dict.fromkeys(("train", "immunize"), (dict,)),
 }
 """What the settings of a specification are in JSON; those that are not listed may be anything plain."""

@@ -23,17 +23,10 @@ from flatlens.immunity.result import HISTORY, Change, Immunized
 from flatlens.immunity.tasks import Task, both
 from flatlens.progress import Progress, Report
 from flatlens.records.schema import Caution
+from flatlens.specs.immunize import CEILING as CEILING
+from flatlens.specs.immunize import METHODS as METHODS
+from flatlens.specs.immunize import check
 from flatlens.wording import python_words, warn
-
-CEILING = "ceiling"
-METHODS: dict[str, str] = {
-    CEILING: "closed form: the largest ratio that any linear extractor reaches",
-    "alg1": "Algorithm 1 of the paper: R_well of the primary and R_ill of the harmful task",
-    "r-ill": "R_ill alone, a baseline: both tasks become ill conditioned",
-    "opt-kappa": "the two condition numbers themselves, a baseline",
-    "imma": "IMMA, a baseline: the loss that a few steps of fine-tuning leave; needs targets",
-}
-"""Method -> one line about it."""
 
 
 class Asked(NamedTuple):
@@ -243,27 +236,9 @@ def checked(
     """
     if method not in METHODS:
         raise SpecError(unknown("method", str(method), METHODS, where="there are"))
-    return Asked(
-        method,
-        checked_ridge(ridge),
-        _within("delta", delta, 0, 1, "from 0 up to 1, such as 0.3"),
-        _within("balance", balance, 0, 1 + 1e-12, "from 0 to 1, such as 0.5"),
-        None if target is None else _within("target", target, 1, math.inf, "of at least 1: the RIR to stop at"),
-        _within("max-cond", max_cond, 1, math.inf, "of at least 1, such as 1e6"),
-        int(_within("steps", steps, 1, 1e9, "that is whole, at least 1", whole=True)),
-        _within("holdout", holdout, 0, 1, "from 0 up to 1: the share held out"),
-        int(_within("seed", seed, 0, 2**63, "that is whole, at least 0", whole=True)),
-    )
-
-
-def _within(name: str, value: Any, low: float, high: float, needs: str, *, whole: bool = False) -> float:
-    try:
-        found = math.nan if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        found = math.nan
-    if not low <= found < high or (whole and found != int(found)):
-        raise SpecError(f"--{name} {value}: needs a number {needs}")
-    return found
+    rho = checked_ridge(ridge)
+    numbers = check(delta, balance, target, max_cond, steps, holdout, seed)
+    return Asked(method, rho, *numbers)
 
 
 __all__ = ["METHODS", "Change", "Immunized", "immunize"]

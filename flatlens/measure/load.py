@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +42,7 @@ def load(spec: RunSpec, progress: Report | None = None) -> Loaded:
         raise SpecError(f"'{spec.model}' is a language model: this is of image classifiers")
     data = datasets.load(spec.data)
     chosen = samples_of(spec, data.y)
-    loaded = _model(spec, tuple(data.x.shape[1:]), data.classes, progress)
+    loaded, immunized = _model(spec, tuple(data.x.shape[1:]), data.classes, progress)
     recorded = reached.on_record(loaded, spec.data)
     x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
     attack = build(spec, loaded.model)
@@ -65,6 +66,7 @@ def load(spec: RunSpec, progress: Report | None = None) -> Loaded:
         "measurement_version": MEASUREMENT_VERSION,
         "recorded_accuracy": recorded,
         "trained": reached.told(loaded),
+        "immunized": immunized,
         "labels": list(data.labels) if data.labels else None,
     }
     return Loaded(dataclasses.replace(spec, batch_size=job.batch_size), job, identity)
@@ -79,9 +81,11 @@ def sources(spec: RunSpec) -> dict[str, object]:
     found: dict[str, object] = {"data_sha256": data.sha256, "points_sha256": points_sha256(spec)}
     trust = {key: getattr(spec, key) for key in TRUST}
     if spec.train is not None:
-        return found | {"recipe_sha256": recipes.recipe_sha256(spec.model, spec.train, **trust)}
-    loaded = models.load(spec.model, shape=tuple(data.x.shape[1:]), classes=data.classes, **trust)
-    return found | {"weights_sha256": loaded.sha256}
+        name, value = "recipe_sha256", recipes.recipe_sha256(spec.model, spec.train, **trust)
+    else:
+        shape = tuple(data.x.shape[1:])
+        name, value = "weights_sha256", models.load(spec.model, shape=shape, classes=data.classes, **trust).sha256
+    return found | {name: value if spec.immunize is None else _immunity().known_as(spec.immunize, value)}
 
 
 def _study(data: str) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -92,11 +96,25 @@ def _study(data: str) -> tuple[torch.Tensor, torch.Tensor] | None:
     return torch.from_numpy(found.x), torch.from_numpy(found.y)
 
 
-def _model(spec: RunSpec, shape: tuple[int, ...], classes: int, progress: Report | None) -> models.loaders.Loaded:
+def _model(
+    spec: RunSpec, shape: tuple[int, ...], classes: int, progress: Report | None
+) -> tuple[models.loaders.Loaded, dict[str, object] | None]:
+    """The model, trained and immunized as the spec says, and what is to be told of its immunization."""
     trust = {key: getattr(spec, key) for key in TRUST}
     if spec.train is not None:
-        return recipes.obtain(spec.model, spec.train, progress=progress, **trust)
-    return models.load(spec.model, shape=shape, classes=classes, **trust)
+        loaded = recipes.obtain(spec.model, spec.train, progress=progress, **trust)
+    else:
+        loaded = models.load(spec.model, shape=shape, classes=classes, **trust)
+    if spec.immunize is None:
+        return loaded, None
+    return _immunity().obtain(loaded, spec.immunize, device=spec.device, progress=progress)
+
+
+def _immunity() -> ModuleType:
+    # Immunization takes features, as what is measured does, and stands above it: it is looked up when it is asked for.
+    from flatlens.immunity import of_runs
+
+    return of_runs
 
 
 def samples_of(spec: RunSpec, y: Ints) -> Ints:

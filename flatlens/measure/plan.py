@@ -73,7 +73,7 @@ class LayerRow(NamedTuple):
 def plan(spec: RunSpec) -> Plan:
     """What a run of ``spec`` would take, from one timed pass of one batch; nothing is recipes."""
     recipe = spec.resolved().train
-    spec, job, _ = load(dataclasses.replace(spec, train=None))
+    spec, job, _ = load(dataclasses.replace(spec, train=None, immunize=None))
     batch = job.batch(0)
     began = time.perf_counter()
     here = job.victim(batch.x, batch.y)

@@ -47,9 +47,8 @@ def short(value: Any) -> str:
     if known is None:
         return "–"
     if known != 0 and not 1e-3 <= abs(known) < 1e6:
-        power = math.floor(math.log10(abs(known)))
-        lead = f"{known / 10.0**power:.1f}"
-        return f"{lead} · 10{str(power).translate(_UP)}"
+        lead, _, power = f"{known:.1e}".partition("e")
+        return f"{lead} · 10{str(int(power)).translate(_UP)}"
     return f"{known:,.0f}" if abs(known) >= 1000 else f"{known:.3g}"
 
 

@@ -43,6 +43,8 @@ class DrawnCell(NamedTuple):
     seconds: float | None = None
     trained: Mapping[str, Any] | None = None
     """What the record of its model's training tells; None of a model that was not trained by recipe."""
+    immunized: Mapping[str, Any] | None = None
+    """What its model's immunization reached; None of a model that was not immunized."""
 
 
 def page(cells: Sequence[DrawnCell], name: str) -> Plain:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flatlens.records.schema import ATTACK
-from flatlens.report import defences, defences_card, html_file, packing, sweep_data
+from flatlens.report import defences, defences_card, html_file, immunity_card, packing, sweep_data
 from flatlens.report.modules import joined
 from flatlens.report.roles import styles
 from flatlens.report.sweep_data import CONTROL, DrawnCell
@@ -53,6 +53,7 @@ def document(cells: Sequence[DrawnCell], *, name: str, plotly: str | None = None
         plotly=plotly,
         name=escape(name),
         defences=defences_card.card(found),
+        immunity=immunity_card.card(cells),
         table=_table(cells[:WITHOUT_SCRIPT], data["varying"]),
     )
 

@@ -21,6 +21,7 @@ from flatlens.errors import SpecError, unknown
 from flatlens.specs import attack_names, language
 from flatlens.specs.catalogue import ATTACK_SCHEMES, ATTACKS, NORMS, OBJECTIVES
 from flatlens.specs.defences import AXES
+from flatlens.specs.immunize import NONE, ImmunizeSpec
 from flatlens.specs.known_models import OBJECT
 from flatlens.specs.settings import Settings, all_controls, read_bounds
 from flatlens.specs.spelling import settings_of, unaliased
@@ -36,6 +37,8 @@ UNHASHED = ("device", "images", "name")
 """What does not determine the numbers."""
 LATER = (("surface", False),)
 """Settings that came later, and their defaults, which stay unwritten: the specs of before keep their hash."""
+SUBTABLES: Mapping[str, type] = {"train": TrainSpec, "immunize": ImmunizeSpec}
+"""Settings that are tables of their own."""
 OWN_OBJECTIVE = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr", "square": "margin"}
 
 
@@ -78,6 +81,7 @@ class RunSpec:
     dead_units: bool = False
     surface: bool = False
     train: TrainSpec | None = None
+    immunize: ImmunizeSpec | None = None
     trust_pickle: bool = False
     trust_remote_code: bool = False
     name: str | None = None
@@ -110,7 +114,11 @@ class RunSpec:
         if self.of_language:
             return replace(self, **language.resolved(self))
         train = None if self.train is None else replace(self.train, data=self.train.data or self.data)
-        whole = replace(self, control=all_controls(self.control), train=train)
+        immunize = self.immunize
+        if immunize is not None:
+            useful, other = immunize.primary or self.data, immunize.harmful or self.data
+            immunize = replace(immunize, primary=useful, harmful=other)
+        whole = replace(self, control=all_controls(self.control), train=train, immunize=immunize)
         return whole._foreign_resolved() if self.foreign else whole._native_resolved()
 
     def _foreign_resolved(self) -> RunSpec:
@@ -162,7 +170,8 @@ class RunSpec:
             for key, value in asdict(self).items()
             if value is not None and (key, value) not in LATER
         }
-        return found if self.train is None else found | {"train": self.train.to_dict()}
+        tables = {key: getattr(self, key) for key in SUBTABLES}
+        return found | {key: table.to_dict() for key, table in tables.items() if table is not None}
 
     def to_toml(self) -> str:
         """The text of ``spec.toml``."""
@@ -217,11 +226,25 @@ def train_from_dict(values: Mapping[str, Any]) -> TrainSpec:
     Raises:
         SpecError: an unknown key, or a value that cannot be.
     """
-    known = [f.name for f in fields(TrainSpec)]
+    return TrainSpec(**_table_of("train", values))
+
+
+def immunize_from_dict(values: Mapping[str, Any]) -> ImmunizeSpec | None:
+    """The table ``[immunize]``; None where its method is ``none``.
+
+    Raises:
+        SpecError: an unknown key, or a value that cannot be.
+    """
+    found = _table_of("immunize", {key: value for key, value in values.items() if (key, value) != ("method", NONE)})
+    return None if values.get("method") == NONE else ImmunizeSpec(**found)
+
+
+def _table_of(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    known = [f.name for f in fields(SUBTABLES[name])]
     for key in values:
         if key not in known:
-            raise SpecError(unknown("setting", key, known, where="[train] has"))
-    return TrainSpec(**{key: coerce(key, value, TrainSpec) for key, value in values.items()})
+            raise SpecError(unknown("setting", key, known, where=f"[{name}] has"))
+    return {key: coerce(key, value, SUBTABLES[name]) for key, value in values.items()}
 
 
 def coerce(key: str, value: Any, of: type = RunSpec) -> Any:
@@ -231,14 +254,17 @@ def coerce(key: str, value: Any, of: type = RunSpec) -> Any:
         SpecError: it cannot be read as such.
     """
     kinds = _kinds(key, of)
-    if TrainSpec in kinds and isinstance(value, Mapping):
-        return train_from_dict(value)
+    if of is RunSpec and key in SUBTABLES and isinstance(value, Mapping):
+        return train_from_dict(value) if key == "train" else immunize_from_dict(value)
     # On an axis of a defence none is a choice of its own, which a recipe may contradict.
-    none = of is TrainSpec and value == "none" and key not in AXES
+    none = of is not RunSpec and value == "none" and key not in AXES
     if type(None) in kinds and (value is None or none):
         return None
-    if TrainSpec in kinds:
-        raise SpecError(f"train = {value!r}: needs a table, for example [train] epochs = 10")
+    if of is RunSpec and key in SUBTABLES:
+        if isinstance(value, SUBTABLES[key]):
+            return value
+        example = "epochs = 10" if key == "train" else 'method = "alg1"'
+        raise SpecError(f"{key} = {value!r}: needs a table, for example [{key}] {example}")
     if float in kinds:
         return number(value) if isinstance(value, str) else typed(key, value, (int, float), float)
     if bool in kinds:

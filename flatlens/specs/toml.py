@@ -50,6 +50,9 @@ def parse_toml(text: str, file: str | Path) -> dict[str, Any]:
         raise SpecError(f"'{file}' has tables or lists within each other beyond what can be read") from error
 
 
+_TABLES = ("train", "immunize")
+
+
 def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """``values`` with ``a.b=c`` settings put in; c is read as TOML, and as text where it is none.
 
@@ -64,13 +67,13 @@ def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
         if not sign or not key.strip():
             raise SpecError(f"--set '{text}' is not of the form key=value, for example --set attack.random_start=true")
         table, dot, name = key.strip().partition(".")
-        if dot and table == "train":
-            recipe = out.get("train") or {}
-            if not isinstance(recipe, Mapping):
+        if dot and table in _TABLES:
+            own = out.get(table) or {}
+            if not isinstance(own, Mapping):
                 raise SpecError(
-                    f"--set '{shortened(text)}': train is {shortened(repr(recipe))}, and no table; give one of the two"
+                    f"--set '{shortened(text)}': {table} is {shortened(repr(own))}, and no table; give one of the two"
                 )
-            out["train"] = dict(recipe) | {name: _parse(value.strip())}
+            out[table] = dict(own) | {name: _parse(value.strip())}
         elif dot and table == "attack":
             out |= settings_of({"attack": {name: _parse(value.strip())}})
         else:

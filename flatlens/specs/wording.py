@@ -7,12 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flatlens.specs.defences import AXES, STANDARD, in_words, uses_eps
-from flatlens.specs.run import KEYS
+from flatlens.specs.immunize import NONE, ImmunizeSpec
+from flatlens.specs.run import KEYS, SUBTABLES
 from flatlens.specs.train import TrainSpec
 from flatlens.specs.values import shown, written
 
 ABSENT = "–"
 TRAIN_KEYS = tuple(f"train.{name}" for name in TrainSpec.__dataclass_fields__)
+IMMUNIZE = "immunize"
+IMMUNIZE_KEYS = tuple(f"{IMMUNIZE}.{name}" for name in ImmunizeSpec.__dataclass_fields__)
+METHOD = f"{IMMUNIZE}.method"
+"""How a model was immunized; ``none`` where it was not."""
 DEFENCE = "train.defence"
 """A training's axes in one word, which stands for them where more than the attack differs."""
 _AXES = tuple(f"train.{axis}" for axis in AXES)
@@ -23,14 +28,18 @@ def varying(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The flattened keys (``model``, ``train.adversarial``, …) whose value differs, in the order of a specification.
 
     Where some models are trained and others are not, that alone counts as a difference of ``train``; the settings of a
-    training are compared among the trained. A step size that only follows from the attack's eps and steps is none.
+    training are compared among the trained. With immunization it is the same, and its method stands for it. A step
+    size that only follows from the attack's eps and steps is none.
     """
     points = [flat(spec) for spec in specs]
     known = {key for values in points for key in values}
-    trained = [values for values, spec in zip(points, specs, strict=True) if spec.get("train")]
+    having = {
+        table: [values for values, spec in zip(points, specs, strict=True) if spec.get(table)] for table in SUBTABLES
+    }
+    trained, immune = having["train"], having[IMMUNIZE]
     found = []
     for key in ordered(known - {DEFENCE}):
-        among = trained if key.startswith("train.") else points
+        among = having.get(key.partition(".")[0], points) if "." in key else points
         if len({text(key, values.get(key)) for values in among}) > 1:
             found.append(key)
     if "step_size" in found:
@@ -42,8 +51,9 @@ def varying(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     mixed = 0 < len(trained) < len(specs)
     if mixed and not any(key.startswith("train.") for key in found):
         found.append("train")
-        found = ordered(found)
-    return found
+    if 0 < len(immune) < len(specs) and METHOD not in found:
+        found.append(METHOD)
+    return ordered(found)
 
 
 def label(spec: Mapping[str, Any], keys: Iterable[str]) -> str:
@@ -72,10 +82,11 @@ def labels(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 def flat(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A specification without tables: ``train`` as ``train.epochs``, …, and its defence in words."""
-    own = {key: value for key, value in spec.items() if key != "train" and value is not None}
+    own = {key: value for key, value in spec.items() if key not in SUBTABLES and value is not None}
     train = spec.get("train") or {}
-    recipe = {f"train.{key}": value for key, value in train.items() if value is not None}
-    return own | recipe | ({DEFENCE: in_words(train)} if train else {})
+    for table in SUBTABLES:
+        own |= {f"{table}.{key}": value for key, value in (spec.get(table) or {}).items() if value is not None}
+    return own | ({DEFENCE: in_words(train)} if train else {})
 
 
 def value_of(spec: Mapping[str, Any], key: str) -> str:
@@ -83,6 +94,8 @@ def value_of(spec: Mapping[str, Any], key: str) -> str:
     train = spec.get("train")
     if key == "train":
         return _training(train) if train else ABSENT
+    if key == METHOD and not spec.get(IMMUNIZE):
+        return NONE
     if key == DEFENCE and train:
         return in_words(train)
     if key == "train.adversarial" and train and not train.get("adversarial"):
@@ -106,12 +119,21 @@ def _training(train: Mapping[str, Any], epochs: bool = True) -> str:
 def model_of(spec: Mapping[str, Any], *, epochs: bool = True) -> str:
     """The row of the heat map: the model, and how it was trained (for how long, where that differs)."""
     model = shown(spec.get("model", "?"))
-    return f"{model} · {_training(train, epochs)}" if (train := spec.get("train")) else model
+    trained = [_training(train, epochs)] if (train := spec.get("train")) else []
+    immune = [f"immunized, {shown(of.get('method', '?'))}"] if (of := spec.get(IMMUNIZE)) else []
+    return " · ".join([model, *trained, *immune])
 
 
 def ordered(keys: Iterable[str]) -> list[str]:
     """Flattened keys in the order of a specification."""
-    order = ["name", *(k for k in KEYS if k not in ("train", "name")), "train", *TRAIN_KEYS]
+    order = [
+        "name",
+        *(k for k in KEYS if k not in (*SUBTABLES, "name")),
+        "train",
+        *TRAIN_KEYS,
+        IMMUNIZE,
+        *IMMUNIZE_KEYS,
+    ]
     place = {key: i for i, key in enumerate(order)}
     return sorted(keys, key=lambda key: (place.get(key, len(order)), key))
 

@@ -111,7 +111,8 @@ def listed(sweep: Sweep, folder: Path) -> list[DrawnCell]:
             except RunError as damage:
                 about, found, error = {}, None, str(damage)
             link = _link(sweep.cell(key) / "report.html", folder)
-            cells.append(DrawnCell(key, spec, found, link, DONE, error, about.get("seconds"), about.get("trained")))
+            told = {"trained": about.get("trained"), "immunized": about.get("immunized")}
+            cells.append(DrawnCell(key, spec, found, link, DONE, error, about.get("seconds"), **told))
         else:
             failure = sweep.failure(key)
             error = None if failure is None else failure.error

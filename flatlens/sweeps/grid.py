@@ -2,7 +2,7 @@
 
 A file from somebody else runs no code by being read, nor by being run, unless a flag allows it. For example::
 
-    [run]                                # keys of a run's spec.toml; [run.train] is a training recipe
+    [run]                                # keys of a run's spec.toml; [run.train], [run.immunize] are tables
     data = "flatlens:digits"
     [grid]                               # the product of these lists
     model = ["flatlens:cnn", "flatlens:mlp"]
@@ -28,10 +28,9 @@ from typing import Any, NamedTuple
 
 from flatlens.errors import SpecError, unknown
 from flatlens.records.schema import MEASUREMENT_VERSION
-from flatlens.specs.run import KEYS, NEEDED, RunSpec, coerce, from_dict
+from flatlens.specs.run import KEYS, NEEDED, SUBTABLES, RunSpec, coerce, from_dict
 from flatlens.specs.spelling import ALIASES, settings_of
 from flatlens.specs.toml import parse_toml, read_text
-from flatlens.specs.train import TrainSpec
 from flatlens.specs.trust import NAMES_CODE, TRUST, demand_code, without_trust
 from flatlens.specs.values import missing
 from flatlens.specs.wording import text
@@ -39,7 +38,6 @@ from flatlens.specs.wording import text
 TABLES = ("run", "grid", "zip", "exclude")
 MOST = 100_000
 """Cells of a sweep."""
-TRAIN = "train"
 
 
 class Cell(NamedTuple):
@@ -130,9 +128,11 @@ def key_of(spec: RunSpec) -> str:
 
 def _cell(point: Point, varied: Point, trust: Mapping[str, bool]) -> Cell:
     values = {key: value for key, value in point.items() if "." not in key and key not in TRUST}
-    recipe = {key.partition(".")[2]: value for key, value in point.items() if "." in key}
-    if recipe:
-        values[TRAIN] = recipe
+    for table in SUBTABLES:
+        own = {key.partition(".")[2]: value for key, value in point.items() if key.partition(".")[0] == table}
+        own = {name: value for name, value in own.items() if name}
+        if own:
+            values[table] = own
     leave: dict[str, Any] = {key: bool(trust.get(key)) for key in TRUST}
     try:
         spec = replace(from_dict(values), **leave).resolved()
@@ -145,9 +145,10 @@ def _cell(point: Point, varied: Point, trust: Mapping[str, bool]) -> Cell:
 def _flat(table: Mapping[str, Any]) -> Point:
     """A table of settings by flat key: ``eps`` for ``attack.eps``, ``train.epochs``."""
     found = settings_of(table)
-    if isinstance(recipe := found.get(TRAIN), Mapping):
-        del found[TRAIN]
-        found |= {f"{TRAIN}.{name}": item for name, item in recipe.items()}
+    for key in SUBTABLES:
+        if isinstance(own := found.get(key), Mapping):
+            del found[key]
+            found |= {f"{key}.{name}": item for name, item in own.items()}
     for key in found:
         _known(key)
     return found
@@ -155,9 +156,10 @@ def _flat(table: Mapping[str, Any]) -> Point:
 
 def _known(key: str) -> None:
     table, dot, name = key.rpartition(".")
-    if table == TRAIN and name not in TrainSpec.__dataclass_fields__:
-        raise SpecError(unknown("setting", name, TrainSpec.__dataclass_fields__, where="[train] has"))
-    if table != TRAIN and (dot or key not in KEYS):
+    known = getattr(SUBTABLES.get(table), "__dataclass_fields__", {})
+    if table in SUBTABLES and name not in known:
+        raise SpecError(unknown("setting", name, known, where=f"[{table}] has"))
+    if table not in SUBTABLES and (dot or key not in KEYS):
         raise SpecError(unknown("setting", key, KEYS, where="a run has"))
 
 
@@ -184,9 +186,9 @@ def _zips(tables: Any) -> Iterator[list[Point]]:
 def _lists(table: Mapping[str, Any], where: str) -> Iterator[tuple[str, list[Any]]]:
     """The lists of an axis by flat key; ``train.epochs = […]`` is a table within the table to TOML."""
     for key, values in table.items():
-        nested = values.items() if key == TRAIN and isinstance(values, Mapping) else None
+        nested = values.items() if key in SUBTABLES and isinstance(values, Mapping) else None
         for name, items in (
-            [(ALIASES.get(key, key), values)] if nested is None else [(f"{TRAIN}.{k}", v) for k, v in nested]
+            [(ALIASES.get(key, key), values)] if nested is None else [(f"{key}.{k}", v) for k, v in nested]
         ):
             _known(name)
             if items == []:
@@ -231,9 +233,11 @@ class _Exclude:
 def _plain(key: str, value: Any) -> Any:
     """A value in its one form, so that 0.1 and "1/10", or "head" and ["head"], are the same."""
     table, _, name = key.rpartition(".")
-    return coerce(name, value, TrainSpec if table else RunSpec)
+    if table == "immunize" and name == "method":
+        return value  # none, too, is a value there: it stands for no immunization
+    return coerce(name, value, SUBTABLES[table] if table else RunSpec)
 
 
 def _default(key: str) -> Any:
     table, _, name = key.rpartition(".")
-    return getattr(TrainSpec if table else RunSpec, name, None)
+    return getattr(SUBTABLES[table] if table else RunSpec, name, None)

@@ -295,7 +295,7 @@ class _Supervisor:
         by_sources: dict[str, list[str]] = defaultdict(list)
         for key in keys:
             spec = self.specs[key]
-            named = [spec.get(name) for name in ("model", "data", "train", "attack")]
+            named = [spec.get(name) for name in ("model", "data", "train", "immunize", "attack")]
             by_sources[json.dumps(named, sort_keys=True)].append(key)
         for found in by_sources.values():
             self.alike[found[0]] = found

@@ -26,13 +26,11 @@ from flatlens.records.stored import KEY as KEY
 from flatlens.records.stored import fitting as fitting
 from flatlens.records.stored import pieces
 from flatlens.records.valley import Fraction, Median, Summary
-from flatlens.specs.run import RunSpec
-from flatlens.specs.train import TrainSpec
+from flatlens.specs.run import SUBTABLES, RunSpec
 from flatlens.specs.values import shown
-from flatlens.specs.wording import flat
+from flatlens.specs.wording import IMMUNIZE, flat
 from flatlens.sweeps import finished
 from flatlens.sweeps.folder import Sweep
-from flatlens.sweeps.grid import TRAIN
 from flatlens.sweeps.opening import damaged
 
 RUN_TABLES = {"steps": STEPS, "layers": LAYERS}
@@ -148,11 +146,11 @@ def column(key: str) -> pa.Field:
     return pa.field(LAYER_SETTING if key == "layer" else key, _SETTINGS[key])
 
 
-def _types(of: type[RunSpec] | type[TrainSpec], prefix: str = "") -> dict[str, pa.DataType]:
+def _types(of: type[Any], prefix: str = "") -> dict[str, pa.DataType]:
     """The settings that are a table's columns, with the types that Arrow has for them."""
     plain = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
     hints = typing.get_type_hints(of)
-    names = [field.name for field in fields(of) if field.name != TRAIN]
+    names = [field.name for field in fields(of) if field.name not in SUBTABLES]
     return {f"{prefix}{name}": plain.get(_without_none(hints[name]), pa.string()) for name in names}
 
 
@@ -161,7 +159,9 @@ def _without_none(hint: Any) -> Any:
     return left[0] if isinstance(hint, types.UnionType) and len(left) == 1 else hint
 
 
-_SETTINGS = _types(RunSpec) | _types(TrainSpec, f"{TRAIN}.")
+_SETTINGS = _types(RunSpec)
+for _table, _of in SUBTABLES.items():
+    _SETTINGS |= _types(_of, f"{_table}.")
 
 
 # ---- figures ----------------------------------------------------------------------------------------
@@ -204,6 +204,12 @@ _TRAINED = [
     _Figure(pa.field("train_step_seconds", pa.float64()), "step_seconds"),
 ]
 """Of what the record of a training by recipe tells; null of other models."""
+_IMMUNIZED = [
+    _Figure(pa.field(f"{IMMUNIZE}_{name}", pa.float64()), name)
+    for name in ("i", "ii", "rir", "bound", "heldout_i", "heldout_ii", "heldout_rir", "harmful_left",
+                 "harmful_left_before", "primary_left", "primary_left_before")
+]  # fmt: skip
+"""Of what an immunization reached; null of other models."""
 _TEXTS = [_Figure(pa.field(name, pa.string()), name) for name in ("path", "layer", "measure", "method")]
 _ROW = [*_TEXTS, _Figure(pa.field("exact", pa.bool_()), "exact"), *_summary()]
 CELLS = pa.schema(
@@ -212,7 +218,7 @@ CELLS = pa.schema(
         *map(column, _SETTINGS),
         *((name, pa.string()) for name in _HASHES),
         ("seconds", pa.float64()),
-        *(figure.field for figure in (*_ACCURACY, *_TRAINED, *_ROW)),
+        *(figure.field for figure in (*_ACCURACY, *_TRAINED, *_IMMUNIZED, *_ROW)),
     ]
 )
 """The columns of the table of cells."""
@@ -228,6 +234,7 @@ def _figures(sweep: Sweep, keys: Sequence[str]) -> pa.Table:
         about += [[found.get(name) for found in manifests] for name in (*_HASHES, "seconds")]
         about += [[_at(found["accuracy"], figure) for found in digests] for figure in _ACCURACY]
         about += [[_told(found.get("trained"), figure) for found in manifests] for figure in _TRAINED]
+        about += [[_told(found.get("immunized"), figure) for found in manifests] for figure in _IMMUNIZED]
         rows = [(i, row) for i, found in enumerate(digests) for row in found["rows"]]
         figures = [[_at(row, figure) for _, row in rows] for figure in _ROW]
         fields = list(CELLS)

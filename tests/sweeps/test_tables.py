@@ -70,9 +70,12 @@ def test_a_row_per_cell_path_and_layer_with_settings_and_figures(whole):
 
 def test_every_setting_is_a_column(whole):
     assert len(set(whole.cells.column_names)) == len(whole.cells.column_names)
-    assert set(KEYS) - {"train", "layer"} | {"layers", "train.epochs", "train.adversarial"} <= set(
-        whole.cells.column_names
-    )
+    assert set(KEYS) - {"train", "immunize", "layer"} | {
+        "layers",
+        "train.epochs",
+        "train.adversarial",
+        "immunize.method",
+    } <= set(whole.cells.column_names)
     assert whole.cells.schema == tables.CELLS
 
 

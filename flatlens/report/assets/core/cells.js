@@ -106,7 +106,7 @@ function telling(data, cell) {
 
 /** A number needs its name; `train.eps` is `eps` where the attack's own does not vary. @param {SweepData} data @param {Setting} column */
 function titleOf(data, { key }) {
-  const last = key.replace("train.", ""), taken = data.varying.some((c) => c.key === last && c.key !== key);
+  const last = key.replace("train.", "").replace("immunize.method", "immunized by").replace("immunize.", ""), taken = data.varying.some((c) => c.key === last && c.key !== key);
   return words(taken ? key : last);
 }
 

@@ -37,7 +37,7 @@ _PrimaryClasses = Annotated[
 _HarmfulClasses = Annotated[
     str | None, _flag("Only these classes of the harmful data.", "--harmful-classes", "5,7-9", _TASKS)
 ]
-Method = Annotated[
+_Method = Annotated[
     str,
     _flag(
         "ceiling (closed form), alg1, r-ill, opt-kappa or imma (default ceiling).",
@@ -48,10 +48,10 @@ Method = Annotated[
 ]
 _Ridge = Annotated[str, _flag("ρ; ρ·trace/d is added to both Hessians (default 0.01).", "--ridge", "NUMBER")]
 _Target = Annotated[str | None, _flag("The ratio at which to stop (default: none).", "--target", "NUMBER")]
-Delta = Annotated[
+_Delta = Annotated[
     str, _flag("alg1: eigenvalues so near the largest are lowered as one (default 0.3).", "--delta", "NUMBER")
 ]
-Balance = Annotated[
+_Balance = Annotated[
     str,
     _flag(
         "ceiling: who gains, 0 the useful task alone, 1 the harmful one's slowness (default 0.5).",
@@ -59,14 +59,14 @@ Balance = Annotated[
         "NUMBER",
     ),
 ]
-MaxCond = Annotated[str, _flag("The largest condition number of θ (default 1e6).", "--max-cond", "NUMBER")]
+_MaxCond = Annotated[str, _flag("The largest condition number of θ (default 1e6).", "--max-cond", "NUMBER")]
 _Steps = Annotated[str, _flag("Steps that are tried at most (default 100).", "--steps", "N")]
-Holdout = Annotated[
+_Holdout = Annotated[
     str, _flag("Share of each task's samples that θ does not see (default 0.3).", "--holdout", "NUMBER")
 ]
-Seed = Annotated[str, _flag("Of the choice of these samples (default 0).", "--seed", "N")]
-Out = Annotated[Path | None, _flag("Folder of the result; made, or gone on with.", "--out", "DIR", "Results")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the result that is there.", rich_help_panel="Results")]
+_Seed = Annotated[str, _flag("Of the choice of these samples (default 0).", "--seed", "N")]
+_OUT = Annotated[Path | None, _flag("Folder of the result; made, or gone on with.", "--out", "DIR", "Results")]
+_Force = Annotated[bool, typer.Option("--force", help="Replace the result that is there.", rich_help_panel="Results")]
 _NOTE = (
     "It gives time, and only against plain gradient descent on a new head: conjugate gradients, least squares and "
     "whitening are as fast as before, and who fine-tunes the whole network is not bound to these features at all."
@@ -81,20 +81,20 @@ def immunize(
     primary_classes: _PrimaryClasses = None,
     harmful_classes: _HarmfulClasses = None,
     layer: options.Layer = None,
-    method: Method = "ceiling",
+    method: _Method = "ceiling",
     ridge: _Ridge = "0.01",
     target: _Target = None,
-    delta: Delta = "0.3",
-    balance: Balance = "0.5",
-    max_cond: MaxCond = "1e6",
+    delta: _Delta = "0.3",
+    balance: _Balance = "0.5",
+    max_cond: _MaxCond = "1e6",
     steps: _Steps = "100",
-    holdout: Holdout = "0.3",
-    seed: Seed = "0",
+    holdout: _Holdout = "0.3",
+    seed: _Seed = "0",
     limit: options.Limit = None,
     batch_size: options.BatchSize = None,
     device: options.Device = None,
-    out: Out = None,
-    force: Force = False,
+    out: _OUT = None,
+    force: _Force = False,
     trust_pickle: options.TrustPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
     json: options.Json = False,

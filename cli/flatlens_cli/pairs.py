@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flatlens.errors import FlatlensError, UsageError, one_line
-from flatlens_cli import options, terminal
-from flatlens_cli.immunize import Balance, Delta, Force, Holdout, MaxCond, Method, Out, Seed
+from flatlens.specs.immunize import METHODS
+from flatlens_cli import completing, options, terminal
 from flatlens_cli.options import run_spec
 
 if TYPE_CHECKING:
@@ -17,26 +17,35 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _PANEL = "The immunizations"
-_Ridge = Annotated[
+_NAMES = tuple(name for name in METHODS if name != "imma")  # which needs targets, and a class has none
+
+
+def _flag(text: str, name: str, metavar: str = "NUMBER", panel: str = _PANEL, completion: Any = None) -> Any:
+    return typer.Option(
+        name, help=text, metavar=metavar, rich_help_panel=panel, show_default=False, autocompletion=completion
+    )
+
+
+_Method = Annotated[
     str,
-    typer.Option(
-        "--ridge",
-        help="ρ; ρ·trace/d is added to each Hessian (default 0.001).",
-        metavar="NUMBER",
-        rich_help_panel=_PANEL,
-        show_default=False,
+    _flag(
+        f"{', '.join(_NAMES[:-1])} or {_NAMES[-1]} (default ceiling).",
+        "--method",
+        "NAME",
+        completion=completing.words(*_NAMES),
     ),
 ]
-_Steps = Annotated[
-    str,
-    typer.Option(
-        "--steps",
-        help="Steps that are tried at most, a pair (default 40).",
-        metavar="N",
-        rich_help_panel=_PANEL,
-        show_default=False,
-    ),
+_Ridge = Annotated[str, _flag("ρ; ρ·trace/d is added to each Hessian (default 0.001).", "--ridge")]
+_Delta = Annotated[str, _flag("alg1: eigenvalues so near the largest are lowered as one (default 0.3).", "--delta")]
+_Balance = Annotated[
+    str, _flag("ceiling: who gains, 0 the useful task alone, 1 the harmful one's slowness (default 0.5).", "--balance")
 ]
+_MaxCond = Annotated[str, _flag("The largest condition number of θ (default 1e6).", "--max-cond")]
+_Steps = Annotated[str, _flag("Steps that are tried at most, a pair (default 40).", "--steps", "N")]
+_Holdout = Annotated[str, _flag("Share of each class's samples that θ does not see (default 0).", "--holdout")]
+_Seed = Annotated[str, _flag("Of the choice of these samples (default 0).", "--seed", "N")]
+_OUT = Annotated[Path | None, _flag("Folder of the result; made, or found again.", "--out", "DIR", "Results")]
+_Force = Annotated[bool, typer.Option("--force", help="Replace the result that is there.", rich_help_panel="Results")]
 _Halve = Annotated[
     bool, typer.Option("--halve", help="Without --model: images at half their width and height, means of 2 × 2 pixels.")
 ]
@@ -48,19 +57,19 @@ def pairs(
     data: options.Data = None,
     layer: options.Layer = None,
     halve: _Halve = False,
-    method: Method = "ceiling",
+    method: _Method = "ceiling",
     ridge: _Ridge = "0.001",
-    delta: Delta = "0.3",
-    balance: Balance = "0.5",
-    max_cond: MaxCond = "1e6",
+    delta: _Delta = "0.3",
+    balance: _Balance = "0.5",
+    max_cond: _MaxCond = "1e6",
     steps: _Steps = "40",
-    holdout: Holdout = "0",
-    seed: Seed = "0",
+    holdout: _Holdout = "0",
+    seed: _Seed = "0",
     limit: options.Limit = None,
     batch_size: options.BatchSize = None,
     device: options.Device = None,
-    out: Out = None,
-    force: Force = False,
+    out: _OUT = None,
+    force: _Force = False,
     trust_pickle: options.TrustPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
     json: options.Json = False,

@@ -223,10 +223,10 @@ def _tuned_table(found: Result) -> str:
             for extractor in (drawn.IDENTITY, drawn.IMMUNIZED):
                 if (bands := drawn.spread(tuned, optimizer, task, extractor)) is not None:
                     epochs, low, middle, high = bands
-                    told = [f"{100 * m:.1f} [{100 * a:.1f}, {100 * b:.1f}]"
-                            for a, m, b in ((low[k], middle[k], high[k]) for k in (0, -1))]  # fmt: skip
+                    at = (0, min(1, len(epochs) - 1), -1)
+                    told = [f"{100 * middle[k]:.1f} [{100 * low[k]:.1f}, {100 * high[k]:.1f}]" for k in at]
                     which = "immunized" if extractor == drawn.IMMUNIZED else "as it was"
                     rows.append([f"{drawn.optimizer_words(optimizer)}, {task}, {which}", *told, f"{epochs[-1]:g}"])
-    head = ["fine-tuning", "right at its first epoch, %", "right at its last, %", "last epoch"]
+    head = ["fine-tuning", "right before, %", "after one epoch, %", "at the end, %", "epochs"]
     return table_card("tuned", "Fine-tuning the whole network", table(head, rows),
                        f"Medians of {_seeds(tuned)} seeds, and in brackets the lowest and the highest.")  # fmt: skip

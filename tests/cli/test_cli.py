@@ -71,8 +71,8 @@ def test_misuse_is_one_line_that_names_what_would_work(flatlens, words, said):
 
 
 def test_every_field_of_a_spec_but_bounds_and_recipes_has_a_flag_of_its_name():
-    """Bounds are set with ``--set``, as the cautions say, and so are the keys of the table ``[train]``."""
-    assert set(spec.KEYS) - {"bounds", "train"} <= set(inspect.signature(tracing.trace).parameters)
+    """Bounds are set with ``--set``, as the cautions say, and so are the keys of tables such as ``[train]``."""
+    assert set(spec.KEYS) - {"bounds", *spec.SUBTABLES} <= set(inspect.signature(tracing.trace).parameters)
 
 
 def test_without_flags_a_spec_has_its_own_defaults(planned, flatlens):

@@ -104,7 +104,7 @@ def test_every_attacker_is_in_the_table():
 
 def test_fine_tuning_is_told_with_the_spread_of_its_seeds():
     rows = lines(immunity_page.document(made()), "Fine-tuning the whole network")
-    assert rows[2] == ["SGD, harmful, immunized", "12.0 [10.0, 14.0]", "52.0 [50.0, 54.0]", "4"]
+    assert rows[2] == ["SGD, harmful, immunized", "12.0 [10.0, 14.0]", "22.0 [20.0, 24.0]", "52.0 [50.0, 54.0]", "4"]
     assert len(rows) == 1 + 8
 
 

@@ -64,6 +64,15 @@ _Holdout = Annotated[
     str, _flag("Share of each task's samples that θ does not see (default 0.3).", "--holdout", "NUMBER")
 ]
 _Seed = Annotated[str, _flag("Of the choice of these samples (default 0).", "--seed", "N")]
+_FineTune = Annotated[
+    bool,
+    typer.Option(
+        "--fine-tune",
+        help="Also fine-tune the whole network on the harmful task, with θ and without: SGD, Adam, five seeds.",
+        rich_help_panel=_PANEL,
+    ),
+]
+_Epochs = Annotated[str | None, _flag("--fine-tune: passes over the harmful data (default 10).", "--epochs", "N")]
 _OUT = Annotated[Path | None, _flag("Folder of the result; made, or gone on with.", "--out", "DIR", "Results")]
 _Force = Annotated[bool, typer.Option("--force", help="Replace the result that is there.", rich_help_panel="Results")]
 _NOTE = (
@@ -89,6 +98,8 @@ def immunize(
     steps: _Steps = "100",
     holdout: _Holdout = "0.3",
     seed: _Seed = "0",
+    fine_tune: _FineTune = False,
+    epochs: _Epochs = None,
     limit: options.Limit = None,
     batch_size: options.BatchSize = None,
     device: options.Device = None,
@@ -108,9 +119,10 @@ def immunize(
         if value is None:
             raise UsageError(f"{name} is missing; `flatlens immunize --help` shows what it takes")
     tables = model is None and all(str(uri).startswith("table:") for uri in (primary, harmful))
-    data_flags = ("layer", "limit", "primary_classes", "harmful_classes")
+    data_flags = ("layer", "limit", "primary_classes", "harmful_classes", "fine_tune")
     if tables and (given := next((key for key in data_flags if context.params[key]), None)):
         raise UsageError(f"--{given.replace('_', '-')} needs --model; the columns of a table are taken as they are")
+    tuned = _tuned(fine_tune, epochs)
     chosen = [_classes(name, text) for name, text in (("primary", primary_classes), ("harmful", harmful_classes))]
     known = {key: context.params[key] for key in ("model", "layer", "limit", "batch_size", "device")}
     known |= {key: context.params[key] for key in ("trust_pickle", "trust_remote_code")}
@@ -135,12 +147,27 @@ def immunize(
             found = of_tables(primary, harmful, asked, out, force=force, progress=progress)
         else:
             useful, other = Data(primary, chosen[0]), Data(harmful, chosen[1])
-            found = of_names(spec, useful, other, asked, out, force=force, progress=progress)
+            found = of_names(spec, useful, other, asked, out, fine_tune=tuned, force=force, progress=progress)
     if not quiet:
         terminal.show(_text(found, out), err=json)
     if json:
         told = {"out": str(out), "primary_data": primary, "harmful_data": harmful, "model": found.model}
-        terminal.emit(told | found.found.to_dict() | {"attackers": _left(found)})
+        told |= found.found.to_dict() | {"attackers": _left(found)}
+        terminal.emit(told | ({"fine_tuning": found.fine_tuning} if found.fine_tuning else {}))
+
+
+def _tuned(asked: bool, epochs: str | None) -> int | None:
+    """How many epochs are fine-tuned; None where that is not asked for."""
+    if not asked:
+        if epochs is not None:
+            raise UsageError(
+                f"--epochs {epochs} is given without --fine-tune, whose epochs they are; give both, or none"
+            )
+        return None
+    found = options.whole(epochs or "10")
+    if found < 1:
+        raise SpecError(f"--epochs {found}: needs a whole number of at least 1")
+    return found
 
 
 def _classes(name: str, text: str | None) -> tuple[int, ...]:
@@ -190,10 +217,26 @@ def _text(asked: OfModel, out: Path) -> RenderableType:
     parts = [terminal.columns(rows)]
     if left := _left(asked):
         parts.append(Padding(_attackers(left), (1, 0, 0, 0)))
+    if asked.fine_tuning:
+        parts.append(Padding(_fine_tuned(asked.fine_tuning), (1, 0, 0, 0)))
     parts.append(Padding(terminal.note(_NOTE), (1, 0, 0, 0)))
     if tail := [("caution", f"{caution.code}: {caution.message}") for caution in found.cautions]:
         parts.append(Padding(terminal.columns(tail), (1, 0, 0, 0)))
     return Group(*parts)
+
+
+def _fine_tuned(told: dict[str, Any]) -> RenderableType:
+    """Where the whole network ends, fine-tuned on the harmful task: without θ → with it."""
+    epochs = terminal.several(told["epochs"], "epoch")
+    header = (f"whole network fine-tuned, {epochs}", "harmful: without θ → with θ", "primary, own head frozen")
+    rows = []
+    for optimizer in told["rates"]["identity"]:
+        cells = []
+        for task in ("harmful", "primary"):
+            plain, immune = (told["accuracy"][extractor][optimizer][task] for extractor in ("identity", "immunized"))
+            cells.append(f"{100 * plain['end']:.1f} → {100 * immune['end']:.1f} % right")
+        rows.append((f"{optimizer}, mean of {len(told['seeds'])} seeds", *cells))
+    return terminal.columns([header, *rows], header=True)
 
 
 def _moved(most: float) -> str:

@@ -4,7 +4,8 @@ immunization.json     what was asked for, all figures, and the hashes of the oth
 theta.safetensors     θ, float64
 history.parquet       a row a step; where there were steps
 attackers.parquet     how fast the probes are learnt; where there were targets
-unfinished.npz        places of a search that has not ended
+finetuning.parquet    the whole network fine-tuned on the harmful task, immunized and not; where it was asked for
+unfinished.npz        places of a search that has not ended; unfinished-finetuning.parquet: trials of a fine-tuning
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ from flatlens.files.sealing import file_sha256
 from flatlens.immunity.ceiling import Ratios
 from flatlens.immunity.climbing import Place
 from flatlens.immunity.result import Change, Immunized
+from flatlens.immunity.trials import FILE as TRIALS
 from flatlens.records.claims import claimed
 from flatlens.records.schema import Caution
 
 SUMMARY, THETA, UNFINISHED = "immunization.json", "theta.safetensors", "unfinished.npz"
-TABLES = ("history", "attackers")
-FILES = (SUMMARY, THETA, UNFINISHED, *(f"{name}.parquet" for name in TABLES))
+TABLES = ("history", "attackers", "finetuning")
+FILES = (SUMMARY, THETA, UNFINISHED, TRIALS, *(f"{name}.parquet" for name in TABLES))
+FINE_TUNING = "fine_tuning"
+"""Where a summary tells of it."""
 SCHEMA_VERSION = 1
 EVERY = 20
 """Steps after which places are kept."""
@@ -97,6 +101,35 @@ class Kept:
             write_json(self.path / SUMMARY, told)
             (self.path / UNFINISHED).unlink(missing_ok=True)
         return found
+
+    def fine_tuning(self, epochs: int) -> bool:
+        """Whether a fine-tuning of so many epochs is there.
+
+        Raises:
+            RunError: one of another number is.
+        """
+        there = read(self.path).get(FINE_TUNING)
+        if there is not None and there["epochs"] != epochs:
+            raise RunError(
+                f"'{self.path}' holds a fine-tuning of {there['epochs']} epochs, not {epochs}; name another folder "
+                "with --out, or replace it with --force"
+            )
+        return there is not None
+
+    def add_fine_tuning(self, table: pa.Table, about: Mapping[str, Any]) -> None:
+        """Write a fine-tuning beside a finished result.
+
+        Args:
+            table: its rows.
+            about: what the summary tells of it.
+        """
+        file = self.path / "finetuning.parquet"
+        with disk(self.path):
+            write_file(file, _parquet(table))
+            told = borders.read_json(self.path / SUMMARY) | {FINE_TUNING: dict(about)}
+            told["files"][file.name] = file_sha256(file)
+            write_json(self.path / SUMMARY, told)
+            (self.path / TRIALS).unlink(missing_ok=True)
 
     def result(self) -> Immunized | None:
         """The finished result; None where there is none."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import copy
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -15,14 +16,17 @@ from flatlens import datasets, models
 from flatlens.datasets import Dataset
 from flatlens.datasets.table import regression
 from flatlens.errors import DataError, SpecError
+from flatlens.immunity import fine_tuning as tuning
 from flatlens.immunity import folder
+from flatlens.immunity.fine_tuning import Network, fine_tuned, told
 from flatlens.immunity.immunize import Asked, identity, of_tasks
 from flatlens.immunity.result import Immunized
-from flatlens.immunity.tasks import both
+from flatlens.immunity.tasks import Task, both
+from flatlens.immunity.trials import KeptTrials
 from flatlens.measure.features import Features, features
 from flatlens.measure.load import samples_of
 from flatlens.measure.prepare import device_of
-from flatlens.models.appended import OPTION, appended
+from flatlens.models.appended import HEAD, OPTION, appended
 from flatlens.models.loaders import MAKERS
 from flatlens.progress import Progress, Report
 from flatlens.specs.run import RunSpec
@@ -53,10 +57,12 @@ class OfModel(NamedTuple):
         found: the result.
         model: ``uri``, ``sha256`` of its weights, ``layer``, ``appended`` (the name that loads it with θ, None where
             its kind has none) and ``logits``, by how much θ moves them at most; None where the features are columns.
+        fine_tuning: where a fine-tuning ends, as `fine_tuning.told` has it; None where it was not asked for.
     """
 
     found: Immunized
     model: dict[str, Any] | None
+    fine_tuning: dict[str, Any] | None = None
 
 
 def of_tables(
@@ -95,6 +101,7 @@ def of_names(
     asked: Asked,
     out: Path,
     *,
+    fine_tune: int | None = None,
     force: bool = False,
     progress: Report | None = None,
 ) -> OfModel:
@@ -106,6 +113,7 @@ def of_names(
         harmful: those of the other task, of inputs of the same shape.
         asked: what is asked for.
         out: the folder of the result.
+        fine_tune: also fine-tune the whole network on the harmful task, for so many epochs; None for not.
         force: replace the result that is there.
         progress: called after each step.
 
@@ -129,6 +137,8 @@ def of_names(
         if progress:
             progress(Progress(len(taken), 2, f"features of the {name} data"))
         taken.append(_features(loaded.model, part, spec))
+    if fine_tune is not None and not asked.holdout:
+        raise SpecError("--holdout 0 leaves no samples to see a fine-tuning by; leave it out, or --fine-tune")
     tasks = both(*((one.x, one_hot(part.y)) for one, part in zip(taken, parts, strict=True)))
     known = identity(*tasks, asked) | {"model": spec.model, "weights_sha256": loaded.sha256}
     with folder.opened(out, known, force=force) as place:
@@ -136,7 +146,16 @@ def of_names(
             found = of_tasks(*tasks, asked, place, progress)
             about = _about(spec, loaded.model, loaded.sha256, taken[0].target, found, parts[0], out)
             place.finish(found, about)
-        return OfModel(found, folder.read(out)["model"])
+        if fine_tune is not None and not place.fine_tuning(fine_tune):
+            networks = _networks(loaded.model, taken[0].target, found, spec)
+            data_of = _split(tasks, parts, asked)
+            kept = KeptTrials(out, known | {"epochs": fine_tune})
+            tuned = fine_tuned(*networks, data_of, epochs=fine_tune, kept=kept, progress=progress)
+            place.add_fine_tuning(tuned.table, told(tuned, fine_tune))
+        summary = folder.read(out)
+        done = place.result()
+        assert done is not None
+        return OfModel(done, summary["model"], summary.get(folder.FINE_TUNING))
 
 
 def one_hot(y: Any) -> Any:
@@ -162,6 +181,21 @@ def _some(data: Dataset, classes: Collection[int], spec: RunSpec) -> Dataset:
 def _features(model: nn.Module, data: Dataset, spec: RunSpec) -> Features:
     size = spec.batch_size if isinstance(spec.batch_size, int) else 256
     return features(model, torch.from_numpy(data.x), spec.layer[0], batch_size=size, device=device_of(spec.device))
+
+
+def _networks(model: nn.Module, layer: str, found: Immunized, spec: RunSpec) -> tuple[Network, Network]:
+    """The network with θ appended, and the one without."""
+    device = device_of(spec.device)
+    made = appended(model, layer, torch.from_numpy(found.theta))
+    name = f"{layer}.{HEAD}" if layer else HEAD
+    return Network(made.to(device), name), Network(copy.deepcopy(model).to(device), layer)
+
+
+def _split(tasks: tuple[Task, Task], parts: Sequence[Dataset], asked: Asked) -> tuning.Data:
+    """What is fine-tuned on, and what each task is measured on: θ has not seen the latter."""
+    (_, primary), (seen, harmful) = (task.split(asked.holdout, asked.seed) for task in tasks)
+    given = ((parts[1], seen), (parts[1], harmful), (parts[0], primary))
+    return tuning.Data(*(tuning.by_rows(part.x, part.y, rows) for part, rows in given))
 
 
 def _about(

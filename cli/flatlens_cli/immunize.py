@@ -10,6 +10,7 @@ import typer
 from flatlens.errors import SpecError, UsageError
 from flatlens_cli import completing, options, terminal
 from flatlens_cli.options import run_spec
+from flatlens_cli.whole_network import fine_tuned
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -37,9 +38,9 @@ _HarmfulClasses = Annotated[
     str | None, _flag("Only these classes of the harmful data.", "--harmful-classes", "5,7-9", _TASKS)
 ]
 _Method = Annotated[
-    str,
+    str | None,
     _flag(
-        "ceiling (closed form), alg1, r-ill, opt-kappa or imma (default ceiling).",
+        "ceiling (closed form), alg1, r-ill, opt-kappa or imma (default ceiling; of --whole-network alg1).",
         "--method",
         "NAME",
         completion=completing.words(*_NAMES),
@@ -64,6 +65,14 @@ _Holdout = Annotated[
     str, _flag("Share of each task's samples that θ does not see (default 0.3).", "--holdout", "NUMBER")
 ]
 _Seed = Annotated[str, _flag("Of the choice of these samples (default 0).", "--seed", "N")]
+_WholeNetwork = Annotated[
+    bool,
+    typer.Option(
+        "--whole-network",
+        help="Train all weights instead of appending θ (alg1 or r-ill); what that destroys is measured.",
+        rich_help_panel=_PANEL,
+    ),
+]
 _FineTune = Annotated[
     bool,
     typer.Option(
@@ -72,7 +81,7 @@ _FineTune = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
-_Epochs = Annotated[str | None, _flag("--fine-tune: passes over the harmful data (default 10).", "--epochs", "N")]
+_Epochs = Annotated[str | None, _flag("Of --fine-tune and --whole-network (default 10).", "--epochs", "N")]
 _OUT = Annotated[Path | None, _flag("Folder of the result; made, or gone on with.", "--out", "DIR", "Results")]
 _Force = Annotated[bool, typer.Option("--force", help="Replace the result that is there.", rich_help_panel="Results")]
 _NOTE = (
@@ -89,7 +98,7 @@ def immunize(
     primary_classes: _PrimaryClasses = None,
     harmful_classes: _HarmfulClasses = None,
     layer: options.Layer = None,
-    method: _Method = "ceiling",
+    method: _Method = None,
     ridge: _Ridge = "0.01",
     target: _Target = None,
     delta: _Delta = "0.3",
@@ -98,6 +107,7 @@ def immunize(
     steps: _Steps = "100",
     holdout: _Holdout = "0.3",
     seed: _Seed = "0",
+    whole_network: _WholeNetwork = False,
     fine_tune: _FineTune = False,
     epochs: _Epochs = None,
     limit: options.Limit = None,
@@ -119,10 +129,10 @@ def immunize(
         if value is None:
             raise UsageError(f"{name} is missing; `flatlens immunize --help` shows what it takes")
     tables = model is None and all(str(uri).startswith("table:") for uri in (primary, harmful))
-    data_flags = ("layer", "limit", "primary_classes", "harmful_classes", "fine_tune")
+    data_flags = ("layer", "limit", "primary_classes", "harmful_classes", "fine_tune", "whole_network")
     if tables and (given := next((key for key in data_flags if context.params[key]), None)):
         raise UsageError(f"--{given.replace('_', '-')} needs --model; the columns of a table are taken as they are")
-    tuned = _tuned(fine_tune, epochs)
+    passes = _passes(fine_tune or whole_network, epochs)
     chosen = [_classes(name, text) for name, text in (("primary", primary_classes), ("harmful", harmful_classes))]
     known = {key: context.params[key] for key in ("model", "layer", "limit", "batch_size", "device")}
     known |= {key: context.params[key] for key in ("trust_pickle", "trust_remote_code")}
@@ -132,7 +142,7 @@ def immunize(
         from flatlens.immunity.of_models import Data, of_names, of_tables
 
         asked = checked(
-            method,
+            method or ("alg1" if whole_network else "ceiling"),
             ridge=options.number(ridge),
             delta=options.number(delta),
             balance=options.number(balance),
@@ -143,27 +153,41 @@ def immunize(
             seed=options.whole(seed),
         )
         assert primary is not None and harmful is not None and out is not None
+        found: OfModel | None = None
         if spec is None:
             found = of_tables(primary, harmful, asked, out, force=force, progress=progress)
         else:
             useful, other = Data(primary, chosen[0]), Data(harmful, chosen[1])
-            found = of_names(spec, useful, other, asked, out, fine_tune=tuned, force=force, progress=progress)
+            if whole_network:
+                from flatlens.immunity import network_folder
+
+                network = network_folder.of_names(
+                    spec, useful, other, asked, out, epochs=passes, fine_tune=fine_tune, force=force, progress=progress
+                )
+            else:
+                tuned = passes if fine_tune else None
+                found = of_names(spec, useful, other, asked, out, fine_tune=tuned, force=force, progress=progress)
+    told: dict[str, Any] = {"out": str(out), "primary_data": primary, "harmful_data": harmful}
+    if found is None:
+        from flatlens_cli import whole_network as of_network
+
+        if not quiet:
+            terminal.show(of_network.text(network, out), err=json)
+        if json:
+            terminal.emit(told | network)
+        return
     if not quiet:
         terminal.show(_text(found, out), err=json)
     if json:
-        told = {"out": str(out), "primary_data": primary, "harmful_data": harmful, "model": found.model}
+        told["model"] = found.model
         told |= found.found.to_dict() | {"attackers": _left(found)}
         terminal.emit(told | ({"fine_tuning": found.fine_tuning} if found.fine_tuning else {}))
 
 
-def _tuned(asked: bool, epochs: str | None) -> int | None:
-    """How many epochs are fine-tuned; None where that is not asked for."""
-    if not asked:
-        if epochs is not None:
-            raise UsageError(
-                f"--epochs {epochs} is given without --fine-tune, whose epochs they are; give both, or none"
-            )
-        return None
+def _passes(asked: bool, epochs: str | None) -> int:
+    """How many epochs a network is trained."""
+    if not asked and epochs is not None:
+        raise UsageError(f"--epochs {epochs} is given without --fine-tune or --whole-network, whose epochs they are")
     found = options.whole(epochs or "10")
     if found < 1:
         raise SpecError(f"--epochs {found}: needs a whole number of at least 1")
@@ -218,25 +242,11 @@ def _text(asked: OfModel, out: Path) -> RenderableType:
     if left := _left(asked):
         parts.append(Padding(_attackers(left), (1, 0, 0, 0)))
     if asked.fine_tuning:
-        parts.append(Padding(_fine_tuned(asked.fine_tuning), (1, 0, 0, 0)))
+        parts.append(Padding(fine_tuned(asked.fine_tuning, "θ"), (1, 0, 0, 0)))
     parts.append(Padding(terminal.note(_NOTE), (1, 0, 0, 0)))
     if tail := [("caution", f"{caution.code}: {caution.message}") for caution in found.cautions]:
         parts.append(Padding(terminal.columns(tail), (1, 0, 0, 0)))
     return Group(*parts)
-
-
-def _fine_tuned(told: dict[str, Any]) -> RenderableType:
-    """Where the whole network ends, fine-tuned on the harmful task: without θ → with it."""
-    epochs = terminal.several(told["epochs"], "epoch")
-    header = (f"whole network fine-tuned, {epochs}", "harmful: without θ → with θ", "primary, own head frozen")
-    rows = []
-    for optimizer in told["rates"]["identity"]:
-        cells = []
-        for task in ("harmful", "primary"):
-            plain, immune = (told["accuracy"][extractor][optimizer][task] for extractor in ("identity", "immunized"))
-            cells.append(f"{100 * plain['end']:.1f} → {100 * immune['end']:.1f} % right")
-        rows.append((f"{optimizer}, mean of {len(told['seeds'])} seeds", *cells))
-    return terminal.columns([header, *rows], header=True)
 
 
 def _moved(most: float) -> str:

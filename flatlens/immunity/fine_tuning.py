@@ -240,7 +240,7 @@ def _tuned(network: Network, data: Data, trial: Trial, epochs: int) -> Done:
             total = 0.0
             for index in torch.randperm(len(y), generator=order).split(BATCH):
                 optimizer.zero_grad(set_to_none=True)
-                _, features = _passed(model, own, data.train.x[index])
+                _, features = passed(model, own, data.train.x[index])
                 value = F.cross_entropy(new(features), y[index].to(features.device))
                 if torch.isfinite(value):
                     value.backward()
@@ -251,7 +251,7 @@ def _tuned(network: Network, data: Data, trial: Trial, epochs: int) -> Done:
     return Done(loss, rows)
 
 
-def _passed(model: nn.Module, own: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def passed(model: nn.Module, own: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """The network's logits, and the features that its head takes."""
     seen: list[Tensor] = []
     hook = own.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
@@ -269,7 +269,7 @@ def _judged(
     """Both tasks' rows of an epoch."""
     model.eval()
     for task, (x, y) in ((HARMFUL, harmful), (PRIMARY, primary)):
-        passes = (_passed(model, own, part) for part in x.split(AT_ONCE))
+        passes = (passed(model, own, part) for part in x.split(AT_ONCE))
         said = torch.cat([new(features) if task == HARMFUL else logits for logits, features in passes])
         y = y.to(said.device)
         yield {
@@ -288,4 +288,4 @@ def by_rows(x: Any, y: Any, rows: Any) -> Samples:
     return Samples(torch.from_numpy(np.asarray(x)[rows]), torch.from_numpy(np.asarray(y)[rows]))
 
 
-__all__ = ["Data", "Done", "FineTuned", "Network", "Samples", "Trial", "Trials", "fine_tuned", "told"]
+__all__ = ["Data", "Done", "FineTuned", "Network", "Samples", "Trial", "Trials", "fine_tuned", "passed", "told"]

@@ -16,18 +16,18 @@ from flatlens import datasets, models
 from flatlens.datasets import Dataset
 from flatlens.datasets.table import regression
 from flatlens.errors import DataError, SpecError
-from flatlens.immunity import fine_tuning as tuning
 from flatlens.immunity import folder
-from flatlens.immunity.fine_tuning import Network, fine_tuned, told
+from flatlens.immunity.fine_tuning import Network, by_rows, fine_tuned, told
 from flatlens.immunity.immunize import Asked, identity, of_tasks
 from flatlens.immunity.result import Immunized
 from flatlens.immunity.tasks import Task, both
 from flatlens.immunity.trials import KeptTrials
+from flatlens.immunity.whole_network import Parts
 from flatlens.measure.features import Features, features
 from flatlens.measure.load import samples_of
 from flatlens.measure.prepare import device_of
 from flatlens.models.appended import HEAD, OPTION, appended
-from flatlens.models.loaders import MAKERS
+from flatlens.models.loaders import MAKERS, Loaded
 from flatlens.progress import Progress, Report
 from flatlens.specs.run import RunSpec
 from flatlens.specs.trust import TRUST
@@ -121,6 +121,53 @@ def of_names(
         DataError: data that cannot be.
         SpecError: more than one layer is named.
     """
+    if fine_tune is not None:
+        demand_held_out(asked)
+    loaded, parts, taken = features_of(spec, primary, harmful, progress)
+    tasks = both_tasks(taken, parts)
+    known = identity(*tasks, asked) | {"model": spec.model, "weights_sha256": loaded.sha256}
+    with folder.opened(out, known, force=force) as place:
+        if (found := place.result()) is None:
+            found = of_tasks(*tasks, asked, place, progress)
+            about = _about(spec, loaded.model, loaded.sha256, taken[0].target, found, parts[0], out)
+            place.finish(found, about)
+        if fine_tune is not None and not place.fine_tuning(fine_tune):
+            networks = _networks(loaded.model, taken[0].target, found, spec)
+            kept = KeptTrials(out, known | {"epochs": fine_tune})
+            data = split(tasks, parts, asked).tuning()
+            tuned = fine_tuned(*networks, data, epochs=fine_tune, kept=kept, progress=progress)
+            place.add_fine_tuning(tuned.table, told(tuned, fine_tune))
+        summary = folder.read(out)
+        done = place.result()
+        assert done is not None
+        return OfModel(done, summary["model"], summary.get(folder.FINE_TUNING))
+
+
+def demand_held_out(asked: Asked) -> None:
+    """Refuse to go on where no samples are held out.
+
+    Raises:
+        SpecError: none are.
+    """
+    if not asked.holdout:
+        raise SpecError("--holdout 0 leaves no samples to see a training of the whole network by; leave it out")
+
+
+class Taken(NamedTuple):
+    """A model with the data of both tasks, and its features on them, primary first."""
+
+    loaded: Loaded
+    parts: tuple[Dataset, Dataset]
+    features: tuple[Features, Features]
+
+
+def features_of(spec: RunSpec, primary: Data, harmful: Data, progress: Report | None) -> Taken:
+    """Load a model and the data of both tasks, and take its features.
+
+    Raises:
+        DataError: data that cannot be.
+        SpecError: more than one layer is named.
+    """
     if len(spec.layer) != 1:
         raise SpecError(f"--layer {', '.join(spec.layer)}: θ is appended before one layer; name one")
     data = [datasets.load(one.uri) for one in (primary, harmful)]
@@ -137,25 +184,12 @@ def of_names(
         if progress:
             progress(Progress(len(taken), 2, f"features of the {name} data"))
         taken.append(_features(loaded.model, part, spec))
-    if fine_tune is not None and not asked.holdout:
-        raise SpecError("--holdout 0 leaves no samples to see a fine-tuning by; leave it out, or --fine-tune")
-    tasks = both(*((one.x, one_hot(part.y)) for one, part in zip(taken, parts, strict=True)))
-    known = identity(*tasks, asked) | {"model": spec.model, "weights_sha256": loaded.sha256}
-    with folder.opened(out, known, force=force) as place:
-        if (found := place.result()) is None:
-            found = of_tasks(*tasks, asked, place, progress)
-            about = _about(spec, loaded.model, loaded.sha256, taken[0].target, found, parts[0], out)
-            place.finish(found, about)
-        if fine_tune is not None and not place.fine_tuning(fine_tune):
-            networks = _networks(loaded.model, taken[0].target, found, spec)
-            data_of = _split(tasks, parts, asked)
-            kept = KeptTrials(out, known | {"epochs": fine_tune})
-            tuned = fine_tuned(*networks, data_of, epochs=fine_tune, kept=kept, progress=progress)
-            place.add_fine_tuning(tuned.table, told(tuned, fine_tune))
-        summary = folder.read(out)
-        done = place.result()
-        assert done is not None
-        return OfModel(done, summary["model"], summary.get(folder.FINE_TUNING))
+    return Taken(loaded, (parts[0], parts[1]), (taken[0], taken[1]))
+
+
+def both_tasks(taken: Sequence[Features], parts: Sequence[Dataset]) -> tuple[Task, Task]:
+    """Both tasks of linear probes, with a target a class."""
+    return both(*((one.x, one_hot(part.y)) for one, part in zip(taken, parts, strict=True)))
 
 
 def one_hot(y: Any) -> Any:
@@ -191,11 +225,10 @@ def _networks(model: nn.Module, layer: str, found: Immunized, spec: RunSpec) -> 
     return Network(made.to(device), name), Network(copy.deepcopy(model).to(device), layer)
 
 
-def _split(tasks: tuple[Task, Task], parts: Sequence[Dataset], asked: Asked) -> tuning.Data:
-    """What is fine-tuned on, and what each task is measured on: θ has not seen the latter."""
-    (_, primary), (seen, harmful) = (task.split(asked.holdout, asked.seed) for task in tasks)
-    given = ((parts[1], seen), (parts[1], harmful), (parts[0], primary))
-    return tuning.Data(*(tuning.by_rows(part.x, part.y, rows) for part, rows in given))
+def split(tasks: tuple[Task, Task], parts: Sequence[Dataset], asked: Asked) -> Parts:
+    """The inputs of both tasks, those that are learnt from and those held out, as θ has seen them or not."""
+    rows = [task.split(asked.holdout, asked.seed) for task in tasks]
+    return Parts(*(by_rows(part.x, part.y, some) for part, both in zip(parts, rows, strict=True) for some in both))
 
 
 def _about(

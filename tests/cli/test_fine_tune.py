@@ -47,7 +47,7 @@ def test_the_command_adds_it_to_a_finished_result(flatlens, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ([*GIVEN, "--holdout", "0"], "--holdout 0 leaves no samples to see a fine-tuning by"),
+        ([*GIVEN, "--holdout", "0"], "--holdout 0 leaves no samples to see a training of the whole network by"),
         ([*GIVEN[:-1], "0"], "--epochs 0: needs a whole number of at least 1"),
         ([*GIVEN[:-3], "--epochs", "3"], "without --fine-tune"),
         (["--primary", "table:a.csv?target=y", "--harmful", "table:a.csv?target=y", "--fine-tune"], "needs --model"),

@@ -67,7 +67,7 @@ def samples(n, classes, seed):
     x = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
     # The harmful task's inputs lie elsewhere: of one distribution for both tasks nothing could be immunized.
     x = x if classes[0] == 0 else x * torch.logspace(0, -2, 6) + torch.tensor([0.0, 1, -1, 1, -1, 1])
-    return Samples(x, (x[:, classes[0]] > 0).long() + classes[0])
+    return Samples(x, (x[:, 0] > 0).long() + classes[0])
 
 
 PARTS = Parts(samples(300, (0, 1), 0), samples(90, (0, 1), 1), samples(200, (2, 3), 2), samples(70, (2, 3), 3))

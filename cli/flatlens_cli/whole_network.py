@@ -55,12 +55,17 @@ def text(told: dict[str, Any], out: Path) -> RenderableType:
 def fine_tuned(told: dict[str, Any], what: str) -> RenderableType:
     """Where the whole network ends, fine-tuned on the harmful task: as it was → immunized by ``what``."""
     epochs = terminal.several(told["epochs"], "epoch")
-    header = (f"whole network fine-tuned, {epochs}", f"harmful: without {what} → with it", "primary, own head frozen")
+    header = (
+        f"whole network fine-tuned, {epochs}",
+        f"harmful: without {what} → with it",
+        "after 1 epoch",
+        "primary, own head frozen",
+    )
     rows = []
     for optimizer in told["rates"]["identity"]:
         cells = []
-        for task in ("harmful", "primary"):
-            plain, immune = (told["accuracy"][extractor][optimizer][task] for extractor in ("identity", "immunized"))
-            cells.append(f"{100 * plain['end']:.1f} → {100 * immune['end']:.1f} % right")
+        for task, when in (("harmful", "end"), ("harmful", "first"), ("primary", "end")):
+            plain, immune = (told["accuracy"][who][optimizer][task][when] for who in ("identity", "immunized"))
+            cells.append(f"{100 * plain:.1f} → {100 * immune:.1f} %")
         rows.append((f"{optimizer}, mean of {len(told['seeds'])} seeds", *cells))
     return terminal.columns([header, *rows], header=True)

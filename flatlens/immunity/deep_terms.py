@@ -29,14 +29,14 @@ def log_ill(x: Float[Tensor, "n d"], ridge: float) -> Float[Tensor, ""]:
 
 
 def _eigenvalues(x: Tensor, ridge: float) -> Tensor:
-    """Ascending, in double precision: they are squares, and the smallest ones matter."""
-    wide = x.double()
+    """Ascending, in double precision, which not every device has: they are squares, and the smallest ones matter."""
+    wide = x.cpu().double()
     k = wide.T @ wide / len(wide)
     if not torch.isfinite(k).all():
-        return torch.full((len(k),), torch.nan, dtype=k.dtype, device=k.device)
+        return torch.full((len(k),), torch.nan, dtype=k.dtype)
     # A network that has lost all its features has a mean of 0.
     mean = torch.diagonal(k).mean().clamp(min=torch.finfo(torch.float64).tiny)
-    values: Tensor = torch.linalg.eigvalsh(k / mean + ridge * torch.eye(len(k), dtype=k.dtype, device=k.device))
+    values: Tensor = torch.linalg.eigvalsh(k / mean + ridge * torch.eye(len(k), dtype=k.dtype))
     return values
 
 

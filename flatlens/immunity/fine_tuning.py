@@ -200,15 +200,17 @@ def told(found: FineTuned, epochs: int) -> dict[str, Any]:
 
     Returns:
         ``epochs``, ``seeds``, ``batch_size``, ``primary_head`` ("frozen"), ``rates``, and ``accuracy``: extractor ->
-        optimizer -> task -> ``start``, ``end`` (means over seeds), ``least`` and ``most`` (at the end).
+        optimizer -> task -> ``start``, ``first`` (after one epoch) and ``end``, means over seeds, and ``least`` and
+        ``most`` at the end.
     """
     accuracy: dict[str, Any] = {}
-    rows = found.table.to_pylist()
+    rows, moments = found.table.to_pylist(), {"start": 0, "first": 1, "end": epochs}
     for key in dict.fromkeys((row["extractor"], row["optimizer"], row["task"]) for row in rows):
         mine = [row for row in rows if (row["extractor"], row["optimizer"], row["task"]) == key]
-        start, end = ([row["accuracy"] for row in mine if row["epoch"] == epoch] for epoch in (0, epochs))
+        at = {name: [row["accuracy"] for row in mine if row["epoch"] == e] for name, e in moments.items()}
         of = accuracy.setdefault(key[0], {}).setdefault(key[1], {})
-        of[key[2]] = {"start": float(np.mean(start)), "end": float(np.mean(end)), "least": min(end), "most": max(end)}
+        means = {name: float(np.mean(values)) for name, values in at.items()}
+        of[key[2]] = means | {"least": min(at["end"]), "most": max(at["end"])}
     plain = {"epochs": epochs, "seeds": list(SEEDS), "batch_size": BATCH, "primary_head": "frozen"}
     return plain | {"rates": found.rates, "accuracy": accuracy}
 
@@ -270,8 +272,7 @@ def _judged(
     model.eval()
     for task, (x, y) in ((HARMFUL, harmful), (PRIMARY, primary)):
         passes = (passed(model, own, part) for part in x.split(AT_ONCE))
-        said = torch.cat([new(features) if task == HARMFUL else logits for logits, features in passes])
-        y = y.to(said.device)
+        said = torch.cat([new(features) if task == HARMFUL else logits for logits, features in passes]).cpu()
         yield {
             "extractor": trial.extractor,
             "optimizer": trial.optimizer,

@@ -121,7 +121,7 @@ def immunized(
                 logits, primary = passed(model, head, parts.primary.x[own])
                 _, harmful = passed(model, head, parts.harmful.x[other])
                 value = F.cross_entropy(logits, parts.primary.y[own].to(logits.device))
-                value = value + WEIGHT * METHODS[method](primary, harmful, ridge)
+                value = value.cpu() + WEIGHT * METHODS[method](primary, harmful, ridge)
                 if not torch.isfinite(value):
                     raise ModelError(f"the objective is {value.item()} in epoch {epoch + 1}; give a larger --ridge")
                 value.backward()
@@ -186,11 +186,12 @@ def _probe(x: Floats, y: Tensor, held: Floats, z: Tensor) -> float:
 
 
 def _figures(x: Floats, ridge: float) -> dict[str, float | None]:
+    names = ("condition_number", "effective", "rank")
     try:
         found = condition_of(x, ridge)
     except DataError:  # too few samples, or no features are left: there is no figure
-        return dict.fromkeys(("condition_number", "effective", "rank"))
-    told = {"condition_number": found.condition_number, "effective": found.effective, "rank": float(found.rank)}
+        return dict.fromkeys(names)
+    told = {name: getattr(found, name) for name in names}
     return {name: value if math.isfinite(value) else None for name, value in told.items()}
 
 

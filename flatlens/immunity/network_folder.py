@@ -27,8 +27,9 @@ from flatlens.immunity.immunize import Asked, identity
 from flatlens.immunity.of_models import Data, Taken, both_tasks, demand_held_out, features_of, split
 from flatlens.immunity.trials import FILE as TRIALS
 from flatlens.immunity.trials import KeptTrials
-from flatlens.immunity.whole_network import METHODS, Parts, immunized, judged, weights
+from flatlens.immunity.whole_network import METHODS, Judged, Parts, immunized, judged, weights
 from flatlens.measure.prepare import device_of
+from flatlens.models import checkpoints, statedicts
 from flatlens.models.appended import OPTION
 from flatlens.models.loaders import MAKERS
 from flatlens.progress import Report
@@ -97,15 +98,20 @@ def of_names(
         device = device_of(spec.device)
         before = Network(copy.deepcopy(taken.loaded.model).to(device), taken.features[0].target)
         parts = split(tasks, taken.parts, asked)
-        snapshot = out / UNFINISHED
-        made = immunized(
-            before, parts, method=asked.method, ridge=asked.ridge, epochs=epochs, seed=asked.seed, snapshot=snapshot,
-            identity=repr(known), progress=progress,
-        )  # fmt: skip
-        after = Network(made, before.head)
-        told_of = _told(spec, taken, asked, known, before, after, parts, out)
-        with disk(out):
-            write_file(out / WEIGHTS, weights(made))
+        if summary is None:
+            was = judged(before, parts, asked.ridge)  # which refuses labels that the head does not know
+            made = immunized(
+                before, parts, method=asked.method, ridge=asked.ridge, epochs=epochs, seed=asked.seed,
+                snapshot=out / UNFINISHED, identity=repr(known), progress=progress,
+            )  # fmt: skip
+            with disk(out):
+                write_file(out / WEIGHTS, weights(made))
+            now = judged(Network(made, before.head), parts, asked.ridge)
+            summary = _told(spec.model, taken, known, (was, now), parts, out)
+        else:  # a fine-tuning is added to it
+            made = copy.deepcopy(before.model)
+            statedicts.put(checkpoints.read(out / WEIGHTS), made, WEIGHTS)
+        after = Network(made.eval(), before.head)
         if fine_tune:
             kept = KeptTrials(out, known)
             tuned = fine_tuned(after, before, parts.tuning(), epochs=epochs, kept=kept, progress=progress)
@@ -113,36 +119,27 @@ def of_names(
             pq.write_table(tuned.table, content)
             with disk(out):
                 write_file(out / TABLE, content.getvalue())
-            told_of[FINE_TUNING] = told(tuned, epochs)
+            summary[FINE_TUNING] = told(tuned, epochs)
         with disk(out):
-            told_of["files"] = {name: file_sha256(out / name) for name in (WEIGHTS, TABLE) if (out / name).exists()}
-            write_json(out / SUMMARY, told_of)
+            summary["files"] = {name: file_sha256(out / name) for name in (WEIGHTS, TABLE) if (out / name).exists()}
+            write_json(out / SUMMARY, summary)
             for name in (UNFINISHED, TRIALS):
                 (out / name).unlink(missing_ok=True)
-        return told_of
+        return summary
 
 
 _COUNTS = ("method", "ridge", "holdout", "seed", "primary_sha256", "harmful_sha256")
 
 
 def _told(
-    spec: RunSpec,
-    taken: Taken,
-    asked: Asked,
-    known: dict[str, Any],
-    before: Network,
-    after: Network,
-    parts: Parts,
-    out: Path,
+    model: str, taken: Taken, known: dict[str, Any], judgements: tuple[Judged, Judged], parts: Parts, out: Path
 ) -> dict[str, Any]:
-    one, other = (judged(network, parts, asked.ridge) for network in (before, after))
+    one, other = judgements
     i, ii = (_ratio(getattr(one, task), getattr(other, task)) for task in ("harmful", "primary"))
     return {
         "schema_version": 1,
         "asked": known,
-        "method": asked.method,
-        "ridge": asked.ridge,
-        "epochs": known["epochs"],
+        **{name: known[name] for name in ("method", "ridge", "epochs")},
         "before": one.to_dict(),
         "after": other.to_dict(),
         "i": i,
@@ -150,10 +147,10 @@ def _told(
         "rir": None if i is None or ii is None else i / ii,
         "samples": {name: len(samples.y) for name, samples in parts._asdict().items()},
         "model": {
-            "uri": spec.model,
+            "uri": model,
             "sha256": taken.loaded.sha256,
-            "layer": before.head,
-            "loads_by": named(spec.model, out),
+            "layer": taken.features[0].target,
+            "loads_by": named(model, out),
         },
     }
 

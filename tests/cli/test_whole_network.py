@@ -35,6 +35,7 @@ def test_what_it_destroys_is_measured_and_it_loads_again(flatlens, tmp_path, mon
     assert condition.code == 0
     # Found again, with a fine-tuning added; the network stays to the bit.
     weights = (out / "model.safetensors").read_bytes()
+    monkeypatch.setattr("flatlens.immunity.network_folder.immunized", None)
     tuned = flatlens("immunize", *GIVEN, "--fine-tune", "--out", out)
     assert "whole network fine-tuned" in tuned.out and "what is lost" in tuned.out
     again = json.loads(flatlens("immunize", *GIVEN, "--out", out, "--json", "--quiet").out)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flatlens.errors import UsageError
+from flatlens.errors import SpecError, UsageError
 from flatlens.specs.immunize import classes
 from flatlens_cli import completing, options, terminal
 from flatlens_cli.options import run_spec
+from flatlens_cli.whole_network import fine_tuned
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,9 +39,9 @@ _HarmfulClasses = Annotated[
     str | None, _flag("Only these classes of the harmful data.", "--harmful-classes", "5,7-9", _TASKS)
 ]
 _Method = Annotated[
-    str,
+    str | None,
     _flag(
-        "ceiling (closed form), alg1, r-ill, opt-kappa or imma (default ceiling).",
+        "ceiling (closed form), alg1, r-ill, opt-kappa or imma (default ceiling; of --whole-network alg1).",
         "--method",
         "NAME",
         completion=completing.words(*_NAMES),
@@ -65,6 +66,23 @@ _Holdout = Annotated[
     str, _flag("Share of each task's samples that θ does not see (default 0.3).", "--holdout", "NUMBER")
 ]
 _Seed = Annotated[str, _flag("Of the choice of these samples (default 0).", "--seed", "N")]
+_WholeNetwork = Annotated[
+    bool,
+    typer.Option(
+        "--whole-network",
+        help="Train all weights instead of appending θ (alg1 or r-ill); what that destroys is measured.",
+        rich_help_panel=_PANEL,
+    ),
+]
+_FineTune = Annotated[
+    bool,
+    typer.Option(
+        "--fine-tune",
+        help="Also fine-tune the whole network on the harmful task, with θ and without: SGD, Adam, five seeds.",
+        rich_help_panel=_PANEL,
+    ),
+]
+_Epochs = Annotated[str | None, _flag("Of --fine-tune and --whole-network (default 10).", "--epochs", "N")]
 _OUT = Annotated[Path | None, _flag("Folder of the result; made, or gone on with.", "--out", "DIR", "Results")]
 _Force = Annotated[bool, typer.Option("--force", help="Replace the result that is there.", rich_help_panel="Results")]
 _NOTE = (
@@ -81,7 +99,7 @@ def immunize(
     primary_classes: _PrimaryClasses = None,
     harmful_classes: _HarmfulClasses = None,
     layer: options.Layer = None,
-    method: _Method = "ceiling",
+    method: _Method = None,
     ridge: _Ridge = "0.01",
     target: _Target = None,
     delta: _Delta = "0.3",
@@ -90,6 +108,9 @@ def immunize(
     steps: _Steps = "100",
     holdout: _Holdout = "0.3",
     seed: _Seed = "0",
+    whole_network: _WholeNetwork = False,
+    fine_tune: _FineTune = False,
+    epochs: _Epochs = None,
     limit: options.Limit = None,
     batch_size: options.BatchSize = None,
     device: options.Device = None,
@@ -109,9 +130,10 @@ def immunize(
         if value is None:
             raise UsageError(f"{name} is missing; `flatlens immunize --help` shows what it takes")
     tables = model is None and all(str(uri).startswith("table:") for uri in (primary, harmful))
-    data_flags = ("layer", "limit", "primary_classes", "harmful_classes")
+    data_flags = ("layer", "limit", "primary_classes", "harmful_classes", "fine_tune", "whole_network")
     if tables and (given := next((key for key in data_flags if context.params[key]), None)):
         raise UsageError(f"--{given.replace('_', '-')} needs --model; the columns of a table are taken as they are")
+    passes = _passes(fine_tune or whole_network, epochs)
     chosen = [classes(name, text) for name, text in (("primary", primary_classes), ("harmful", harmful_classes))]
     known = {key: context.params[key] for key in ("model", "layer", "limit", "batch_size", "device")}
     known |= {key: context.params[key] for key in ("trust_pickle", "trust_remote_code")}
@@ -121,7 +143,7 @@ def immunize(
         from flatlens.immunity.of_models import Data, of_names, of_tables
 
         asked = checked(
-            method,
+            method or ("alg1" if whole_network else "ceiling"),
             ridge=options.number(ridge),
             delta=options.number(delta),
             balance=options.number(balance),
@@ -132,17 +154,46 @@ def immunize(
             seed=options.whole(seed),
         )
         assert primary is not None and harmful is not None and out is not None
+        found: OfModel | None = None
         if spec is None:
             found = of_tables(primary, harmful, asked, out, force=force, progress=progress)
         else:
             useful, other = Data(primary, chosen[0]), Data(harmful, chosen[1])
-            found = of_names(spec, useful, other, asked, out, force=force, progress=progress)
+            if whole_network:
+                from flatlens.immunity import network_folder
+
+                network = network_folder.of_names(
+                    spec, useful, other, asked, out, epochs=passes, fine_tune=fine_tune, force=force, progress=progress
+                )
+            else:
+                tuned = passes if fine_tune else None
+                found = of_names(spec, useful, other, asked, out, fine_tune=tuned, force=force, progress=progress)
+    told: dict[str, Any] = {"out": str(out), "primary_data": primary, "harmful_data": harmful}
+    if found is None:
+        from flatlens_cli import whole_network as of_network
+
+        if not quiet:
+            terminal.show(of_network.text(network, out), err=json)
+        if json:
+            terminal.emit(told | network)
+        return
     page = _drawn(out)
     if not quiet:
         terminal.show(_text(found, out, page), err=json)
     if json:
-        told = {"out": str(out), "page": page, "primary_data": primary, "harmful_data": harmful, "model": found.model}
-        terminal.emit(told | found.found.to_dict() | {"attackers": _left(found)})
+        told |= {"page": page, "model": found.model}
+        told |= found.found.to_dict() | {"attackers": _left(found)}
+        terminal.emit(told | ({"fine_tuning": found.fine_tuning} if found.fine_tuning else {}))
+
+
+def _passes(asked: bool, epochs: str | None) -> int:
+    """How many epochs a network is trained."""
+    if not asked and epochs is not None:
+        raise UsageError(f"--epochs {epochs} is given without --fine-tune or --whole-network, whose epochs they are")
+    found = options.whole(epochs or "10")
+    if found < 1:
+        raise SpecError(f"--epochs {found}: needs a whole number of at least 1")
+    return found
 
 
 def _left(found: OfModel) -> dict[str, dict[str, dict[str, float]]]:
@@ -193,6 +244,8 @@ def _text(asked: OfModel, out: Path, page: Path | None) -> RenderableType:
     parts = [terminal.columns(rows)]
     if left := _left(asked):
         parts.append(Padding(_attackers(left), (1, 0, 0, 0)))
+    if asked.fine_tuning:
+        parts.append(Padding(fine_tuned(asked.fine_tuning, "θ"), (1, 0, 0, 0)))
     parts.append(Padding(terminal.note(_NOTE), (1, 0, 0, 0)))
     if tail := [("caution", f"{caution.code}: {caution.message}") for caution in found.cautions]:
         parts.append(Padding(terminal.columns(tail), (1, 0, 0, 0)))

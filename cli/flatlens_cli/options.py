@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flatlens.errors import SpecError
+from flatlens.errors import SpecError, UsageError
 from flatlens.specs import toml, trust, values
 from flatlens.specs.run import KEYS, RunSpec, from_dict
 from flatlens.specs.spelling import settings_of
@@ -189,6 +189,21 @@ Surface = Annotated[
     bool | None,
     _option(_MEASURE, "Also κ and loss on planes of inputs and weights, of 12 samples.", "--surface/--no-surface"),
 ]
+Condition = Annotated[
+    bool,
+    typer.Option(
+        "--condition",
+        help="Also the condition number of a linear probe on the head's features, of all samples together.",
+        rich_help_panel=_MEASURE,
+    ),
+]
+Ridge = Annotated[
+    str | None,
+    _option(
+        _MEASURE, "--condition: ρ; ρ·trace/d is added to the Hessian's diagonal", "--ridge", default="0",
+        metavar="NUMBER",
+    ),
+]  # fmt: skip
 Images = Annotated[
     str | None,
     _option(_MEASURE, "Inputs to keep: none, key (clean, flip, peak, end), all.", "--images", metavar="WHICH"),
@@ -227,6 +242,22 @@ Force = Annotated[bool, _option(_OUTPUT, "Replace the run that is there.", "--fo
 DryRun = Annotated[bool, _option(_OUTPUT, "Only say what it would take.", "--dry-run")]
 Json = Annotated[bool, _option(_OUTPUT, "The result as one JSON object on stdout.", "--json")]
 Quiet = Annotated[bool, _option(_OUTPUT, "No progress and no summary; errors only.", "--quiet")]
+
+
+def with_ridge(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """A command's parameters, with ``--condition`` and ``--ridge`` as the one setting that they are.
+
+    Raises:
+        UsageError: a ridge without ``--condition``.
+        SpecError: no ridge that can be.
+    """
+    asked, ridge = flags["condition"], flags["ridge"]
+    if ridge is not None and not asked:
+        raise UsageError(f"--ridge {ridge} is given without --condition, whose ridge it is; give both, or none")
+    found = number(ridge or "0")
+    if found < 0:
+        raise SpecError(f"--ridge {ridge}: needs a number of at least 0, such as 0.01")
+    return {**flags, "condition": found if asked else None}
 
 
 def run_spec(flags: Mapping[str, Any], config: Path | None = None, assignments: Iterable[str] = ()) -> RunSpec:

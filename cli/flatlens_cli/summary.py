@@ -32,7 +32,9 @@ def facts(trace: Trace) -> dict[str, Any]:
     Returns:
         ``accuracy``: shares of all samples that are correct at first, and at what the attack found; ``paths``:
         for each, the fields of `flatlens.records.valley.Summary`, intervals as ``value``, ``low``, ``high``, ``n`` and
-        ``count`` of a share; ``cautions``; and the ``measure`` and ``layer`` that valleys were looked for in.
+        ``count`` of a share; ``cautions``; the ``measure`` and ``layer`` that valleys were looked for in; and, where it
+        was asked for, ``condition``: condition numbers at the attack's ``start`` and ``end`` (None where they are not
+        finite), and their ``ridge``.
     """
     clean, attacked, n = _accuracy(trace)
     return {
@@ -41,6 +43,7 @@ def facts(trace: Trace) -> dict[str, Any]:
         "cautions": [caution._asdict() for caution in trace.cautions],
         "measure": MEASURE,
         "layer": trace.layer_names[0],
+        **({} if (found := _condition(trace)) is None else {"condition": found}),
     }
 
 
@@ -64,6 +67,11 @@ def text(trace: Trace, page: Path) -> RenderableType:
         if trace.of_language
         else ("accuracy", f"{100 * clean:.1f} % clean, {100 * attacked:.1f} % under attack ({attacked_at(trace)})"),
     ]
+    if (found := _condition(trace)) is not None:
+        start, end = ("none" if found[when] is None else f"{found[when]:.4g}" for when in ("start", "end"))
+        head.append(
+            ("condition", f"{start} clean → {end}: of a probe on the head's features, ridge {found['ridge']:g}")
+        )
     tail = [("caution", caution.message) for caution in trace.cautions]
     tail.append(("report", str(page)))
     tau = next(iter(summaries.values())).tau
@@ -73,6 +81,18 @@ def text(trace: Trace, page: Path) -> RenderableType:
         terminal.note(_NOTE.format(tau=tau)),
         Padding(terminal.columns(tail), (1, 0, 0, 0)),
     )
+
+
+def _condition(trace: Trace) -> dict[str, float | None] | None:
+    """The condition numbers that the attack's first run begins and ends with; None where none were asked for."""
+    from flatlens.records.schema import ATTACK
+
+    if trace.condition is None:
+        return None
+    rows = [row for row in trace.condition.to_pylist() if row["path"] == ATTACK and row["restart"] == 0]
+    first, last = (row["condition_number"] for row in (rows[0], rows[-1]))
+    start, end = (value if math.isfinite(value) else None for value in (first, last))
+    return {"start": start, "end": end, "ridge": rows[0]["ridge"]}
 
 
 def _answers(trace: Trace, clean: float, attacked: float, n: int) -> tuple[str, str]:

@@ -69,6 +69,8 @@ def trace(
     only_correct: options.OnlyCorrect = None,
     dead_units: options.DeadUnits = None,
     surface: options.Surface = None,
+    condition: options.Condition = False,
+    ridge: options.Ridge = None,
     images: options.Images = None,
     bounds: options.Bounds = None,
     batch_size: options.BatchSize = None,
@@ -89,7 +91,7 @@ def trace(
     command goes on with a run that was interrupted. Accuracy under attack is the worst case over restarts of
     the last iterate (the PGD family) or of the best point (APGD, DDN).
     """
-    spec = run_spec(context.params, config, set_ or ())
+    spec = run_spec(options.with_ridge(context.params), config, set_ or ())
     if dry_run:
         (_plan_language if spec.of_language else _plan)(spec, json=json)
     elif out is None:

@@ -81,6 +81,8 @@ def train(
     ] = None,
     limit: Annotated[int | None, _count("At most N samples, of all classes alike.", "--limit")] = None,
     seed: Annotated[int | None, _count("Of the order and the attack's starts.", "--seed")] = None,
+    condition: options.Condition = False,
+    ridge: options.Ridge = None,
     trust_pickle: options.TrustPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the model that is there.")] = False,
@@ -96,7 +98,8 @@ def train(
         if value is None:
             raise UsageError(f"{name} is missing; for example flatlens train --model flatlens:cnn --data "
                              "flatlens:digits --out cnn.safetensors")  # fmt: skip
-    recipe = train_from_dict({key: context.params[key] for key in _KEYS if context.params[key] is not None})
+    params = options.with_ridge(context.params)
+    recipe = train_from_dict({key: params[key] for key in _KEYS if params[key] is not None})
     assert model is not None and out is not None
     try:
         with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
@@ -122,6 +125,7 @@ def train(
             ("worst case", _worst(record)),
             ("PGD alone", f"{100 * made.robust_accuracy:.1f} % under {record['robust_attack']}"),
             ("κ of the head", _kappa(record["kappa"])),
+            *([("condition", _condition(record["condition"]))] if "condition" in record else []),
             ("time", f"{record['seconds']:.3g} s"),
             ("weights", str(out)),
             *([("page", str(page))] if page is not None else ()),
@@ -165,6 +169,12 @@ def _worst(record: dict[str, Any]) -> str:
     found = record["worst_accuracy"]
     interval = f"[{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
     return f"{100 * found['value']:.1f} {interval} % of {found['n']:,} samples under PGD, APGD-CE, APGD-T and Square"
+
+
+def _condition(found: dict[str, Any]) -> str:
+    """Condition numbers of a linear probe on the head's features before and after the training."""
+    before, after = ("infinite" if found[when] is None else f"{found[when]:.4g}" for when in ("before", "after"))
+    return f"{before} before, {after} after: of a linear probe on the head's features, ridge {found['ridge']:g}"
 
 
 def _kappa(found: dict[str, Any]) -> str:

@@ -351,7 +351,7 @@ def _is_plain(value: Any, depth: int) -> bool:
 
 _SETTINGS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("model", "data", "attack", "norm", "objective", "device", "dtype", "images", "targeted"), (str,)),
-    **dict.fromkeys(("eps", "step_size", "momentum"), (int, float)),
+    **dict.fromkeys(("eps", "step_size", "momentum", "condition"), (int, float)),
     **dict.fromkeys(("steps", "restarts", "probes", "limit", "batch_size", "seed"), (int,)),
     **dict.fromkeys(
         ("random_start", "only_correct", "dead_units", "surface", "trust_pickle", "trust_remote_code"), (bool,)

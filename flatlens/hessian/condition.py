@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,16 @@ class Condition:
         return asdict(self) | {"cautions": [caution._asdict() for caution in self.cautions]}
 
 
+class Figures(NamedTuple):
+    """The figures of one Hessian that are followed along a path; as in `Condition`."""
+
+    condition_number: float
+    effective: float
+    rank: int
+    lambda_max: float
+    lambda_min: float
+
+
 def condition(features: Any, ridge: Any = 0.0, probe: str = "l2", probabilities: Any = None) -> Condition:
     """How well conditioned the Hessian of a probe on these features is: how fast gradient descent can learn it.
 
@@ -124,34 +134,58 @@ def condition_of(features: Any, ridge: Any = 0.0, probe: str = "l2", probabiliti
         size = (p.shape[1] - 1) * d
         _not_too_large(size, f"{p.shape[1]} classes and {d} features")
         sigma = singular_values(_ce_rows(x, p), size)
-    if n < d and rho == 0:
-        raise DataError(
-            f"{n} samples of {d} features: the Hessian is singular and its condition number infinite; give at least "
-            f"{d} samples ({STEADY * d} for a steady figure), or a ridge: --ridge 0.01"
-        )
+    demand_samples(n, d, rho)
     eigenvalues = sigma**2 / n
     if not eigenvalues[0] > 0:
         raise DataError("the Hessian is zero: all features vanish, or all probabilities are 0 and 1; nothing to invert")
-    trace = float(eigenvalues.sum())
-    added = rho * trace / size
-    rank = int((sigma > sigma[0] * max(n, size) * np.finfo(np.float64).eps).sum())
-    smallest = float(eigenvalues[-1]) if rank == size else 0.0
-    low = smallest + added
+    found = figures(sigma, n, rho)
+    smallest = float(eigenvalues[-1]) if found.rank == size else 0.0
     return Condition(
-        condition_number=float(eigenvalues[0] + added) / low if low > 0 else math.inf,
-        effective=float(eigenvalues[0] / eigenvalues[rank - 1]),
-        rank=rank,
-        lambda_max=float(eigenvalues[0] + added),
-        lambda_min=low,
+        **found._asdict(),
         plain=float(eigenvalues[0]) / smallest if smallest > 0 else math.inf,
         released=_released(x, eigenvalues, probe),
-        trace=trace,
+        trace=float(eigenvalues.sum()),
         n=n,
         d=size,
         ridge=rho,
         probe=probe,
-        cautions=tuple(_cautions(x, rank, size, rho)),
+        cautions=tuple(_cautions(x, found.rank, size, rho)),
     )
+
+
+def figures(sigma: Floats, n: int, ridge: float) -> Figures:
+    """The figures of H = XᵀX/n from the singular values of X.
+
+    Args:
+        sigma: all of them ``[d]``, descending.
+        n: the rows of X.
+        ridge: ρ.
+
+    Returns:
+        The figures; all NaN, and rank 0, where H is zero or not finite.
+    """
+    if not (np.isfinite(sigma).all() and sigma[0] > 0):
+        return Figures(math.nan, math.nan, 0, math.nan, math.nan)
+    eigenvalues = sigma**2 / n
+    added = ridge * float(eigenvalues.sum()) / len(sigma)
+    rank = int((sigma > sigma[0] * max(n, len(sigma)) * np.finfo(np.float64).eps).sum())
+    low = (float(eigenvalues[-1]) if rank == len(sigma) else 0.0) + added
+    high = float(eigenvalues[0]) + added
+    return Figures(high / low if low > 0 else math.inf, float(eigenvalues[0] / eigenvalues[rank - 1]), rank, high, low)
+
+
+def demand_samples(n: int, d: int, ridge: float) -> None:
+    """Refuse features of which no condition number has a meaning.
+
+    Raises:
+        DataError: fewer samples than features without a ridge, or more features than are decomposed.
+    """
+    _not_too_large(d, f"{d} features")
+    if n < d and ridge == 0:
+        raise DataError(
+            f"{n} samples of {d} features: the Hessian is singular and its condition number infinite; give at least "
+            f"{d} samples ({STEADY * d} for a steady figure), or a ridge: --ridge 0.01"
+        )
 
 
 def checked_ridge(ridge: Any) -> float:

@@ -17,17 +17,20 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load, save
 
 from flatlens.errors import RunError
+from flatlens.files import borders
 from flatlens.files.atomic import disk, write_file, write_json
 from flatlens.files.sealing import file_sha256
 from flatlens.immunity.ceiling import Ratios
 from flatlens.immunity.climbing import Place
 from flatlens.immunity.result import Change, Immunized
 from flatlens.records.claims import claimed
-from flatlens.records.immunized import FILES, SUMMARY, THETA, UNFINISHED
+from flatlens.records.immunized import FILES, SUMMARY, THETA, TRIALS, UNFINISHED
 from flatlens.records.immunized import read as read
 from flatlens.records.schema import Caution
 
-TABLES = ("history", "attackers")
+TABLES = ("history", "attackers", "finetuning")
+FINE_TUNING = "fine_tuning"
+"""Where a summary tells of it."""
 SCHEMA_VERSION = 1
 EVERY = 20
 """Steps after which places are kept."""
@@ -96,6 +99,35 @@ class Kept:
             write_json(self.path / SUMMARY, told)
             (self.path / UNFINISHED).unlink(missing_ok=True)
         return found
+
+    def fine_tuning(self, epochs: int) -> bool:
+        """Whether a fine-tuning of so many epochs is there.
+
+        Raises:
+            RunError: one of another number is.
+        """
+        there = read(self.path).get(FINE_TUNING)
+        if there is not None and there["epochs"] != epochs:
+            raise RunError(
+                f"'{self.path}' holds a fine-tuning of {there['epochs']} epochs, not {epochs}; name another folder "
+                "with --out, or replace it with --force"
+            )
+        return there is not None
+
+    def add_fine_tuning(self, table: pa.Table, about: Mapping[str, Any]) -> None:
+        """Write a fine-tuning beside a finished result.
+
+        Args:
+            table: its rows.
+            about: what the summary tells of it.
+        """
+        file = self.path / "finetuning.parquet"
+        with disk(self.path):
+            write_file(file, _parquet(table))
+            told = borders.read_json(self.path / SUMMARY) | {FINE_TUNING: dict(about)}
+            told["files"][file.name] = file_sha256(file)
+            write_json(self.path / SUMMARY, told)
+            (self.path / TRIALS).unlink(missing_ok=True)
 
     def result(self) -> Immunized | None:
         """The finished result; None where there is none."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import copy
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -16,14 +17,17 @@ from flatlens.datasets import Dataset
 from flatlens.datasets.table import regression
 from flatlens.errors import DataError, SpecError
 from flatlens.immunity import folder
+from flatlens.immunity.fine_tuning import Network, by_rows, fine_tuned, told
 from flatlens.immunity.immunize import Asked, identity, of_tasks
 from flatlens.immunity.result import Immunized
-from flatlens.immunity.tasks import both
+from flatlens.immunity.tasks import Task, both
+from flatlens.immunity.trials import KeptTrials
+from flatlens.immunity.whole_network import Parts
 from flatlens.measure.features import Features, features
 from flatlens.measure.load import samples_of
 from flatlens.measure.prepare import device_of
-from flatlens.models.appended import OPTION, appended
-from flatlens.models.loaders import MAKERS
+from flatlens.models.appended import HEAD, OPTION, appended
+from flatlens.models.loaders import MAKERS, Loaded
 from flatlens.progress import Progress, Report
 from flatlens.records.immunized import THETA
 from flatlens.specs.run import RunSpec
@@ -54,10 +58,12 @@ class OfModel(NamedTuple):
         found: the result.
         model: ``uri``, ``sha256`` of its weights, ``layer``, ``appended`` (the name that loads it with θ, None where
             its kind has none) and ``logits``, by how much θ moves them at most; None where the features are columns.
+        fine_tuning: where a fine-tuning ends, as `fine_tuning.told` has it; None where it was not asked for.
     """
 
     found: Immunized
     model: dict[str, Any] | None
+    fine_tuning: dict[str, Any] | None = None
 
 
 def of_tables(
@@ -98,6 +104,7 @@ def of_names(
     asked: Asked,
     out: Path,
     *,
+    fine_tune: int | None = None,
     force: bool = False,
     progress: Report | None = None,
 ) -> OfModel:
@@ -109,8 +116,56 @@ def of_names(
         harmful: those of the other task, of inputs of the same shape.
         asked: what is asked for.
         out: the folder of the result.
+        fine_tune: also fine-tune the whole network on the harmful task, for so many epochs; None for not.
         force: replace the result that is there.
         progress: called after each step.
+
+    Raises:
+        DataError: data that cannot be.
+        SpecError: more than one layer is named.
+    """
+    if fine_tune is not None:
+        demand_held_out(asked)
+    loaded, parts, taken = features_of(spec, primary, harmful, progress)
+    tasks = both_tasks(taken, parts)
+    known = identity(*tasks, asked) | {"model": spec.model, "weights_sha256": loaded.sha256}
+    with folder.opened(out, known, force=force) as place:
+        if (found := place.result()) is None:
+            found = of_tasks(*tasks, asked, place, progress)
+            about = _about(spec, loaded.model, loaded.sha256, taken[0].target, found, parts[0], out)
+            place.finish(found, about, _called(primary, harmful))
+        if fine_tune is not None and not place.fine_tuning(fine_tune):
+            networks = _networks(loaded.model, taken[0].target, found, spec)
+            kept = KeptTrials(out, known | {"epochs": fine_tune})
+            data = split(tasks, parts, asked).tuning()
+            tuned = fine_tuned(*networks, data, epochs=fine_tune, kept=kept, progress=progress)
+            place.add_fine_tuning(tuned.table, told(tuned, fine_tune))
+        summary = folder.read(out)
+        done = place.result()
+        assert done is not None
+        return OfModel(done, summary["model"], summary.get(folder.FINE_TUNING))
+
+
+def demand_held_out(asked: Asked) -> None:
+    """Refuse to go on where no samples are held out.
+
+    Raises:
+        SpecError: none are.
+    """
+    if not asked.holdout:
+        raise SpecError("--holdout 0 leaves no samples to see a training of the whole network by; leave it out")
+
+
+class Taken(NamedTuple):
+    """A model with the data of both tasks, and its features on them, primary first."""
+
+    loaded: Loaded
+    parts: tuple[Dataset, Dataset]
+    features: tuple[Features, Features]
+
+
+def features_of(spec: RunSpec, primary: Data, harmful: Data, progress: Report | None) -> Taken:
+    """Load a model and the data of both tasks, and take its features.
 
     Raises:
         DataError: data that cannot be.
@@ -132,14 +187,12 @@ def of_names(
         if progress:
             progress(Progress(len(taken), 2, f"features of the {name} data"))
         taken.append(_features(loaded.model, part, spec))
-    tasks = both(*((one.x, one_hot(part.y)) for one, part in zip(taken, parts, strict=True)))
-    known = identity(*tasks, asked) | {"model": spec.model, "weights_sha256": loaded.sha256}
-    with folder.opened(out, known, force=force) as place:
-        if (found := place.result()) is None:
-            found = of_tasks(*tasks, asked, place, progress)
-            about = _about(spec, loaded.model, loaded.sha256, taken[0].target, found, parts[0], out)
-            place.finish(found, about, _called(primary, harmful))
-        return OfModel(found, folder.read(out)["model"])
+    return Taken(loaded, (parts[0], parts[1]), (taken[0], taken[1]))
+
+
+def both_tasks(taken: Sequence[Features], parts: Sequence[Dataset]) -> tuple[Task, Task]:
+    """Both tasks of linear probes, with a target a class."""
+    return both(*((one.x, one_hot(part.y)) for one, part in zip(taken, parts, strict=True)))
 
 
 def one_hot(y: Any) -> Any:
@@ -172,6 +225,20 @@ def _some(data: Dataset, classes: Collection[int], spec: RunSpec) -> Dataset:
 def _features(model: nn.Module, data: Dataset, spec: RunSpec) -> Features:
     size = spec.batch_size if isinstance(spec.batch_size, int) else 256
     return features(model, torch.from_numpy(data.x), spec.layer[0], batch_size=size, device=device_of(spec.device))
+
+
+def _networks(model: nn.Module, layer: str, found: Immunized, spec: RunSpec) -> tuple[Network, Network]:
+    """The network with θ appended, and the one without."""
+    device = device_of(spec.device)
+    made = appended(model, layer, torch.from_numpy(found.theta))
+    name = f"{layer}.{HEAD}" if layer else HEAD
+    return Network(made.to(device), name), Network(copy.deepcopy(model).to(device), layer)
+
+
+def split(tasks: tuple[Task, Task], parts: Sequence[Dataset], asked: Asked) -> Parts:
+    """The inputs of both tasks, those that are learnt from and those held out, as θ has seen them or not."""
+    rows = [task.split(asked.holdout, asked.seed) for task in tasks]
+    return Parts(*(by_rows(part.x, part.y, some) for part, both in zip(parts, rows, strict=True) for some in both))
 
 
 def _about(

@@ -44,6 +44,8 @@ class Immunized:
         attackers: how fast the probes are learnt with θ and without, by several attackers (`attackers.SCHEMA`); None
             where there are no targets.
         cautions: what makes the figures misleading.
+        finetuning: the whole network fine-tuned on the harmful task (`fine_tuning.SCHEMA`); None where it was not asked
+            for.
     """
 
     method: str
@@ -62,6 +64,7 @@ class Immunized:
     history: pa.Table | None = field(repr=False)
     attackers: pa.Table | None = field(repr=False)
     cautions: tuple[Caution, ...] = field(repr=False)
+    finetuning: pa.Table | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """All figures by name, as plain data, without θ and the tables."""

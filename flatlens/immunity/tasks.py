@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flatlens.errors import DataError
 from flatlens.hessian.condition import STEADY, Floats, matrix
 from flatlens.immunity.ceiling import root
 from flatlens.records.schema import Caution
+
+Ints = NDArray[np.int64]
 
 
 class Task(NamedTuple):
@@ -48,6 +51,15 @@ class Task(NamedTuple):
         """The part that θ is found on and, drawn at random, the one held out; the latter None where ``share`` is 0."""
         if not share:
             return self, None
+        seen, held = self.split(share, seed)
+        return self._take(seen), self._take(held)
+
+    def split(self, share: float, seed: int) -> tuple[Ints, Ints]:
+        """Which samples are in either part, ascending.
+
+        Raises:
+            DataError: one would be empty.
+        """
         n = len(self.x)
         held = round(share * n)
         if not 0 < held < n:
@@ -56,7 +68,7 @@ class Task(NamedTuple):
                 "samples, or --holdout 0"
             )
         order = np.random.default_rng(seed).permutation(n)
-        return self._take(np.sort(order[held:])), self._take(np.sort(order[:held]))
+        return np.sort(order[held:]), np.sort(order[:held])
 
     def sha256(self) -> str:
         """Of features and targets: bytes and shapes."""

@@ -19,6 +19,7 @@ from flatlens.attacks.objectives import targets
 from flatlens.attacks.protocol import Attack, Walks
 from flatlens.errors import AttackError, ModelError, ResourceError
 from flatlens.hessian.any_layer import AnyLayer
+from flatlens.measure.conditions import FeatureKeeper, Probed
 from flatlens.measure.keeper import ImageKeeper, with_result
 from flatlens.measure.loop import Found, Piece, walk
 from flatlens.models import guard
@@ -67,6 +68,8 @@ class Job:
     images: str
     preflight: tuple[Caution, ...]
     surface: bool = False
+    condition: Probed | None = None
+    """Of which features the condition number is taken along, where it is."""
     study: tuple[Tensor, Tensor] | None = None
     """The inputs and labels that an attack learns from, where it does; else those that are attacked."""
     weights: str | None = None
@@ -134,9 +137,13 @@ class Job:
 
     def _measured(self, index: int, batch: Batch, walks: Walks, tick: Callable[[str], None]) -> Piece:
         certificate, flatness = Certificate.of(self.victim), Flatness(self.measure)
+        features: dict[str, Any] = {}
 
-        def walked(walks: Walks, batch: Batch, name: str, restart: int = 0, **more: Any) -> Piece:
-            return walk(
+        def walked(
+            walks: Walks, batch: Batch, name: str, restart: int = 0, keeper: ImageKeeper | None = None, **more: Any
+        ) -> Piece:
+            taken = None if self.condition is None else FeatureKeeper(self.condition.layer, keeper)
+            found = walk(
                 walks,
                 self.victim,
                 batch,
@@ -144,8 +151,12 @@ class Job:
                 self.probes(flatness, certificate),
                 path=name,
                 tick=lambda: tick(f"{name}, batch {index + 1} of {self.batches}"),
+                keeper=taken or keeper,
                 **more,
             )
+            if taken is not None:
+                features[FeatureKeeper.key(name, restart)] = taken.features()
+            return found
 
         pieces, best, gradients = [], None, None
         for run in range(self.runs):
@@ -171,6 +182,7 @@ class Job:
             pa.concat_tables([piece.layers for piece in pieces]),
             images,
             gradients=gradients,
+            features=features or None,
         )
 
     def _slope(self, x: Tensor, y: Tensor, *, needed: bool) -> Tensor | None:

@@ -28,7 +28,8 @@ KAPPA = "relative_flatness"
 class Piece(NamedTuple):
     """The rows of one batch: all its paths, complete.
 
-    ``images`` is what was kept of the inputs, ``gradients`` of the attack's gradients. ``notes`` counts samples of
+    ``images`` is what was kept of the inputs, ``gradients`` of the attack's gradients, ``features`` of the head's
+    inputs (`flatlens.measure.conditions`). ``notes`` counts samples of
     which a reader must know something, by code (`flatlens.records.cautions.recorded`).
     """
 
@@ -40,10 +41,12 @@ class Piece(NamedTuple):
     gradients: Any = None
     more: Mapping[str, pa.Table] = MappingProxyType({})
     embeddings: Any = None
+    features: Any = None
 
     def arrays(self) -> dict[str, Any]:
         """What is kept beside the tables, by name; None where there is nothing."""
-        return {"images": self.images, "gradients": self.gradients, "embeddings": self.embeddings}
+        kept = {"images": self.images, "gradients": self.gradients, "embeddings": self.embeddings}
+        return kept | {"features": self.features}
 
     def tables(self) -> dict[str, pa.Table]:
         """All of its tables, by name."""

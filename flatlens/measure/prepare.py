@@ -13,6 +13,7 @@ from flatlens import attacks
 from flatlens.attacks.protocol import Attack, Walks, stated
 from flatlens.errors import AttackError, DataError, LayerError, SpecError
 from flatlens.hessian.any_layer import AnyLayer
+from flatlens.measure.conditions import probed
 from flatlens.measure.job import Job, classified, fed_otherwise
 from flatlens.models import guard
 from flatlens.records import cautions
@@ -60,7 +61,8 @@ def prepare(
 
     Raises:
         AttackError: there are not as many radii as samples, or only right samples are kept, which would mix them up.
-        DataError: no sample is classified as labelled, where only those are kept; or data that `check_data` refuses.
+        DataError: no sample is classified as labelled, where only those are kept; data that `check_data` refuses; or
+            too few samples for a condition number.
     """
     keep_freed_memory()
     x, y = check_data(x, y)
@@ -91,6 +93,7 @@ def prepare(
             *cautions.low_accuracy(int(right.sum()), len(right), victim.classes, recorded_accuracy),
         )
         x, y, ids = x[right], y[right], ids[right]
+    of_head = None if settings.condition is None else probed(victim, len(x), settings.condition)
     fitted = settings.batch_size or batch_that_fits(bytes_per_sample(victim, x, y), victim.device)
     return Job(
         model=model,
@@ -113,6 +116,7 @@ def prepare(
             *cautions.not_probed(skipped),
         ),
         surface=settings.surface,
+        condition=of_head,
         study=study,
         weights=weights,
     )

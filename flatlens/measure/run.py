@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from flatlens.measure import load_language
+from flatlens.measure import conditions, load_language
 from flatlens.measure.job import Job
 from flatlens.measure.language_job import LanguageJob
 from flatlens.measure.load import load
@@ -120,5 +120,10 @@ def finish(begun: Begun) -> Trace:
     made = made.with_cautions(found)
     if isinstance(begun.job, Job) and begun.job.surface and (land := surfaces(begun.job, made)) is not None:
         result.save_surfaces(land)
+    if isinstance(begun.job, Job) and (probed := begun.job.condition) is not None:
+        with conditions.opened(result.features()) as taken:
+            table = conditions.table(taken, len(begun.job.x), probed.ridge)
+        result.save_condition(table)
+        made = dataclasses.replace(made, condition=table)
     result.finish(made.cautions, seconds=round(seconds, 3), **({learnt.KEY: told} if told else {}))
     return made

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from flatlens.measure import given
+from flatlens.measure import conditions, given
 from flatlens.measure.job import Job, provenance
 from flatlens.measure.prepare import prepare
 from flatlens.measure.surface import surfaces
@@ -46,6 +46,7 @@ def trace(
     labels: Sequence[str] | None = None,
     dead_units: bool = False,
     surface: bool = False,
+    condition: float | None = None,
     out: str | Path | None = None,
     force: bool = False,
     progress: Report | None = None,
@@ -78,6 +79,9 @@ def trace(
         labels: names of the classes.
         dead_units: also count, at every step, the ReLU units that pass no gradient (column ``dead_share``).
         surface: also κ and the loss of 12 samples on planes of inputs and of the head's weight (`Trace.surfaces`).
+        condition: also the condition number of a linear probe on the head's features at each step, of all samples
+            together (`Trace.condition`), with this ridge, such as 0.01; 0 for none, which needs at least as many
+            samples as features.
         out: a new folder to save the trace and its report in, as ``flatlens trace`` would; see `Trace.save`.
         force: replace the run that is in that folder.
         progress: called after every step of a batch.
@@ -102,7 +106,7 @@ def trace(
         settings = Settings(
             given.names("layer", layers, layer, (HEAD,)), given.names("control", controls, control, ()), probes,
             batch_size, seed, given.device(device), given.dtype(dtype), images, bounds, dead_units=dead_units,
-            surface=surface,
+            surface=surface, condition=condition,
         )  # fmt: skip
         job = prepare(net, data.x, data.y, attack=made, settings=settings)
         known = given.labels(labels, job.victim.classes) or data.labels
@@ -125,6 +129,9 @@ def trace(
     result = result.with_cautions(found)
     if job.surface:
         result = replace(result, surfaces=surfaces(job, result))
+    if job.condition is not None:
+        taken = [piece.features for piece in pieces]
+        result = replace(result, condition=conditions.table(taken, len(job.x), job.condition.ridge))
     if out is not None:
         result.save(out, force=force)
     warn(result.cautions)
@@ -151,4 +158,5 @@ def _describe(job: Job, model: str, data: str, named: str | None, layers: Sequen
         "images": job.images,
         "bounds": list(job.victim.bounds),
         **({"surface": True} if job.surface else {}),
+        **({} if job.condition is None else {"condition": job.condition.ridge}),
     }

@@ -52,6 +52,7 @@ def trace(run: Run, *, whole: bool) -> Trace:
         gradients=gradients,
         surfaces=None if (kept := run.kept("surfaces.safetensors")) is None else stored.surfaces(kept, files),
         peers=_table(run, "peers"),
+        condition=_table(run, "condition"),
         positions=_table(run, "positions"),
         tokens=_table(run, "tokens"),
         prompts=None if (kept := run.kept("prompts.json")) is None else prompts.read(kept, files),

@@ -42,10 +42,12 @@ RUNNING, FINISHED = "running", "finished"
 _TABLES = {name: table.schema for name, table in (TABLES | TEXT_TABLES).items()}
 _ARRAYS = ("images", "gradients", "embeddings")
 """What is kept of each batch beside its tables, where there is any."""
+FEATURES = "features"
+"""What is kept of each batch until its run is finished: the head's inputs, of which `CONDITION` is computed."""
 FILES = (
     "spec.toml", "steps.parquet", "layers.parquet", "images.safetensors", "gradients.safetensors",
     "surfaces.safetensors", "spectrum.parquet", "peers.parquet", "positions.parquet", "tokens.parquet", "prompts.json",
-    "embeddings.safetensors",
+    "embeddings.safetensors", "condition.parquet",
 )  # fmt: skip
 """Of these a finished run's manifest tells the SHA-256."""
 _NOTES, _SECONDS = b"flatlens.notes", b"flatlens.seconds"
@@ -151,19 +153,19 @@ class Run:
         self,
         index: int,
         tables: Mapping[str, pa.Table],
-        arrays: Mapping[str, Images | Gradients | Embeddings | None],
+        arrays: Mapping[str, Images | Gradients | Embeddings | Mapping[str, Any] | None],
         notes: Mapping[str, int],
         seconds: float = 0.0,
     ) -> None:
         """Keep one finished batch, which took ``seconds``.
 
-        ``arrays`` are its ``images`` and ``gradients``. The table of steps is written last: once it is there, the batch
+        ``arrays`` are its ``images``, ``gradients``, … The table of steps is written last: once it is there, the batch
         is complete, with its notes and hashes. Batches may be saved in any order and by several processes.
         """
         with disk(self.path):
             self._part(index, "").parent.mkdir(exist_ok=True)
             files: dict[str, str] = {}
-            for kind in _ARRAYS:
+            for kind in (*_ARRAYS, FEATURES):
                 name, kept = f"{kind}.safetensors", arrays.get(kind)
                 self._part(index, name).unlink(missing_ok=True)
                 if kept is not None:
@@ -184,6 +186,10 @@ class Run:
     def open_part(self, index: int) -> Path:
         """Where a batch that is under way is kept, so that it can be gone on with in its middle."""
         return self._part(index, "open")
+
+    def features(self) -> list[Path]:
+        """The files of the head's features, batch by batch, of a run whose parts are all there; see `FEATURES`."""
+        return [self._part(i, f"{FEATURES}.safetensors") for i in range(self.manifest["batches"])]
 
     def save_prompts(self, texts: list[dict[str, Any]]) -> None:
         """Keep the prompts of a run of a language model, as they are tokenised."""
@@ -243,6 +249,11 @@ class Run:
         out = io.BytesIO()
         pq.write_table(table, out, write_page_checksum=True)
         self.keep(f"{name}.parquet", out.getvalue())
+
+    def save_condition(self, table: pa.Table) -> None:
+        """Keep the table `CONDITION` of a run that is about to be finished."""
+        with disk(self.path), replacing(self.path / "condition.parquet") as file:
+            pq.write_table(table, file, write_page_checksum=True)
 
     def save_surfaces(self, surfaces: Surfaces) -> None:
         """Keep the surfaces of a run that is about to be finished."""

@@ -55,6 +55,8 @@ def save(trace: Trace, folder: str | Path, *, force: bool = False) -> Path:
     for name, table in (("spectrum", trace.spectrum), ("peers", trace.peers)):
         if table is not None:
             run.save_table(name, table)
+    if trace.condition is not None:
+        run.save_condition(trace.condition)
     if trace.surfaces is not None:
         run.save_surfaces(trace.surfaces)
     run.finish(trace.cautions, **({"seconds": made_by["seconds"]} if "seconds" in made_by else {}))
@@ -85,6 +87,7 @@ def spec_of(trace: Trace) -> RunSpec:
     values: dict[str, Any] = {key: _object(said.get(key)) for key in ("model", "data")}
     values |= {key: said[key] for key in _ALWAYS if said.get(key)}
     values |= {"bounds": said["bounds"]} if "bounds" in said else {}
+    values |= {"condition": said["condition"]} if said.get("condition") is not None else {}
     values |= {"dtype": said["dtype"]} if said.get("dtype") in DTYPES else {}
     rest = {key: said[key] for key in KEYS if said.get(key) is not None and key not in values and key != "dtype"}
     attack = {key: said[key] for key in _ATTACKS_OWN if said.get(key) is not None}

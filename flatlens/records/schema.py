@@ -178,6 +178,32 @@ PEERS = pa.schema(
 )
 """What PyHessian says of one layer and single samples, at ``clean``, ``flip`` and ``end``, beside flatlens' numbers."""
 
+CONDITION = pa.schema(
+    [
+        ("path", pa.string()),
+        ("restart", pa.int32()),
+        ("step", pa.int32()),
+        ("n", pa.int64()),
+        ("ridge", pa.float64()),
+        ("condition_number", pa.float64()),
+        ("effective", pa.float64()),
+        ("rank", pa.int32()),
+        ("lambda_max", pa.float64()),
+        ("lambda_min", pa.float64()),
+    ]
+)
+"""The Hessian of a linear probe on the head's features at each step, of all samples together. No κ of flatness."""
+TRAINING = "training"
+"""The value of ``path`` of a training, whose steps are epochs."""
+CONDITION_EPOCHS = pa.schema(
+    [
+        CONDITION.field("path"),
+        ("epoch", pa.int32()),
+        *(CONDITION.field(name) for name in CONDITION.names[3:]),
+    ]
+)
+"""The same at each epoch of a training, the untrained network's as epoch 0."""
+
 MEASURES = {
     "relative_flatness": "κ, relative flatness (Petzka et al. 2021)",
     "trace": "Tr H, trace of the Hessian",

@@ -20,13 +20,24 @@ from flatlens.errors import one_line
 from flatlens.files.borders import DamageError, plain_file
 from flatlens.files.sealing import file_sha256
 from flatlens.records import surfaces as planes
-from flatlens.records.schema import ATTACK, PEERS, SPECTRUM, TABLES, TEXT_TABLES, Embeddings, Gradients, Images
+from flatlens.records.schema import (
+    ATTACK,
+    CONDITION,
+    PEERS,
+    SPECTRUM,
+    TABLES,
+    TEXT_TABLES,
+    Embeddings,
+    Gradients,
+    Images,
+)
 from flatlens.records.surfaces import Surfaces
 
 SCHEMAS = {
     **{name: table.schema for name, table in (TABLES | TEXT_TABLES).items()},
     "spectrum": SPECTRUM,
     "peers": PEERS,
+    "condition": CONDITION,
 }
 KEY = ("path", "restart", "sample", "step", "kind")
 """What a row of ``steps`` is of; a row of ``layers`` is of a layer, too."""
@@ -37,6 +48,7 @@ NEVER_NULL = {
     "tokens": (*KEY, "slot", "token"),
     "spectrum": ("at",),
     "peers": ("sample", "at", "step", "layer"),
+    "condition": ("path", "restart", "step", "n"),
 }
 _SPARE, _A_BYTE = 200_000, 50
 """Rows that a table may always have, and how many more for each of its bytes: real ones take several bytes each."""
@@ -269,9 +281,10 @@ def _reading(path: Path, files: Mapping[str, str] | None) -> Iterator[Any]:
         raise DamageError(f"{path.name}: {_what(error)}") from error
 
 
-def as_tensors(kept: Images | Gradients | Embeddings) -> dict[str, np.ndarray[Any, Any]]:
-    """Inputs or gradients as the arrays of a file."""
-    return {name: np.ascontiguousarray(values) for name, values in kept._asdict().items()}
+def as_tensors(kept: Images | Gradients | Embeddings | Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """Inputs, gradients or features as the arrays of a file."""
+    plain = kept if isinstance(kept, Mapping) else kept._asdict()
+    return {name: np.ascontiguousarray(values) for name, values in plain.items()}
 
 
 class _Kind(NamedTuple):

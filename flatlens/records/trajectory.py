@@ -58,6 +58,7 @@ class Trace:
         positions: of a language model, the table of `POSITIONS`.
         tokens: of a language model, the table of `TOKENS`.
         prompts: of a language model, its prompts with their tokens and what these look like; see `prompt`.
+        condition: the table of `CONDITION`, where it was asked for.
         embeddings: of a soft attack on a language model, the slot at clean, flip, peak and end.
     """
 
@@ -76,6 +77,7 @@ class Trace:
     tokens: pa.Table | None = None
     prompts: tuple[Mapping[str, Any], ...] | None = None
     embeddings: Embeddings | None = None
+    condition: pa.Table | None = None
 
     @property
     def of_language(self) -> bool:

@@ -98,6 +98,7 @@ class RunSpec:
     swaps: int | None = None
     ball: float | None = None
     stop_after: int | None = None
+    condition: float | None = None
 
     def __post_init__(self) -> None:
         for key in ("control", "layer"):

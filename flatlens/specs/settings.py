@@ -67,6 +67,8 @@ class Settings:
         only_correct: leave out samples that are wrong before the attack.
         dead_units: count the ReLU units that pass no gradient.
         surface: also κ and the loss of a few samples on planes of inputs and of weights.
+        condition: also the condition number of a linear probe on the head's features at each step, of all samples
+            together, with this ridge; 0 for none, None to leave it out.
 
     Raises:
         SpecError: a value cannot be; the message names it as the command line does (`flatlens.wording.python_words`).
@@ -84,6 +86,7 @@ class Settings:
     only_correct: bool = False
     dead_units: bool = False
     surface: bool = False
+    condition: float | None = None
 
     def __post_init__(self) -> None:
         for key in ("probes", "batch_size", "seed"):
@@ -110,6 +113,9 @@ class Settings:
                 raise SpecError(unknown(key, str(value), known, where="there are"))
         for key in ("only_correct", "dead_units", "surface"):
             typed(key, getattr(self, key), bool, bool)
+
+        if self.condition is not None and not 0 <= typed("condition", self.condition, (int, float), float) < math.inf:
+            raise SpecError(f"--condition {self.condition:g}: needs a ridge of at least 0, for example 0.01")
 
     def _put(self, key: str, value: Any) -> None:
         object.__setattr__(self, key, value)

@@ -39,6 +39,8 @@ class TrainSpec:
         norm: in which eps is measured, ``linf`` (the default) or ``l2``.
         eps_warmup: epochs in which eps rises from 0 in equal steps; 0 unless given.
         keep: ``last``, or ``best`` for the epoch that is best on samples held out of the training data.
+        condition: also the condition number of a linear probe on the head's features at each epoch, with this ridge (0
+            for none); it changes no weight.
         defence: a recipe, one of `flatlens.specs.defences.RECIPES`; it is resolved into the axes and then None.
 
     Raises:
@@ -62,6 +64,7 @@ class TrainSpec:
     eps_warmup: int | None = None
     keep: str | None = None
     defence: str | None = None
+    condition: float | None = None
 
     def __post_init__(self) -> None:
         # One way to write each training: what came later is None at its default, so that older hashes stay.
@@ -85,6 +88,8 @@ class TrainSpec:
                 raise SpecError(f"{flag(key)} {getattr(self, key):g}: needs a number above 0, for example 0.01")
         if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
             raise SpecError(f"--weight-decay {self.weight_decay:g}: needs a number of at least 0, for example 0.05")
+        if self.condition is not None and not 0 <= self.condition < math.inf:
+            raise SpecError(f"--condition {self.condition:g}: needs a ridge of at least 0, for example 0.01")
         if self.seed < 0:
             raise SpecError(f"--seed {self.seed}: needs a whole number of at least 0")
         self._check_warmups()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from flatlens.errors import DataError, ModelError, SpecError
 from flatlens.files.atomic import disk, replacing
+from flatlens.training.conditions import Conditions
 from flatlens.training.inner import Free, Inner
 from flatlens.training.losses import Adversarial, Loss, cross_entropy
 from flatlens.training.passes import Pass, forward, head_of
@@ -59,6 +60,7 @@ def train(
     eps_warmup: int = 0,
     bounds: tuple[float, float] = (0.0, 1.0),
     watch: Watch | None = None,
+    conditions: Conditions | None = None,
     keep_best: bool = False,
     snapshot: Path | None = None,
     progress: Callable[[int, float], None] = lambda done, loss: None,
@@ -82,6 +84,7 @@ def train(
         eps_warmup: epochs in which it rises from 0 in equal steps.
         bounds: range of valid inputs.
         watch: looks at some samples after each epoch.
+        conditions: looks at the head's features before the first epoch and after each.
         keep_best: end with the weights of the epoch that did best on the watched samples.
         snapshot: a file that holds all that the next epoch depends on, written after each; where it is there, the
             training goes on from it, to the same bits as if it had never stopped. It is the caller's to remove.
@@ -107,11 +110,15 @@ def train(
         parts["inner"] = inner
     if watch is not None:
         parts["watch"] = watch
+    if conditions is not None:
+        parts["conditions"] = conditions
     state = _State(parts, rng)
     with torch.random.fork_rng(devices=[]):  # what the model draws by itself, as dropout does
         torch.default_generator.manual_seed(rng.initial_seed())
         if snapshot is not None and snapshot.exists():
             state.read(snapshot)
+        if conditions is not None and not conditions.rows:
+            conditions.look(model, 0)
         for epoch in range(len(state.losses), epochs):
             began, total, right = time.perf_counter(), 0.0, 0
             radius = eps * min(1.0, (epoch + 1) / (eps_warmup + 1))
@@ -137,6 +144,8 @@ def train(
                 watch.look(model, epoch + 1, total / len(x), right / len(x), rate, seconds, last=last, inner=inner)
                 if keep_best and watch.is_best:
                     state.best = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            if conditions is not None:
+                conditions.look(model, epoch + 1)
             if snapshot is not None:
                 state.write(snapshot)
     model.eval()

@@ -37,7 +37,8 @@ from flatlens.progress import Progress, Report
 from flatlens.specs.defences import WEIGHTS, chosen
 from flatlens.specs.options import Named, written
 from flatlens.specs.train import TrainSpec
-from flatlens.training import attacked, defences, epochs, fit, judging, watch
+from flatlens.training import attacked, conditions, defences, epochs, fit, judging, watch
+from flatlens.training.conditions import Conditions
 from flatlens.training.fit import History
 from flatlens.training.watch import Alarm
 from flatlens.version import __version__
@@ -219,8 +220,11 @@ def _trained(work: _Work, file: Path, *, force: bool, progress: Report | None) -
     if resumed == "new":
         part.unlink(missing_ok=True)
         write_json(begun, {"hash": work.hash})
-    record, watcher = _fit(work, part, progress)
+    record, watcher, conditioned = _fit(work, part, progress)
     write_file(epochs.beside(file), epochs.stored(watcher.rows))
+    conditions.beside(file).unlink(missing_ok=True)  # of a training that --force replaces
+    if conditioned is not None:
+        write_file(conditions.beside(file), conditioned.stored())
     write_file(file, save({k: v.contiguous() for k, v in work.loaded.model.state_dict().items()}))
     write_json(beside, record)
     part.unlink(missing_ok=True)
@@ -291,10 +295,12 @@ def _watched(recipe: TrainSpec, data: Dataset, tell: Callable[[Alarm], None]) ->
     )
 
 
-def _fit(work: _Work, part: Path, progress: Report | None) -> tuple[dict[str, Any], watch.Watch]:
+def _fit(work: _Work, part: Path, progress: Report | None) -> tuple[dict[str, Any], watch.Watch, Conditions | None]:
     model, recipe = work.loaded.model, work.recipe
     began = time.perf_counter()
     data, watcher = _watched(recipe, work.data, work.tell)
+    ridge = recipe.condition
+    conditioned = None if ridge is None else Conditions.of(model, data, ridge, recipe.seed)
     attack = defences.of(recipe)["inner"]
     total = recipe.epochs * -(-len(data) // recipe.batch_size) * (1 if attack is None else attack.replays)
 
@@ -307,14 +313,16 @@ def _fit(work: _Work, part: Path, progress: Report | None) -> tuple[dict[str, An
     try:
         keep = recipe.keep is not None
         before = judging.flatness(model, recipe, test)
-        history = _history(model, recipe, data, snapshot=part, progress=tick, watch=watcher, keep_best=keep)
+        history = _history(
+            model, recipe, data, snapshot=part, progress=tick, watch=watcher, conditions=conditioned, keep_best=keep
+        )
         reached = judging.reached(model, recipe, test, data_sha256=work.data.sha256, before=before, progress=progress)
     except OSError as error:  # of the model's own code: it says nothing of the disk
         raise ModelError(f"the model raised {one_line(error, kind=True)}") from error
     at_end = tuple(judging.alarms(reached, recipe, work.data.classes))
     for alarm in at_end:
         work.tell(alarm)
-    return {
+    record = {
         "model": work.model,
         "recipe": recipe.to_dict(),
         "hash": work.hash,
@@ -327,12 +335,14 @@ def _fit(work: _Work, part: Path, progress: Report | None) -> tuple[dict[str, An
         "loss": history.loss,
         "training_accuracy": history.accuracy,
         "epoch": history.epoch,
+        **({} if conditioned is None else {"condition": conditioned.told()}),
         "step_seconds": sum(row.seconds for row in watcher.rows) / max(total, 1),
         "alarms": [alarm._asdict() for alarm in (*watcher.alarms(), *at_end)],
         "seconds": round(time.perf_counter() - began, 3),
         "flatlens": __version__,
         "torch": torch.__version__,
-    }, watcher
+    }
+    return record, watcher, conditioned
 
 
 def _judged_anew(work: _Work, file: Path, record: dict[str, Any], progress: Report | None) -> dict[str, Any]:

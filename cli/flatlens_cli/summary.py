@@ -99,7 +99,7 @@ def _on_text(spec: Mapping[str, Any]) -> str:
     length = spec.get("step_size")
     parts = [str(spec["attack"]), f"{spec['steps']} steps"]
     if length is not None:
-        parts[1] += f" of {length:g} mean row norms"
+        parts[1] += f" of {length:g}" + (" mean row norms" if spec["attack"] != "simplex" else "")
     parts.append(f"slot of {spec['slot_len']} tokens")
     if spec.get("candidates") is not None:
         parts.append(f"{spec['candidates']} candidates")

@@ -29,7 +29,7 @@ def build(spec: RunSpec, model: nn.Module) -> Attack:
         "objective": spec.objective,
         "momentum": spec.momentum,
         "restarts": spec.restarts,
-        **{key: getattr(spec, key) for key in ("candidates", "topk", "swaps", "ball")},
+        **{key: getattr(spec, key) for key in ("candidates", "topk", "swaps", "ball", "sharpen")},
     }
     made = attacks.find(spec.attack)
     names = inspect.signature(made).parameters

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from flatlens import attacks
 from flatlens.attacks.language.yardsticks import Given
+from flatlens.attacks.protocol import stated
 from flatlens.datasets import prompts as named
 from flatlens.datasets.prompts import Prompt, Prompts
 from flatlens.errors import ModelError
@@ -23,6 +24,7 @@ from flatlens.progress import Report
 from flatlens.records import cautions, saving
 from flatlens.records.schema import Embeddings
 from flatlens.records.trajectory import Trace
+from flatlens.specs.catalogue import TEXT_ATTACKS
 from flatlens.specs.language import BENIGN
 from flatlens.specs.run import RunSpec
 from flatlens.wording import python_words, warn
@@ -89,7 +91,7 @@ def trace_text(
             "stop_after": stop_after, "seed": seed, "batch_size": batch_size,
         }  # fmt: skip
         # What a value may be is checked where every run's is.
-        soft = {} if isinstance(attack, str) or getattr(attack, "discrete", True) else {"attack": "embedding"}
+        soft = {} if isinstance(attack, str) or getattr(attack, "discrete", True) else {"attack": _kind(attack)}
         checked: dict[str, Any] = {
             "model": f"{OBJECT}:model",
             "data": f"{OBJECT}:prompts",
@@ -163,6 +165,12 @@ def _model(model: Any, tokenizer: Any) -> tuple[Any, Any, str]:
     if tokenizer is None or not callable(tokenizer):
         raise ModelError("the tokenizer is missing; give the model's own, of transformers")
     return model, tokenizer, f"{OBJECT}:{type(model).__name__}"
+
+
+def _kind(attack: Any) -> str:
+    """The name of the attack whose controls fit a soft one."""
+    name = stated(attack).name
+    return name if name in TEXT_ATTACKS else "embedding"
 
 
 def _prompts(prompts: Sequence[Prompt] | str) -> Prompts:

@@ -99,6 +99,12 @@ TEXT_ATTACKS = {
         "gradient steps on the slot's embeddings (Schwinn et al. 2024)",
         discrete=False,
     ),
+    "simplex": Entry(
+        "language.simplex",
+        "Simplex",
+        "gradient steps on mixtures of tokens, rounded to text at each step (Geisler et al. 2024)",
+        discrete=False,
+    ),
     "random-swap": Entry(
         "language.gcg",
         "RandomSwap",

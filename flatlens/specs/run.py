@@ -94,6 +94,7 @@ class RunSpec:
     swaps: int | None = None
     ball: float | None = None
     stop_after: int | None = None
+    sharpen: float | None = None
 
     def __post_init__(self) -> None:
         for key in ("control", "layer"):

@@ -154,6 +154,28 @@ class TokenVictim:
         here.states = states
         return here
 
+    def one_hot(self, tokens: Int[Tensor, "n s"]) -> Float[Tensor, "n s v"]:
+        """Weights of tokens, all of it on one token at each place."""
+        return F.one_hot(tokens.to(self.device), self.classes).to(self.dtype)
+
+    def mixed(
+        self, weights: Float[Tensor, "n s v"], y: Tensor | None = None, *, tokens: Tensor | None = None,
+        final: bool = False,
+    ) -> Forward:  # fmt: skip
+        """One pass at a slot that mixes tokens: at each place the weighted mean of the embedding's rows.
+
+        Args:
+            weights: of the tokens, at least 0 and 1 in all at each place.
+            y: as for a pass.
+            tokens: those of the slot, where it is text.
+            final: as for a pass.
+        """
+        # The weights are not on the graph: `by_token` takes the gradient by the mean to that by them.
+        weights = self.place(weights).detach()
+        here = self(self.parts.scale * (weights @ self.parts.weight) if tokens is None else tokens, y, final=final)
+        here.weights = weights
+        return here
+
     def losses(self, tokens: Int[Tensor, "m s"]) -> Float[Tensor, " m"]:
         """The loss at each of many slots, in nats; no graph, and never more than 64 MiB of logits at once."""
         length = self.target.shape[1]

@@ -37,7 +37,7 @@ class Simplex:
 
     Args:
         steps: of the path, ≥ 1.
-        step_size: by how much the weight changes, before projection, where the gradient is largest.
+        step_size: by how much at each place, before projection, the weight changes whose gradient is largest.
         sharpen: how unequal a place's weights must be: 0 asks for nothing, towards 1 only single tokens remain. Of k
             weights above 0 the distance from the even mixture is at least ``sqrt(sharpen (1 − 1/k))``.
     """
@@ -81,11 +81,12 @@ class Simplex:
     ) -> Float[Tensor, "n s v"]:
         """The weights one step further.
 
-        The gradient is taken off its mean over the tokens, which changes no weight, and measured by its largest entry.
+        Of each place the gradient's mean over the tokens is taken off, which changes no weight, and it is measured by
+        its largest entry: with one measure for all places a single one of them would move.
         """
         own, up = weights[..., writable], gradient[..., writable]
         up = up - up.mean(-1, keepdim=True)
-        most = up.abs().amax()
+        most = up.abs().amax(-1, keepdim=True)
         moved = own + self.step_size * torch.where(most > 0, up / most, 0.0)
         found = torch.zeros_like(weights)
         found[..., writable] = sharpened(onto_simplex(moved), self.sharpen)

@@ -139,7 +139,7 @@ def test_the_step_is_along_the_gradient_by_the_weights() -> None:
     found = attack.after(weights, gradient, writable)[0].numpy()
     up = gradient[0][:, writable].numpy().astype(float)
     up -= up.mean(1, keepdims=True)
-    moved = weights[0][:, writable].numpy() + 0.3 * up / np.abs(up).max()
+    moved = weights[0][:, writable].numpy() + 0.3 * up / np.abs(up).max(1, keepdims=True)
     np.testing.assert_allclose(found[:, writable.numpy()], [bisected(row) for row in moved], atol=1e-6)
     assert (found[:, 2] == 0).all()
     still = attack.after(F.one_hot(torch.tensor([[1, 4]]), 7).float(), torch.zeros(1, 2, 7), writable)

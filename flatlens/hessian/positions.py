@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from flatlens.hessian import Curvature
 from flatlens.hessian.head import same_logits
 from flatlens.hessian.softmax import Others, largest_eigenvalue, others
-from flatlens.hessian.vocabulary import BLOCK, Blocks
+from flatlens.hessian.vocabulary import Blocks
 from flatlens.victims.precision import wide
 
 ENTRIES = 2**23
 """Numbers in one table of positions × classes at most (64 MB): longer batches go in groups of samples."""
 ITERATIONS = 400
-CHECK_EVERY = 4
 
 
 class AtPositions(NamedTuple):
@@ -39,6 +38,9 @@ class AtPositions(NamedTuple):
         rank_of_target: how many tokens greedy decoding prefers to the target's; 0: it takes the target.
         greedy: the token that greedy decoding takes.
         margin: the target's logit minus the largest other one.
+        gap: the largest logit minus the second largest.
+        confidence: the largest probability.
+        entropy: of the prediction, in nats.
         confidence_term: c = Σ p_k (1 − p_k).
         feature_norm_sq: ‖a‖².
         weight_variance: Σ p_k ‖w_k − w̄‖².
@@ -52,6 +54,9 @@ class AtPositions(NamedTuple):
     rank_of_target: Float[Tensor, "n t"]
     greedy: Int[Tensor, "n t"]
     margin: Float[Tensor, "n t"]
+    gap: Float[Tensor, "n t"]
+    confidence: Float[Tensor, "n t"]
+    entropy: Float[Tensor, "n t"]
     confidence_term: Float[Tensor, "n t"]
     feature_norm_sq: Float[Tensor, "n t"]
     weight_variance: Float[Tensor, "n t"]
@@ -65,10 +70,10 @@ class HeadAtPositions:
 
     Args:
         linear: the layer whose output is the logits; its weight is referred to in its own dtype, not copied.
-        block: rows of the weight that are widened to float64 at once.
+        block: rows of the weight that are widened to float64 at once; as many as fit in the cache when left out.
     """
 
-    def __init__(self, linear: nn.Linear, *, block: int = BLOCK) -> None:
+    def __init__(self, linear: nn.Linear, *, block: int | None = None) -> None:
         self._blocks = Blocks(linear.weight, linear.bias, block=block)
         self.weight_norm = self._blocks.norms_sq.sum().sqrt()
         self._longest = self._blocks.norms_sq.max().sqrt()
@@ -126,6 +131,9 @@ class HeadAtPositions:
             "rank_of_target": blank * _rank(given, label.to(given.device)).to(a.device),
             "greedy": given.argmax(1).to(a.device),
             "margin": blank * torch.where(label == seen.top, seen.gap, target - seen.first),
+            "gap": blank * seen.gap,
+            "confidence": blank * seen.p_top,
+            "entropy": blank * _entropy(seen),
             "confidence_term": blank * c,
             "feature_norm_sq": blank * norm_sq,
             "weight_variance": blank * variance,
@@ -171,6 +179,12 @@ def _rank(logits: Float[Tensor, "n k"], label: Int[Tensor, " n"]) -> Int[Tensor,
     own = logits.gather(1, label.unsqueeze(1))
     before = torch.arange(logits.shape[1], device=logits.device) < label.unsqueeze(1)
     return ((logits > own) | ((logits == own) & before)).sum(1)
+
+
+def _entropy(seen: Others) -> Float[Tensor, " n"]:
+    """−Σ p log p in nats: of the top class against the others, and among these."""
+    within = torch.special.entr(seen.q).sum(1)
+    return seen.p_top * torch.log1p(seen.odds) + torch.special.entr(seen.rest) + seen.rest * within
 
 
 def _gradient_norm(seen: Others, label: Int[Tensor, " t"], coordinates: Float[Tensor, "t r"]) -> Tensor:
@@ -223,14 +237,17 @@ def _top_eigenvalue(seen: Others, coordinates: Float[Tensor, "t r"], own: Float[
         image.sub_(q, alpha=float(alpha))
         beta = torch.linalg.matrix_norm(image)
         diagonal.append(float(alpha))
-        if step % CHECK_EVERY == 0 or float(beta) < 1e-14:
+        if step > 1 or float(beta) < 1e-14:
             values, vectors = torch.linalg.eigh(_tridiagonal(diagonal, off))
             value, residual = float(values[-1]), float(beta) * abs(float(vectors[-1, -1]))
-            if residual <= 1e-15 * value or (residual <= 1e-7 * value and abs(value - last) <= 1e-14 * value):
+            # The value's error is at most residual² / (its distance from the next one), which is known as well by then.
+            apart = value - float(values[-2]) if step > 1 else 0.0
+            settled = residual**2 <= 1e-13 * value * apart or abs(value - last) <= 1e-15 * value
+            if residual <= 1e-15 * value or (residual <= 1e-7 * value and settled):
                 break
             last = value
         off.append(float(beta))
-        before, q = q, image / beta
+        before, q = q, image.div_(beta)
     return scale * value
 
 

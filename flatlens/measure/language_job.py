@@ -6,6 +6,7 @@ It has what `flatlens.measure.job.Job` has, as far as a run uses it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 from flatlens.attacks.protocol import Attack
 from flatlens.datasets.prompts import Prompts
 from flatlens.errors import ResourceError
+from flatlens.hessian.positions import HeadAtPositions
 from flatlens.measure.job import versions
 from flatlens.measure.loop import Piece
 from flatlens.measure.prompt_walk import PromptWalk
@@ -55,6 +57,11 @@ class LanguageJob:
     preflight: tuple[Caution, ...] = ()
     first: TokenVictim | None = None
     surface: bool = False
+
+    @functools.cached_property
+    def measure(self) -> HeadAtPositions:
+        """Of the head's curvature; the same for all prompts."""
+        return HeadAtPositions(self.parts.head)
 
     @property
     def batches(self) -> int:

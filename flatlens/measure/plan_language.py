@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 
 from flatlens.attacks.language import log_likelihood
-from flatlens.hessian.positions import HeadAtPositions
 from flatlens.measure import load_language
 from flatlens.specs.catalogue import TEXT_ATTACKS, TEXT_CONTROLS
 from flatlens.specs.run import RunSpec
@@ -45,7 +44,7 @@ def plan(spec: RunSpec) -> LanguagePlan:
     """What a run of ``spec`` would take; nothing is written."""
     spec, job, _ = load_language.load(spec)
     victim = job.victim(0)
-    measure = HeadAtPositions(job.parts.head)
+    measure = job.measure
     paths = [spec.attack, *spec.control]
     evaluated = spec.candidates or 0
     with victim.held():

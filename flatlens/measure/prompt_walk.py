@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from flatlens.attacks.protocol import Walks
-from flatlens.hessian.positions import HeadAtPositions
 from flatlens.measure import language_controls
 from flatlens.measure.loop import Found, Midway, Piece, walk
 from flatlens.measure.slot_keeper import SlotKeeper
 from flatlens.probes import Probe, StepProbe
 from flatlens.probes.gradients import GradientFlow
-from flatlens.probes.language import Slot, TokenGradients, Tokens, answer, distance
-from flatlens.probes.positions import EachPosition, MeanFlatness
+from flatlens.probes.language import Slot, TokenGradients, Tokens, distance
+from flatlens.probes.positions import Answer, EachPosition, MeanFlatness
 from flatlens.progress import Progress, Report
 from flatlens.records import midway
 from flatlens.records.schema import ATTACK, DISCRETE
@@ -50,7 +49,6 @@ class PromptWalk:
         self._job, self._index, self._progress, self._file = job, index, progress, file
         self.victim = job.victim(index)
         self.victim.where.batch = index + 1
-        self._head = HeadAtPositions(job.parts.head)
         tokens = self.victim.start()
         self._batch = Batch(self.victim.embed(tokens), self.victim.target, job.ids[index : index + 1], tokens=tokens)
         self._saved = None if file is None else midway.read(file)
@@ -133,9 +131,9 @@ class PromptWalk:
         return Forward(x, self._batch.y, torch.empty(0), {}, self.victim.where)
 
     def _probes(self, flow: GradientFlow, slot: Slot) -> list[Probe]:
-        means = MeanFlatness(self._head, self.victim if self._job.settings["positions"] == "all" else None)
+        means = MeanFlatness(self._job.measure, self.victim if self._job.settings["positions"] == "all" else None)
         return [
-            StepProbe(answer), StepProbe(distance), slot, means, EachPosition(means), Tokens(self.victim),
+            means, Answer(means), EachPosition(means), StepProbe(distance), slot, Tokens(self.victim),
             StepProbe(flow, late=True), TokenGradients(),
         ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What a language model says at a point of an attack's path, and what has become of the slot's tokens."""
+"""What has become of the slot at a point of an attack's path: its distance, its tokens, the gradient by them."""
 
 from __future__ import annotations
 
@@ -8,42 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from flatlens.hessian.softmax import cross_entropy
 from flatlens.probes import ONE_ROW, Columns, Path
-from flatlens.probes.prediction import gap, margin
-from flatlens.victims.precision import wide
 from flatlens.victims.protocol import Forward, Pass
 
 if TYPE_CHECKING:
     from flatlens.victims.tokens import TokenVictim
-
-
-def answer(here: Pass, path: Path) -> Columns:
-    """What greedy decoding gives, ``[n]`` each, in float64.
-
-    Returns:
-        ``flipped``, whether it is the whole target; ``matched``, how many of its tokens; ``loss``, the mean negative
-        log-likelihood of the target's tokens in nats; ``confidence`` and ``entropy`` (nats), means over the target's
-        positions; ``margin`` and ``gap`` (logits), the least of them.
-    """
-    logits = here.logits.detach()
-    length = logits.shape[1]
-    right = logits.argmax(-1) == here.y
-    # Position by position: in float64 all of them at once would be large.
-    found: dict[str, list[Tensor]] = {name: [] for name in ("loss", "confidence", "entropy", "margin", "gap")}
-    for t in range(length):
-        row, y = wide(logits[:, t]), here.y[:, t]
-        log_p = torch.log_softmax(row, 1)
-        p = log_p.exp()
-        found["loss"].append(cross_entropy(row, y))
-        found["confidence"].append(p.amax(1))
-        found["entropy"].append(-torch.where(p > 0, p * log_p, 0.0).sum(1))
-        found["margin"].append(margin(row, y))
-        found["gap"].append(gap(row))
-    stacked = {name: torch.stack(values, 1) for name, values in found.items()}
-    means = {name: stacked[name].mean(1) for name in ("loss", "confidence", "entropy")}
-    least = {name: stacked[name].amin(1) for name in ("margin", "gap")}
-    return {"flipped": right.all(1), "matched": right.sum(1), **means, **least}
 
 
 def distance(here: Pass, path: Path) -> Columns:

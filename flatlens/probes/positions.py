@@ -1,4 +1,4 @@
-"""Curvature of a language model's head: the mean over the target's positions in ``layers``, each in ``positions``."""
+"""A language model at the target's positions: its answer, and its head's curvature, the mean and each of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from flatlens.hessian.positions import HeadAtPositions
 from flatlens.hessian.softmax import softmax
-from flatlens.probes import Columns, Path
+from flatlens.probes import ONE_ROW, Columns, Path
 from flatlens.probes.flatness import columns
 from flatlens.victims.layers import HEAD
 from flatlens.victims.precision import wide
@@ -45,6 +45,33 @@ class MeanFlatness:
         if self._everywhere is not None and here.x.shape[1] == len(self._everywhere.encoding.slot):
             rows[EVERYWHERE] = _all_positions(self._everywhere, here)
         return rows
+
+
+class Answer:
+    """What greedy decoding gives; it goes after `MeanFlatness`, which has looked at each position.
+
+    Args:
+        means: has looked at the pass already.
+    """
+
+    table, late = "steps", False
+
+    def __init__(self, means: MeanFlatness) -> None:
+        self._means = means
+
+    def __call__(self, here: Pass, path: Path) -> Mapping[str, Columns]:
+        """What greedy decoding gives, ``[n]`` each, float64.
+
+        Returns:
+            ``flipped``, whether it is the whole target; ``matched``, how many of its tokens; ``loss``, the mean
+            negative log-likelihood of the target's tokens in nats; ``confidence`` and ``entropy`` (nats), means over
+            the target's positions; ``margin`` and ``gap`` (logits), the least of them.
+        """
+        found = self._means.found
+        right = found.greedy == here.y.to(found.greedy.device)
+        means = {"loss": found.nll.mean(1), "confidence": found.confidence.mean(1), "entropy": found.entropy.mean(1)}
+        least = {"margin": found.margin.amin(1), "gap": found.gap.amin(1)}
+        return {ONE_ROW: {"flipped": right.all(1), "matched": right.sum(1), **means, **least}}
 
 
 class EachPosition:

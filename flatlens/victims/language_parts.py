@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,6 +32,16 @@ class Parts:
     head: nn.Linear
     scale: float
     name: str
+
+    @cached_property
+    def row_norm(self) -> float:
+        """The mean norm of the embedding's rows, scaled."""
+        return float(self.weight.float().norm(dim=1).mean()) * self.scale
+
+    @cached_property
+    def row_squares(self) -> Tensor:
+        """‖w‖² of the embedding's rows, unscaled, ``[V]``."""
+        return self.weight.square().sum(1)
 
     @property
     def weight(self) -> Tensor:

@@ -116,7 +116,7 @@ class TokenVictim:
 
     def row_norm(self) -> float:
         """The mean norm of the embedding's rows, scaled as the model scales them: the unit of step sizes and balls."""
-        return float(self.parts.weight.float().norm(dim=1).mean()) * self.parts.scale
+        return self.parts.row_norm
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -192,22 +192,19 @@ class TokenVictim:
 
     def by_token(self, gradient: Float[Tensor, "n s d"]) -> Float[Tensor, "n s v"]:
         """The gradient by a one-hot choice of each of the slot's tokens, ⟨gradient, row⟩; no one-hot is made."""
-        found: Tensor = self.parts.scale * (gradient @ self.parts.weight.T)
-        return found
+        flat = gradient.flatten(0, 1)
+        # Few rows: the product with the weight on the left is twice as fast.
+        found: Tensor = self.parts.scale * (self.parts.weight @ flat.T).T
+        return found.unflatten(0, gradient.shape[:2])
 
     def nearest(self, x: Float[Tensor, "n s d"]) -> tuple[Int[Tensor, "n s"], Float[Tensor, "n s"]]:
         """The token whose row is nearest to each of the slot's vectors, and its distance in mean row norms."""
         weight, flat = self.parts.weight, x.detach().flatten(0, 1) / self.parts.scale
         # ‖w‖² − 2⟨w, x⟩ orders the rows; the nearest one's distance itself is taken without cancellation.
-        order = self._squares() - 2 * (flat @ weight.T)
+        order = self.parts.row_squares - 2 * (weight @ flat.T).T
         ids = order.argmin(1)
         distance = (flat - weight[ids]).norm(dim=1) * self.parts.scale / self.row_norm()
         return ids.view(x.shape[:2]), distance.view(x.shape[:2])
-
-    def _squares(self) -> Tensor:
-        if not hasattr(self, "_row_squares"):
-            self._row_squares = self.parts.weight.square().sum(1)
-        return self._row_squares
 
     def slot_nll(self, here: Forward) -> float:
         """The mean negative log-likelihood of the slot's own tokens, in nats: how unlikely the text is to the model.
@@ -223,8 +220,11 @@ class TokenVictim:
                 ids = ids[:, 1:]
             if not ids.shape[1]:
                 return float("nan")
-            logits = self.parts.head(states)
-        return float(F.cross_entropy(logits.flatten(0, 1).float(), ids.flatten()))
+            head = self.parts.head
+            logits = (head.weight @ states.flatten(0, 1).T).T
+            if head.bias is not None:
+                logits = logits + head.bias
+        return float(F.cross_entropy(logits.float(), ids.flatten()))
 
     def _prefix_state(self) -> Float[Tensor, "1 1 d"]:
         """The head's input at the last token before the slot, which never changes."""

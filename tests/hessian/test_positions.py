@@ -312,3 +312,18 @@ def test_samples_in_groups_are_samples(monkeypatch: pytest.MonkeyPatch) -> None:
         close(one, other, 1e-12)
     for name in (*COLUMNS, "top_eigenvalue", "weight_grad_norm"):
         close(getattr(parts.mean, name), getattr(whole.mean, name), 1e-12)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0], ids=["flat", "usual", "saturated"])
+def test_what_is_said_at_a_position_is_that_of_the_softmax(scale: float) -> None:
+    layer = linear()
+    layer.weight.data *= scale
+    a, y = draw()
+    found, logits = HeadAtPositions(layer)(a, y), a @ layer.weight.detach().T
+    p = torch.distributions.Categorical(logits=logits)
+    two = logits.topk(2, dim=-1).values
+    # Where one class has everything the oracle's entropy is the rounding of its logits.
+    rounding = torch.finfo(logits.dtype).eps * float(logits.abs().max())
+    torch.testing.assert_close(found.entropy, p.entropy(), rtol=1e-9, atol=rounding)
+    close(found.confidence, p.probs.amax(-1), 1e-12)
+    close(found.gap, two[..., 0] - two[..., 1], 1e-9)

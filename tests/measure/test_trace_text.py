@@ -80,7 +80,7 @@ def test_means_over_positions_are_the_rows_of_layers_and_steps(trace: fl.Trace) 
     for name in ("trace", "relative_flatness"):
         np.testing.assert_allclose(layers[name], layers[f"{name}_mean"], rtol=1e-12)
     steps = trace.steps.to_pandas().merge(mean, on=key)
-    np.testing.assert_allclose(steps["loss"], steps["nll"], rtol=2e-6)
+    np.testing.assert_allclose(steps["loss"], steps["nll"], rtol=1e-12)
 
 
 def test_flipped_is_that_every_target_token_is_the_first_choice(trace: fl.Trace) -> None:

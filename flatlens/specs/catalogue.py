@@ -135,7 +135,8 @@ ATTACK_SCHEMES = {
     "torchattacks": "an attack of torchattacks by its name: torchattacks:NAME?eps=8/255&steps=10",
     "foolbox": "an attack of foolbox by its name: foolbox:NAME?eps=8/255",
     "autoattack": "AutoAttack, by pyautoattack: autoattack:standard?eps=8/255",
-    "path": "points of one's own, an NPZ file with an array iterates [step, n, …]: path:FILE.npz",
+    "path": "points of one's own, an NPZ file with an array iterates [step, n, …]: path:FILE.npz; slots of "
+    "prompts, as texts: path:FILE.jsonl",
 }
 """Attacks that are not flatlens' own: scheme -> one line; recorded as they run, and replayed."""
 

@@ -32,6 +32,8 @@ INLINE = "flatlens:prompt"
 
 SLOTS, CHATS, POSITIONS = ("suffix", "prefix"), ("auto", "none"), ("target", "all")
 STEPS, ATTACK = 100, "gcg"
+FILE = "path:"
+"""Begins the name of a file of slots, which are replayed."""
 CHUNK = 32
 """Candidates that are evaluated together, unless ``batch_size`` says so. Their losses are compared in the model's
 dtype, and the last bits depend on the chunk: it is part of what a run is."""
@@ -88,8 +90,10 @@ def check(spec: RunSpec) -> None:
     if name in ATTACKS:
         near = ", ".join(TEXT_ATTACKS)
         raise SpecError(f"attack '{name}' is of image classifiers; those of language models are: {near}")
-    if name not in TEXT_ATTACKS and not name.startswith(f"{OBJECT}:"):
-        raise SpecError(unknown("attack", name, TEXT_ATTACKS, where="language models have"))
+    if name not in TEXT_ATTACKS and not name.startswith((f"{OBJECT}:", FILE)):
+        raise SpecError(unknown("attack", name, [*TEXT_ATTACKS, f"{FILE}FILE.jsonl"], where="language models have"))
+    if name == FILE:
+        raise SpecError(f"'{name}' names no file; path:FILE.jsonl holds slots of prompts, as texts")
     if not _of_prompts(spec.data):
         raise SpecError(
             f"--data {spec.data}: '{spec.model}' is a language model and takes prompts: prompts:FILE.jsonl, {BENIGN}, "
@@ -118,6 +122,10 @@ def _check_numbers(spec: RunSpec) -> None:
         if getattr(spec, key) is None:
             continue
         takers = [one for one, known in _DEFAULTS.items() if key in known] if key != "ball" else ["embedding"]
+        if spec.attack.startswith(FILE) and key not in ("candidates", "swaps"):
+            raise SpecError(
+                f"{flag(key)} is no setting of '{spec.attack}', which replays what is in the file; leave it out"
+            )
         if key not in takes and spec.attack not in takers and spec.attack in TEXT_ATTACKS:
             raise SpecError(f"attack '{spec.attack}' has no {key}; those that have: {', '.join(takers)}")
     for key, most in _WHOLE.items():

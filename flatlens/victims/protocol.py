@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -162,6 +162,8 @@ class Forward:
         self.weights: Tensor | None = None
         """Of a slot that mixes tokens, the weight of each at each place, ``[n, S, V]``. The text that it is rounded to
         is the next pass, of kind ``discrete``."""
+        self.encoding: Any = None
+        """Of a language model, the prompt that the slot is in."""
         self._where = where
 
     @cached_property

@@ -151,7 +151,7 @@ class TokenVictim:
         self.where.dtype = self.where.dtype or logits.dtype
         tap = Tap(self.layers[HEAD], features.detach(), features._version, None, logits.shape)
         here = Forward(point, y, logits, {HEAD: tap}, self.where, tokens=tokens)
-        here.states = states
+        here.states, here.encoding = states, self.encoding
         return here
 
     def one_hot(self, tokens: Int[Tensor, "n s"]) -> Float[Tensor, "n s v"]:

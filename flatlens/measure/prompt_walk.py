@@ -93,7 +93,7 @@ class PromptWalk:
             previous = self._passed(_tensor(saved, "previous"))
             begun = Midway(int(saved.known["step"]), _under(saved.tables, "path."), previous, text)
             batch = batch._replace(reached=Reached(begun.step, _tensor(saved, "point")))
-            flow.last = _tensor(saved, "direction") if "direction" in saved.arrays else None
+            flow.last = _tensor(saved, "direction").to(self.victim.dtype) if "direction" in saved.arrays else None
             flips = int(saved.known["flips"])
         step, most = [0 if begun is None else begun.step], self._job.settings["stop_after"]
 
@@ -189,7 +189,9 @@ def _point(here: Pass) -> Tensor:
 
 
 def _plain(values: Tensor) -> np.ndarray[Any, Any]:
-    return values.detach().cpu().numpy()
+    # NumPy has no bfloat16; float32 holds it exactly.
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
 
 
 def _tensor(saved: midway.Saved, name: str) -> Tensor:

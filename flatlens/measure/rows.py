@@ -50,7 +50,8 @@ class Column:
         """All of them, in order, on the CPU."""
         self._close()
         self._free = 0
-        return torch.cat(self._blocks).cpu()
+        found = torch.cat(self._blocks).cpu()
+        return found.float() if found.dtype == torch.bfloat16 else found  # NumPy has no bfloat16
 
 
 class Rows:

@@ -155,8 +155,8 @@ class TokenVictim:
         return here
 
     def one_hot(self, tokens: Int[Tensor, "n s"]) -> Float[Tensor, "n s v"]:
-        """Weights of tokens, all of it on one token at each place."""
-        return F.one_hot(tokens.to(self.device), self.classes).to(self.dtype)
+        """Weights of tokens, all of it on one token at each place; in float32 at least, so that they add up to 1."""
+        return F.one_hot(tokens.to(self.device), self.classes).to(torch.promote_types(self.dtype, torch.float32))
 
     def mixed(
         self, weights: Float[Tensor, "n s v"], y: Tensor | None = None, *, tokens: Tensor | None = None,
@@ -171,8 +171,9 @@ class TokenVictim:
             final: as for a pass.
         """
         # The weights are not on the graph: `by_token` takes the gradient by the mean to that by them.
-        weights = self.place(weights).detach()
-        here = self(self.parts.scale * (weights @ self.parts.weight) if tokens is None else tokens, y, final=final)
+        weights = weights.detach().to(self.device)
+        mean = self.parts.scale * (self.place(weights) @ self.parts.weight) if tokens is None else tokens
+        here = self(mean, y, final=final)
         here.weights = weights
         return here
 

@@ -207,6 +207,7 @@ RESUMED = {
     "embedding": {"attack": "embedding", "steps": 6, "step_size": 0.2, "control": ("random-direction", "copies")},
     "gcg": {"attack": "gcg", "steps": 5, "candidates": 12, "topk": 8, "control": ("random-walk", "planted")},
     "simplex": {"attack": "simplex", "steps": 6, "control": ("line-to-end",)},
+    "bfloat16": {"attack": "simplex", "steps": 6, "dtype": "bfloat16"},
     "stopped": {"attack": "embedding", "steps": 6, "step_size": 0.2, "stop_after": 2},
 }
 
@@ -216,6 +217,7 @@ def undisturbed(which: str) -> fl.Trace:
     return traced(load_language.load(spec(**RESUMED[which])).job, None)
 
 
+@pytest.mark.filterwarnings("ignore:bfloat16")
 @pytest.mark.parametrize("which", RESUMED)
 @pytest.mark.parametrize("after", [2, 10])
 def test_a_run_that_is_killed_inside_a_prompt_goes_on_to_the_same_bits(

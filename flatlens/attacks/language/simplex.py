@@ -84,7 +84,7 @@ class Simplex:
         Of each place the gradient's mean over the tokens is taken off, which changes no weight, and it is measured by
         its largest entry: with one measure for all places a single one of them would move.
         """
-        own, up = weights[..., writable], gradient[..., writable]
+        own, up = weights[..., writable], gradient[..., writable].to(weights.dtype)
         up = up - up.mean(-1, keepdim=True)
         most = up.abs().amax(-1, keepdim=True)
         moved = own + self.step_size * torch.where(most > 0, up / most, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,9 @@ from torch import Tensor
 
 import flatlens as fl
 from flatlens.attacks.language.simplex import EVEN, NEAREST, Simplex, onto_simplex, rounded, sharpened
+from flatlens.datasets.prompts import load
 from flatlens.errors import AttackError
+from flatlens.models import language
 from flatlens.victims.encoding import encode, text_of
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch, Forward
@@ -237,3 +240,22 @@ def test_a_path_that_ends_early_ends_with_its_text() -> None:
     flipped = steps[(steps["kind"] == "iterate")]["flipped"].tolist()
     assert len(flipped) < 16 and flipped[-2:] == [True, True]
     assert steps["kind"].tolist() == ["iterate", "discrete"] * len(flipped)
+
+
+@pytest.mark.slow
+def test_on_a_real_vocabulary_every_text_retokenises_from_the_tables_alone() -> None:
+    found = language.load(f"lm:{Path(__file__).parents[3] / '.cache' / 'smollm2'}")
+    prompts = load("flatlens:benign-targets").prompts[:1]
+    trace = fl.trace_text(found.model, found.tokenizer, prompts, attack=Simplex(steps=10), slot_len=12)
+    assert trace.tokens is not None and trace.prompts is not None
+    tokens, one, tokenizer = trace.tokens.to_pandas(), trace.prompts[0]["ids"], found.tokenizer
+    losses = trace.matrix("loss", kind="discrete").values[0]
+    for step, rows in tokens[tokens["kind"] == "discrete"].groupby("step"):
+        ids = [*one["prefix"], *rows.sort_values("slot")["token"], *one["tail"]]
+        text = text_of(tokenizer, ids)
+        assert tokenizer(text, add_special_tokens=False)["input_ids"] == ids
+        with torch.no_grad():
+            logits = found.model(input_ids=torch.tensor([[*ids, *one["target"]]])).logits[0]
+        loss = F.cross_entropy(logits[len(ids) - 1 : -1], torch.tensor(one["target"]))
+        assert losses[int(step)] == pytest.approx(float(loss), abs=1e-4)
+    assert len(losses) == 11 and len(set(losses)) > 3 and trace.matrix("loss").values[0].min() < losses[0]

@@ -32,6 +32,7 @@ def make_text_trace(
     *,
     slot: int = 5,
     soft: bool = False,
+    relaxed: bool = False,
     flips: bool = True,
     layers: tuple[str, ...] = ("head",),
     cautions: tuple[Caution, ...] = (),
@@ -162,5 +163,17 @@ def make_text_trace(
         **spec,
     }
     schemas = {"steps": schema.STEPS, "layers": schema.LAYERS, "positions": schema.POSITIONS, "tokens": schema.TOKENS}
+    if relaxed:  # beside each step of the attack the text that it is rounded to
+        for name, of in rows.items():
+            more = [dict(row, kind="discrete") for row in of if row["path"] == "attack"]
+            for row in more:
+                if name == "tokens":
+                    token = (row["token"] + 1) % len(vocabulary)
+                    row |= {"token": token, "piece": vocabulary[token], "nearest_distance": 0.0, "grad_norm": None}
+                elif name == "steps":
+                    row |= {"loss": row["loss"] + 0.5, "relaxed_gap": 0.5, "retokenises": True, "flipped": False}
+                elif name == "layers":
+                    row |= {"relative_flatness": 1e9}
+            of += more
     tables = {name: pa.Table.from_pylist(of, schema=schemas[name]) for name, of in rows.items()}
     return Trace(**tables, spec=made, cautions=cautions, prompts=tuple(prompts), manifest={"flatlens": "0.1.0"})

@@ -47,7 +47,7 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
     "attacks": (
         fl.attacks,
         {"FGSM", "BIM", "MIFGSM", "PGD", "APGD", "APGDCE", "APGDDLR", "APGDT", "AdvGAN", "DDN", "Square", "along"}
-        | {"GCG", "Embedding", "RandomSwap"}
+        | {"GCG", "Embedding", "RandomSwap", "Simplex"}
         | {"recorded", "ATTACKS", "CONTROLS", "NORMS", "OBJECTIVES", "SCHEMES"},
     ),
     "a sweep": (

@@ -154,6 +154,10 @@ Ball = Annotated[
     str | None,
     _option(_LANGUAGE, "embedding: how far each place may go, in mean row norms", "--ball", metavar="NUMBER"),
 ]
+Sharpen = Annotated[
+    str | None,
+    _option(_LANGUAGE, "simplex: how unequal weights must be, 0 to 1", "--sharpen", default="0.4", metavar="NUMBER"),
+]
 StopAfter = Annotated[
     str | None,
     _option(

@@ -118,8 +118,10 @@ def _on_text(spec: Mapping[str, Any]) -> str:
     """``gcg, 100 steps, slot of 20 tokens, 512 candidates``; ``embedding, 60 steps of 0.05 mean row norms, …``."""
     length = spec.get("step_size")
     parts = [str(spec["attack"]), f"{spec['steps']} steps"]
+    if ":" in parts[0]:  # its steps are those of the file
+        return parts[0]
     if length is not None:
-        parts[1] += f" of {length:g} mean row norms"
+        parts[1] += f" of {length:g}" + (" mean row norms" if spec["attack"] != "simplex" else "")
     parts.append(f"slot of {spec['slot_len']} tokens")
     if spec.get("candidates") is not None:
         parts.append(f"{spec['candidates']} candidates")

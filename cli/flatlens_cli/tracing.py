@@ -60,6 +60,7 @@ def trace(
     topk: options.TopK = None,
     swaps: options.Swaps = None,
     ball: options.Ball = None,
+    sharpen: options.Sharpen = None,
     stop_after: options.StopAfter = None,
     layer: options.Layer = None,
     probes: options.Probes = None,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from flatlens.attacks.language.embedding import Embedding as Embedding
     from flatlens.attacks.language.gcg import GCG as GCG
     from flatlens.attacks.language.gcg import RandomSwap as RandomSwap
+    from flatlens.attacks.language.simplex import Simplex as Simplex
     from flatlens.attacks.points import along as along
     from flatlens.attacks.recording import recorded as recorded
     from flatlens.attacks.square import Square as Square
@@ -58,18 +59,28 @@ __all__ = [
     "AdvGAN",
     "Embedding",
     "RandomSwap",
+    "Simplex",
     "Square",
     "along",
     "recorded",
 ]
 
 
-def entry(name: str) -> Entry:
+def entry(name: str, *, of_language: bool = False) -> Entry:
     """The attack or control called ``name``, which may bear options.
+
+    Args:
+        name: as on the command line.
+        of_language: look among those of language models only: a control of images may have the same name.
 
     Raises:
         AttackError: there is none.
     """
+    if of_language:
+        known = TEXT_ATTACKS | TEXT_CONTROLS
+        if name not in known:
+            raise AttackError(unknown("attack", name, known, where="language models have"))
+        return known[name]
     if attack_names.base(name) in ATTACKS:
         return attack_names.entry(name)
     for table in (CONTROLS, TEXT_ATTACKS, TEXT_CONTROLS):
@@ -78,9 +89,9 @@ def entry(name: str) -> Entry:
     raise AttackError(unknown("attack", name, ATTACKS, where="there are"))
 
 
-def find(name: str) -> Any:
+def find(name: str, *, of_language: bool = False) -> Any:
     """What makes the attack or control called ``name``, with the options that the name bears."""
-    found = entry(name)
+    found = entry(name, of_language=of_language)
     made = getattr(import_module(f"flatlens.attacks.{found.module}"), found.name)
     return partial(made, **given) if found.options and (given := attack_names.arguments(name)) else made
 

@@ -9,14 +9,18 @@ from torch import nn
 
 from flatlens import attacks
 from flatlens.attacks import libraries, points, recording
+from flatlens.attacks.language import replay
 from flatlens.attacks.protocol import Attack, stated
 from flatlens.errors import AttackError
 from flatlens.specs.run import RunSpec
 from flatlens.specs.uris import parse
 
 
-def build(spec: RunSpec, model: nn.Module) -> Attack:
-    """The attack that a specification names, flatlens' own or another library's, made for ``model``."""
+def build(spec: RunSpec, model: nn.Module | None) -> Attack:
+    """The attack that a specification names, flatlens' own or another library's, made for ``model``.
+
+    What is in a file needs none.
+    """
     if spec.foreign:
         return stated(_foreign(spec, model))
     wanted = {
@@ -29,18 +33,21 @@ def build(spec: RunSpec, model: nn.Module) -> Attack:
         "objective": spec.objective,
         "momentum": spec.momentum,
         "restarts": spec.restarts,
-        **{key: getattr(spec, key) for key in ("candidates", "topk", "swaps", "ball")},
+        **{key: getattr(spec, key) for key in ("candidates", "topk", "swaps", "ball", "sharpen")},
     }
     made = attacks.find(spec.attack)
     names = inspect.signature(made).parameters
     return stated(made(**{key: value for key, value in wanted.items() if key in names and value is not None}))
 
 
-def _foreign(spec: RunSpec, model: nn.Module) -> points.Along | recording.Recorded:
+def _foreign(spec: RunSpec, model: nn.Module | None) -> points.Along | recording.Recorded | replay.Strings:
     uri = parse(spec.attack, AttackError)
     if uri.scheme == "path":
         uri.only(())
+        if spec.of_language:
+            return replay.from_file(uri.file, spec.attack)
         return points.from_file(uri.file, target=spec.targeted)
+    assert model is not None
     made, eps = libraries.build(uri, model, seed=spec.seed)
     if spec.targeted is not None and hasattr(made, "set_mode_targeted_by_label"):
         made.set_mode_targeted_by_label(quiet=True)

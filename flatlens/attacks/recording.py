@@ -43,7 +43,8 @@ def recorded(
     """An attack that is not flatlens' own, to be traced as it is.
 
     Args:
-        attack: any callable ``attack(model, x, y) -> x_adv``; or an attack object of torchattacks or pyautoattack,
+        attack: any callable ``attack(model, x, y) -> x_adv``, or for `fl.trace_text` ``attack(model, tokenizer,
+            prompt)``; or an attack object of torchattacks or pyautoattack,
             bound to the very model that is traced; or one of foolbox.
         eps: foolbox's ``epsilons`` (None for its minimising attacks); otherwise only what perturbations are held
             against, read from the attack's own ``eps`` when left out.
@@ -70,6 +71,7 @@ def recorded(
         calls_per_step=libraries.calls_per_step(attack) if calls_per_step is None else calls_per_step,
         seed=seed,
         provenance=libraries.provenance(attack, kind) | ({"epsilons": eps} if kind == "foolbox" else {}),
+        own=attack if kind == libraries.CALLABLE else None,
     )
 
 
@@ -88,6 +90,8 @@ class Recorded:
     seed: int | None
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """Library, version and settings in effect (`libraries.provenance`)."""
+    own: Any = field(default=None, compare=False)
+    """The callable itself, where it is one: of a language model it is called with other arguments."""
 
     def __post_init__(self) -> None:
         if self.calls_per_step < 0:

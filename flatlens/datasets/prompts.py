@@ -142,21 +142,39 @@ def _read(uri: uris.Uri, system: str | None) -> Iterator[Prompt]:
     if not uri.path or not place.is_file():
         what = "is a folder" if uri.path and place.is_dir() else "is not there"
         raise DataError(f"'{uri.path}' {what}; prompts: needs a file, FILE.jsonl or FILE.csv")
-    try:
-        content = place.read_bytes()
-    except OSError as error:
-        raise DataError(f"'{uri.path}' cannot be read: {error.strerror}") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(f"'{uri.path}' is not UTF-8: line {line} holds byte 0x{content[error.start]:02x}") from error
+    text = text_of_file(place, "prompts", uri.path)
     if place.suffix.lower() == ".csv":
         yield from _columns(text, uri.path, system)
     elif place.suffix.lower() in (".jsonl", ".json", ".ndjson"):
         yield from _lines(text, uri.path, system)
     else:
         raise DataError(f"'{uri.path}' is neither .jsonl (an object a line) nor .csv (columns prompt and target)")
+
+
+def text_of_file(place: Path, of: str, name: str | None = None) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Args:
+        place: of the file.
+        of: what it should hold, for messages.
+        name: what it was called; its place when left out.
+
+    Raises:
+        DataError: it is not there, cannot be read, or is not UTF-8.
+    """
+    name = str(place) if name is None else name
+    if not place.is_file():
+        what = "is a folder" if place.is_dir() else "is not there"
+        raise DataError(f"'{name}' {what}; a file of {of} is needed")
+    try:
+        content = place.read_bytes()
+    except OSError as error:
+        raise DataError(f"'{name}' cannot be read: {error.strerror}") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"'{name}' is not UTF-8: line {line} holds byte 0x{content[error.start]:02x}") from error
 
 
 def _lines(text: str, file: str, system: str | None) -> Iterator[Prompt]:

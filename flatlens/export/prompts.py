@@ -44,7 +44,8 @@ def _lines(trace: Trace) -> Iterator[dict[str, Any]]:
     for one in trace.prompts:
         at = trace.prompt(one["sample"], "end")
         here = pc.and_(pc.equal(steps["sample"], one["sample"]), pc.equal(steps["step"], at.step))
-        row = steps.filter(here).slice(0, 1).to_pylist()[0]
+        # Of a relaxed slot's last step the last row is its text.
+        row = steps.filter(here).to_pylist()[-1]
         known = {key: one[key] for key in ("id", "prompt", "target", "system") if key in one}
         found = {key: row[key] for key in ("flipped", "confirmed", "loss", "retokenises")}
         yield {**known, "slot": at.slot, "soft": at.soft, "step": at.step, **found, "ids": dict(at.ids)}

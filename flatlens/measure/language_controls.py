@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def made(name: str, job: LanguageJob, index: int) -> Walks:
     """The control ``name`` beside the attack on prompt ``index``."""
-    kind = attacks.find(name)
+    kind = attacks.find(name, of_language=True)
     own = job.attack.describe()
     wanted: dict[str, Any] = {
         "prompt": job.prompts.prompts[index],

@@ -18,9 +18,9 @@ from flatlens.errors import AttackError
 from flatlens.measure.keeper import Keeper
 from flatlens.measure.rows import Ints, Rows
 from flatlens.probes import ONE_ROW, Columns, Path, Probe
-from flatlens.records.schema import ATTACK, BEST, DISCRETE, ITERATE, STEPS, TABLES, TEXT_TABLES, Table
+from flatlens.records.schema import ATTACK, BESIDE, DISCRETE, ITERATE, STEPS, TABLES, TEXT_TABLES, Table
 from flatlens.victims.noise import Noise
-from flatlens.victims.protocol import Batch, Pass, Victim
+from flatlens.victims.protocol import Batch, Forward, Pass, Victim
 
 KAPPA = "relative_flatness"
 
@@ -59,12 +59,14 @@ class Midway(NamedTuple):
     Attributes:
         step: of the next pass.
         tables: all rows of the passes before it.
-        previous: the pass before it.
+        previous: the step before it.
+        rounded: the text that this one was rounded to, where the attack relaxes tokens.
     """
 
     step: int
     tables: Mapping[str, pa.Table]
     previous: Pass
+    rounded: Pass | None = None
 
 
 class Found(NamedTuple):
@@ -118,7 +120,9 @@ def walk(
 ) -> Piece:
     """Run one path of one batch and measure every step.
 
-    A pass of kind ``best`` is no step of the path. A sample's last pass, whatever its kind, is what was found for it.
+    A pass of kind ``best`` or ``discrete`` is no step of the path: probes see each kind's passes as a path of its own,
+    and of relaxed tokens the texts that they are rounded to. A sample's last pass, whatever its kind, is what was found
+    for it.
 
     Args:
         attack: what walks.
@@ -145,7 +149,10 @@ def walk(
     tables["steps"][ONE_ROW] = steps = Rows(batch.ids, first_step)
     early, late = ([probe for probe in probes if probe.late == when] for when in (False, True))
     way = Path(batch.x, batch.target, None if begun is None else begun.previous)
+    texts = Path(batch.x, batch.target, None if begun is None else begun.rounded)
+    last: Path | None = None
     found: Found | None = None
+    over = False
     label = batch.y if batch.y.dim() == 1 else None
     constant = {"path": path, "label": label, "target": batch.target, "restart": rng.restart}
 
@@ -155,38 +162,46 @@ def walk(
 
     victim.where.begin(path, rng.restart)
 
-    def so_far(last: Pass) -> Midway:
-        return Midway(steps.reached, measured(), last)
+    def so_far(previous: Pass, text: Pass | None) -> Midway:
+        return Midway(steps.reached, measured(), previous, text)
 
     for here in attack(victim, batch, rng):
         if way.previous is None and (here.kind != ITERATE or here.rows is not None):
             raise AttackError(
                 f"the attack '{type(attack).__name__}' does not yield the clean input of all samples first"
             )
-        if found is not None or begun is None:
-            _look_back(late, tables, way)
-        if here.kind not in (BEST, DISCRETE) and way.previous is not None and found is not None:
-            midway(here, partial(so_far, way.previous))
+        _look_back(late, tables, last)
+        if here.kind not in BESIDE and way.previous is not None and found is not None:
+            midway(here, partial(so_far, way.previous, texts.previous))
+        own = texts if here.kind == DISCRETE else way
         with victim.where.watched():
-            seen = _look(early, here, way.at(here.rows))
+            seen = _look(early, here, own.at(here.rows))
         step = steps.add(seen["steps", ONE_ROW], here)
         for (table, key), columns in seen.items():
             if table != "steps":
                 tables[table].setdefault(key, Rows(batch.ids)).add(columns, here, step)
         now = Found.at(here, seen["steps", ONE_ROW])
         found = now if found is None or here.rows is None else found.with_rows(here.rows, now)
-        way = way.to(here)
-        if here.kind in (BEST, DISCRETE):
+        last = own.to(here)
+        if here.kind == DISCRETE:
+            texts = last
+            if over:
+                break
+            continue
+        way = last
+        if here.kind in BESIDE:
             continue
         if keeper is not None:
             first = next((columns.get(KAPPA) for (table, _), columns in seen.items() if table == "layers"), None)
             keeper.look(step, here, now.flipped, first if isinstance(first, Tensor) else None)
         tick()
-        if enough(now.flipped):
+        over = enough(now.flipped)
+        # What is relaxed has its text behind it, and ends with that.
+        if over and not (isinstance(here, Forward) and here.weights is not None):
             break
     if found is None or way.previous is None:
         raise AttackError(f"the attack '{name}' yields nothing; the clean input comes first")
-    _look_back(late, tables, way)
+    _look_back(late, tables, last)
     victim.where.end()
 
     done = measured()
@@ -208,9 +223,9 @@ def _look(probes: Sequence[Probe], here: Pass, path: Path) -> dict[tuple[str, st
     return found
 
 
-def _look_back(probes: Sequence[Probe], tables: Mapping[str, dict[str, Rows]], path: Path) -> None:
-    """What is known of the pass before, now that the attack is done with it."""
-    if path.previous is None:
+def _look_back(probes: Sequence[Probe], tables: Mapping[str, dict[str, Rows]], path: Path | None) -> None:
+    """What is known of the pass before, the path's last, now that the attack is done with it."""
+    if path is None or path.previous is None:
         return
     for probe in probes:
         for key, columns in probe(path.previous, path).items():

@@ -15,6 +15,8 @@ from flatlens.victims.layers import HEAD
 
 SWAPPING = ("gcg", "random-swap")
 """Paths whose steps evaluate candidates."""
+ROUNDING = ("simplex",)
+"""Paths whose steps are rounded to text, and measured there too."""
 POINTS = {"ask": 1, "planted": 1, "copies": 7}
 """Points of the controls that have no steps of the attack's number."""
 
@@ -57,7 +59,7 @@ def plan(spec: RunSpec) -> LanguagePlan:
         if trial is not None:
             victim.losses(trial)
         candidate = 0.0 if trial is None else (time.perf_counter() - began) / len(trial)
-    points = sum(POINTS.get(path, job.length + 1) for path in paths)
+    points = sum(POINTS.get(path, (1 + (path in ROUNDING)) * (job.length + 1)) for path in paths)
     entries = TEXT_ATTACKS | TEXT_CONTROLS
     taken = job.length * sum(path not in POINTS and path != "line-to-end" and path in entries for path in paths)
     swapped = evaluated * job.length * sum(path in SWAPPING for path in paths)

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from flatlens.attacks.language.recorded import RecordedText
+from flatlens.attacks.language.replay import Strings
 from flatlens.attacks.protocol import stated
 from flatlens.datasets.prompts import Prompt, Prompts
 from flatlens.errors import AttackError, DataError, FlatlensError
@@ -81,6 +83,13 @@ def prepare(
     how = {"chat": chat} if whole else {"chat": chat, "slot_len": slot_len, "init": init, "slot": slot}
     encodings = list(_encoded(tokenizer, prompts, asked if whole else encode, **how))
     writable = allowed(tokenizer, parts.head.weight.shape[0])
+    places = list(range(len(encodings)) if ids is None else ids)
+    told: tuple[Caution, ...] = ()
+    if isinstance(own, Strings | RecordedText):
+        found = own.on(model, prompts, places, encodings, slot)
+        made, encodings, told = stated(found.attack), found.encodings, found.cautions
+        own = found.attack
+        slot_len = len(encodings[0].slot)
     with guard.net("while it is checked, before the attack"):
         first = TokenVictim(model, encodings[0], chunk=chunk, parts=parts, writable=writable)
     settings = {
@@ -92,12 +101,12 @@ def prepare(
         parts=parts,
         prompts=prompts,
         encodings=encodings,
-        ids=torch.arange(len(encodings)) if ids is None else torch.tensor(list(ids)),
+        ids=torch.tensor(places),
         attack=made,
         controls=tuple(controls),
         settings=settings,
         writable=writable,
-        preflight=tuple(_cautions(made.describe(), first)),
+        preflight=(*told, *_cautions(made.describe(), first)),
         first=first,
     )
 

@@ -89,10 +89,11 @@ class PromptWalk:
         batch, begun, flips = self._batch._replace(end=self._end), None, 0
         saved = self._saved
         if saved is not None and saved.known["path"] == name:
-            previous = Forward(_tensor(saved, "previous"), batch.y, torch.empty(0), {}, self.victim.where)
-            begun = Midway(int(saved.known["step"]), _under(saved.tables, "path."), previous)
+            text = self._passed(_tensor(saved, "text")) if "text" in saved.arrays else None
+            previous = self._passed(_tensor(saved, "previous"))
+            begun = Midway(int(saved.known["step"]), _under(saved.tables, "path."), previous, text)
             batch = batch._replace(reached=Reached(begun.step, _tensor(saved, "point")))
-            flow.last = _tensor(saved, "direction") if "direction" in saved.arrays else None
+            flow.last = _tensor(saved, "direction").to(self.victim.dtype) if "direction" in saved.arrays else None
             flips = int(saved.known["flips"])
         step, most = [0 if begun is None else begun.step], self._job.settings["stop_after"]
 
@@ -119,10 +120,15 @@ class PromptWalk:
             self._end = found.found.x
         for table, rows in found.tables().items():
             before = [self._done[table]] if table in self._done else []
-            self._done[table] = pa.concat_tables([*before, _in_order(rows)])
+            ordered = _in_order(_with_gap(rows) if table == "steps" else rows)
+            self._done[table] = pa.concat_tables([*before, ordered])
         self._finished.append(name)
         if self._file is not None:
             self._save(None, 0)
+
+    def _passed(self, x: Tensor) -> Forward:
+        """A pass of which no more is known than where it was."""
+        return Forward(x, self._batch.y, torch.empty(0), {}, self.victim.where)
 
     def _probes(self, flow: GradientFlow, slot: Slot) -> list[Probe]:
         means = MeanFlatness(self._job.measure, self.victim if self._job.settings["positions"] == "all" else None)
@@ -164,8 +170,8 @@ class PromptWalk:
             arrays["end"] = _plain(self._end)
         if here is not None and state is not None:
             tables |= {f"path.{key}": table for key, table in state.tables.items()}
-            arrays |= {"point": _plain(here.x if here.tokens is None else here.tokens)}
-            arrays |= {"previous": _plain(state.previous.x)}
+            arrays |= {"point": _plain(_point(here)), "previous": _plain(state.previous.x)}
+            arrays |= {} if state.rounded is None else {"text": _plain(state.rounded.x)}
             arrays |= {} if direction is None else {"direction": _plain(direction)}
             known["step"] = state.step
         midway.write(self._file, tables, arrays, known)
@@ -176,8 +182,16 @@ def _nothing(found: Found) -> None:
     return None
 
 
+def _point(here: Pass) -> Tensor:
+    """All that the attack needs to go on from this pass."""
+    weights = here.weights if isinstance(here, Forward) else None
+    return weights if weights is not None else here.x if here.tokens is None else here.tokens
+
+
 def _plain(values: Tensor) -> np.ndarray[Any, Any]:
-    return values.detach().cpu().numpy()
+    # NumPy has no bfloat16; float32 holds it exactly.
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
 
 
 def _tensor(saved: midway.Saved, name: str) -> Tensor:
@@ -194,6 +208,18 @@ def _in_order(rows: pa.Table) -> pa.Table:
     inner = np.zeros(rows.num_rows) if key is None else rows[key].to_numpy()
     rounded = np.asarray(rows["kind"].to_pylist()) == DISCRETE
     return rows.take(np.lexsort((np.arange(rows.num_rows), inner, rounded, rows["step"].to_numpy())))
+
+
+def _with_gap(rows: pa.Table) -> pa.Table:
+    """The rows of ``steps`` of one prompt, with how much the loss rises where a relaxed slot is rounded to text."""
+    rounded = np.asarray(rows["kind"].to_pylist()) == DISCRETE
+    if not rounded.any():
+        return rows
+    loss, step = rows["loss"].to_numpy(), rows["step"].to_numpy()
+    relaxed = np.full(step.max() + 1, np.nan)
+    relaxed[step[~rounded]] = loss[~rounded]
+    gap = pa.array(np.where(rounded, loss - relaxed[step], 0.0), mask=~rounded)
+    return rows.set_column(rows.schema.get_field_index("relaxed_gap"), rows.schema.field("relaxed_gap"), gap)
 
 
 def _with_pieces(rows: pa.Table, tokenizer: Any) -> pa.Table:

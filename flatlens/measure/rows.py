@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flatlens.probes import Columns
-from flatlens.records.schema import BEST, DISCRETE, NOT_FINITE, OK, SOMETIMES
+from flatlens.records.schema import BESIDE, NOT_FINITE, OK, SOMETIMES
 from flatlens.victims.protocol import Pass
 
 Ints = NDArray[np.int64]
@@ -50,7 +50,8 @@ class Column:
         """All of them, in order, on the CPU."""
         self._close()
         self._free = 0
-        return torch.cat(self._blocks).cpu()
+        found = torch.cat(self._blocks).cpu()
+        return found.float() if found.dtype == torch.bfloat16 else found  # NumPy has no bfloat16
 
 
 class Rows:
@@ -79,7 +80,7 @@ class Rows:
         A pass of kind ``best`` or ``discrete`` is no step of the path: its rows bear the step of the pass before it.
         """
         who = np.arange(len(self._ids)) if here.rows is None else here.rows.numpy()
-        self._length[who] += here.kind not in (BEST, DISCRETE)
+        self._length[who] += here.kind not in BESIDE
         step = self._length[who] - 1 if at is None else at
         self._who.append(who)
         self._step.append(step)

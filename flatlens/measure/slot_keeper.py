@@ -49,7 +49,9 @@ class SlotKeeper:
 
     def state(self) -> dict[str, Any]:
         """What it holds, as arrays."""
-        held = {f"kept.{key}": x.cpu().numpy() for key, x in self._x.items()}
+        # NumPy has no bfloat16; float32 holds it exactly.
+        plain = {key: x.float() if x.dtype == torch.bfloat16 else x for key, x in self._x.items()}
+        held = {f"kept.{key}": x.cpu().numpy() for key, x in plain.items()}
         numbers = [float(self._step[key]) for key in KEYS] + [self._highest]
         return {**held, "kept.numbers": np.asarray(numbers)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from flatlens import attacks
+from flatlens.attacks import building
+from flatlens.attacks.language.recorded import recorded_text
 from flatlens.attacks.language.yardsticks import Given
+from flatlens.attacks.protocol import stated
+from flatlens.attacks.recording import Recorded
 from flatlens.datasets import prompts as named
 from flatlens.datasets.prompts import Prompt, Prompts
 from flatlens.errors import ModelError
@@ -23,6 +28,7 @@ from flatlens.progress import Report
 from flatlens.records import cautions, saving
 from flatlens.records.schema import Embeddings
 from flatlens.records.trajectory import Trace
+from flatlens.specs.catalogue import TEXT_ATTACKS
 from flatlens.specs.language import BENIGN
 from flatlens.specs.run import RunSpec
 from flatlens.wording import python_words, warn
@@ -54,7 +60,10 @@ def trace_text(
             one: ``lm:FOLDER``, which brings its tokenizer.
         tokenizer: the model's own.
         prompts: what is said, and the targets; or a name: ``prompts:FILE.jsonl``, ``flatlens:benign-targets``.
-        attack: one of `flatlens.attacks` for language models (``GCG``, ``Embedding``, ``RandomSwap``), or its name.
+        attack: one of `flatlens.attacks` for language models (``GCG``, ``Embedding``, ``Simplex``, ``RandomSwap``), or
+            its name; ``path:FILE`` replays strings (`flatlens.datasets.strings`); a function
+            ``attack(model, tokenizer, prompt)`` is run as it is, and its iterates are recorded: ``lambda model,
+            tokenizer, p: nanogcg.run(model, tokenizer, p.messages, p.target, config)``.
         controls: names of the paths to walk beside it, see ``flatlens attacks``; ``"all"``.
         slot_len: S, tokens of the slot that is changed.
         init: the slot's text at the start: one token, which is repeated, or S of them; ``" x"`` or what is one token.
@@ -89,7 +98,7 @@ def trace_text(
             "stop_after": stop_after, "seed": seed, "batch_size": batch_size,
         }  # fmt: skip
         # What a value may be is checked where every run's is.
-        soft = {} if isinstance(attack, str) or getattr(attack, "discrete", True) else {"attack": "embedding"}
+        soft = {} if isinstance(attack, str) or getattr(attack, "discrete", True) else {"attack": _kind(attack)}
         checked: dict[str, Any] = {
             "model": f"{OBJECT}:model",
             "data": f"{OBJECT}:prompts",
@@ -98,7 +107,7 @@ def trace_text(
             **soft,
         }
         spec = RunSpec(**{**checked, **said}).resolved()
-        made = attacks.find(attack)() if isinstance(attack, str) else attack
+        made = _attack(attack, spec)
         settings = {key: getattr(spec, key) for key in said if key != "batch_size"}
         job = prepare_language.prepare(
             net, tokens, texts, attack=made, controls=spec.control, chunk=spec.batch_size or 32, **settings
@@ -163,6 +172,21 @@ def _model(model: Any, tokenizer: Any) -> tuple[Any, Any, str]:
     if tokenizer is None or not callable(tokenizer):
         raise ModelError("the tokenizer is missing; give the model's own, of transformers")
     return model, tokenizer, f"{OBJECT}:{type(model).__name__}"
+
+
+def _attack(attack: Any, spec: RunSpec) -> Any:
+    """What walks: an attack by its name, one of flatlens' own, or somebody's function, to be recorded."""
+    if isinstance(attack, str):
+        return building.build(spec, None) if spec.foreign else attacks.find(attack, of_language=True)()
+    if isinstance(attack, Recorded) and attack.own is not None:
+        return recorded_text(attack.own, seed=attack.seed)
+    return recorded_text(attack) if inspect.isfunction(attack) else attack
+
+
+def _kind(attack: Any) -> str:
+    """The name of the attack whose controls fit a soft one."""
+    name = stated(attack).name
+    return name if name in TEXT_ATTACKS else "embedding"
 
 
 def _prompts(prompts: Sequence[Prompt] | str) -> Prompts:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flatlens.probes import Columns, Path
+from flatlens.records.schema import DISCRETE
 from flatlens.victims.protocol import Pass
 from flatlens.victims.taps import Tap
 
@@ -43,7 +44,8 @@ class GradientFlow:
             ``grad_cosine``, the cosine between this gradient and that of the pass before, where both are of the whole
             batch; each ``[n]``.
         """
-        last, self.last = self.last, None
+        # A text that a step was rounded to stands beside the path: the next gradient is compared with that step's.
+        last, self.last = self.last, self.last if here.kind == DISCRETE else None
         if here.gradient is None:
             blank = torch.full((len(here.y),), torch.nan, device=here.x.device)
             return {"input_grad_norm": blank, "grad_zero_share": blank, "grad_cosine": blank}

@@ -42,12 +42,15 @@ class Slot:
         self.tokens: Tensor | None = None
 
     def __call__(self, here: Pass, path: Path) -> Mapping[str, Columns]:
-        """``edits``, ``slot_nll`` (nats) and ``retokenises``, of a slot of tokens as long as at the start; else NaN."""
+        """``edits``, ``slot_nll`` (nats) and ``retokenises``, of a slot of tokens; else NaN."""
         self.tokens = here.tokens
         blank = torch.full((len(here.x),), torch.nan, dtype=torch.float64)
         edits = nll = exact = blank
-        if isinstance(here, Forward) and here.tokens is not None and here.tokens.shape == self._start.shape:
-            edits = (here.tokens != self._start).sum(1).double()
+        if isinstance(here, Forward) and here.tokens is not None:
+            same = here.tokens.shape == self._start.shape
+            edits = (here.tokens != self._start).sum(1).double() if same else blank
+        # Of the prompt itself a slot of any length; controls are at other prompts.
+        if isinstance(here, Forward) and here.tokens is not None and (same or here.encoding is self._victim.encoding):
             nll = torch.tensor([self._victim.slot_nll(here)], dtype=torch.float64)
             exact = self._victim.encoding.exact(here.tokens).double()
         return {ONE_ROW: {"edits": edits, "slot_nll": nll, "retokenises": exact}}

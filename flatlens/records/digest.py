@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from flatlens.files import borders
 from flatlens.files.borders import DamageError
 from flatlens.records import valley
-from flatlens.records.schema import ATTACK, BEST, MEASURES, RETURNED
+from flatlens.records.schema import ATTACK, BESIDE, BEST, DISCRETE, MEASURES, RETURNED
 from flatlens.records.trajectory import Trace
 from flatlens.records.valley import Bools, Floats, Fraction, Ints
 
@@ -112,6 +113,7 @@ def attacked_at(trace: Trace) -> str:
     rows = rows.filter(pc.equal(rows["path"], ATTACK))
     kinds, runs = (pc.unique(rows[name]).to_pylist() for name in ("kind", "restart"))
     point = "best point" if BEST in kinds else "returned point" if RETURNED in kinds else "last iterate"
+    point = "text of the last iterate" if DISCRETE in kinds else point
     return f"{point}, worst of {len(runs)} restarts" if len(runs) > 1 else point
 
 
@@ -155,7 +157,7 @@ def _main_measure(trace: Trace, layer: str) -> str:
 def _how(trace: Trace, layer: str) -> tuple[str, bool]:
     """The methods by which a layer was measured, path by path, and whether all of them are exact."""
     rows = trace.layers.select(["path", "restart", "kind", "layer", "method", "exact"])
-    first_run = pc.and_(pc.not_equal(rows["kind"], BEST), pc.equal(rows["restart"], 0))
+    first_run = pc.and_(pc.invert(pc.is_in(rows["kind"], value_set=pa.array(BESIDE))), pc.equal(rows["restart"], 0))
     rows = rows.filter(pc.and_(first_run, pc.equal(rows["layer"], layer)))
     by_path = (rows.filter(pc.equal(rows["path"], path))["method"].unique().to_pylist() for path in trace.paths)
     methods = dict.fromkeys(method for methods in by_path for method in methods if method)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flatlens.records.schema import BEST
+from flatlens.records.schema import BESIDE
 
 
 class Places(NamedTuple):
@@ -64,7 +64,7 @@ class Index:
     def matrix(
         self, column: str, *, path: str, restart: int, kind: str | None = None, layer: str | None = None
     ) -> tuple[NDArray[np.int64], NDArray[Any]]:
-        """The samples' ids ``[n]`` and a column ``[n, T+1]``; of all kinds but the best points without ``kind``."""
+        """The samples' ids ``[n]`` and a column ``[n, T+1]``; without ``kind`` of the path, not what is beside it."""
         key = path, restart, kind, layer
         if key not in self._found:
             rows = self._rows(*key)
@@ -78,7 +78,7 @@ class Index:
         wanted = {
             "path": lambda value: value == path,
             "restart": lambda value: value == restart,
-            "kind": lambda value: value != BEST if kind is None else value == kind,
+            "kind": lambda value: value not in BESIDE if kind is None else value == kind,
             "layer": lambda value: layer is None or value == layer,
         }
         chosen = [[i for i, value in enumerate(values) if wanted[name](value)] for name, values in known.items()]

@@ -21,6 +21,9 @@ ITERATE, BEST, RETURNED, DISCRETE = "iterate", "best", "returned", "discrete"
 """The ``kind`` of a row: a point of the path; the attack's best point once more, after the path; the point that a
 library returned, which is the path's end; or, of the same step as the row before, the text that a relaxed point of
 a language model's attack is rounded to."""
+BESIDE = (BEST, DISCRETE)
+"""Kinds of rows that are no step of the path; they bear the step of a row that is one, which no matrix of samples ×
+steps holds them in place of."""
 OK, NOT_FINITE = "ok", "not finite"
 """The ``status`` of a row of ``layers``."""
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flatlens.errors import RunError, SpecError, unknown
 from flatlens.records.intervals import Median, median
 from flatlens.records.prompts import AtStep
+from flatlens.records.schema import DISCRETE
 
 if TYPE_CHECKING:
     from flatlens.records.trajectory import Trace
@@ -72,6 +73,8 @@ def prompt(trace: Trace, sample: int, step: int | str, path: str) -> AtStep:
     rows = rows.filter(
         pc.and_(pc.and_(pc.equal(rows["path"], path), pc.equal(rows["sample"], sample)), pc.equal(rows["step"], number))
     )
+    text = pc.equal(rows["kind"], DISCRETE)
+    rows = rows.filter(text) if pc.any(text).as_py() else rows
     one = known[sample]
     ids, pieces = dict(one["ids"]), dict(one["pieces"])
     own = path not in ("ask", "copies")

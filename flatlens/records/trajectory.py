@@ -21,7 +21,7 @@ from flatlens.errors import LayerError, RunError, SpecError, unknown
 from flatlens.records import texts
 from flatlens.records.matrices import Index
 from flatlens.records.prompts import AtStep
-from flatlens.records.schema import ATTACK, BEST, MEASURES, Caution, Embeddings, Gradients, Images
+from flatlens.records.schema import ATTACK, BEST, DISCRETE, MEASURES, Caution, Embeddings, Gradients, Images
 from flatlens.records.surfaces import Surfaces
 from flatlens.records.texts import Matched
 from flatlens.records.valley import TAU, Valley, judge
@@ -44,7 +44,7 @@ class Trace:
 
     Attributes:
         steps: the table of `STEPS`; rows of a batch stand together, ordered by path, restart, sample,
-            step; a best point follows the path's end.
+            step; a best point follows the path's end, the text that a relaxed point is rounded to that point.
         layers: the table of `LAYERS`, in the same order, then by layer.
         spec: the resolved specification, by the names of the command line's flags.
         cautions: what a reader must know before believing the numbers.
@@ -150,8 +150,8 @@ class Trace:
             column: a column of ``steps``, or of ``layers`` when ``layer`` is given or needed.
             path: ``"attack"`` or the name of a control.
             layer: the layer, for columns of ``layers``; the first one when left out.
-            kind: which rows: ``iterate``, ``best`` or ``returned``; when left out the whole path, which is the
-                iterates and, where a library returned a point of its own, that point as the end.
+            kind: which rows: ``iterate``, ``best``, ``returned`` or ``discrete``; when left out the whole path, which
+                is the iterates and, where a library returned a point of its own, that point as the end.
             restart: which run of the attack, counted from 0; the controls have one.
 
         Raises:
@@ -187,7 +187,8 @@ class Trace:
     def result(self, column: str, *, path: str = ATTACK) -> NDArray[Any]:
         """A column of ``steps`` at what the attack has found (`x_adv`), ``[n]``, in the order of the samples' ids.
 
-        That is each sample's best point where the attack keeps one, otherwise the last one of its path.
+        That is each sample's best point where the attack keeps one, otherwise the last one of its path: where tokens
+        are relaxed, the text that it is rounded to.
 
         Raises:
             SpecError: there is no such column.
@@ -213,7 +214,8 @@ class Trace:
         rows = self.steps.filter(pc.equal(self.steps["path"], path))
         sample, step, restart = (rows[name].to_numpy() for name in ("sample", "step", "restart"))
         best = pc.equal(rows["kind"], BEST).to_numpy()
-        order = np.lexsort((-step, ~best, restart, sample))
+        text = pc.equal(rows["kind"], DISCRETE).to_numpy()
+        order = np.lexsort((~text, -step, ~best, restart, sample))
         head = np.append(True, (np.diff(sample[order]) != 0) | (np.diff(restart[order]) != 0))[: len(order)]
         return rows, order[head], sample[order[head]]
 
@@ -256,6 +258,8 @@ class Trace:
 
     def prompt(self, sample: int, step: int | str = "end", *, path: str = ATTACK) -> AtStep:
         """A language model's prompt at one step: its ``text``, its ``slot``, ``ids`` and ``pieces``.
+
+        Where the attack relaxes tokens it is the text that the step is rounded to.
 
         Args:
             sample: its number in the data.

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from flatlens.records.prompts import PARTS
-from flatlens.records.schema import BEST, DISCRETE
+from flatlens.records.schema import BESIDE, DISCRETE
 from flatlens.records.trajectory import Trace
 from flatlens.report.packing import encode, pack
 
@@ -84,9 +84,12 @@ def texts(trace: Trace, ids: Ints, budget: int) -> Plain | None:
 
 def _rows(rows: pa.Table, ids: Ints) -> pa.Table:
     """Of the first run of the attack, the rows of the chosen samples' own paths."""
-    off = pc.is_in(rows["kind"], value_set=pa.array([BEST, DISCRETE]))
-    chosen = pc.is_in(rows["sample"], value_set=pa.array(ids.tolist(), pa.int64()))
-    return rows.filter(pc.and_(chosen, pc.and_(pc.invert(off), pc.equal(rows["restart"], 0))))
+    off = pc.is_in(rows["kind"], value_set=pa.array(BESIDE))
+    return _of(rows.filter(pc.and_(pc.invert(off), pc.equal(rows["restart"], 0))), ids)
+
+
+def _of(rows: pa.Table, ids: Ints) -> pa.Table:
+    return rows.filter(pc.is_in(rows["sample"], value_set=pa.array(ids.tolist(), pa.int64())))
 
 
 def _path(trace: Trace, name: str, ids: Ints, tokens: pa.Table, positions: pa.Table, table: Pieces) -> Plain:
@@ -105,7 +108,22 @@ def _path(trace: Trace, name: str, ids: Ints, tokens: pa.Table, positions: pa.Ta
     out |= {key: pack(_floats(at, column)) for key, column in NUMBERS.items()}
     out["greedy"] = _places(table.column(at["greedy"], at["greedy_piece"]))
     out["retokenises"] = encode(_retokenises(trace, name, ids, length), "u8")
-    return out
+    return out | _rounded(trace, name, ids, length, table)
+
+
+def _rounded(trace: Trace, path: str, ids: Ints, length: int, table: Pieces) -> Plain:
+    """Of relaxed slots the tokens of the texts that they are rounded to, in the order of ``slot``, and their losses."""
+    assert trace.tokens is not None
+    tokens, steps = (
+        _of(rows.filter(pc.and_(pc.equal(rows["path"], path), pc.equal(rows["kind"], DISCRETE))), ids)
+        for rows in (trace.tokens, trace.steps)
+    )
+    if not tokens.num_rows:
+        return {"rounded": None, "rounded_loss": None}
+    tokens = tokens.sort_by([(key, "ascending") for key in ("sample", "step", "slot")])
+    loss = np.full((len(ids), length), np.nan)
+    loss[np.searchsorted(ids, steps["sample"].to_numpy()), steps["step"].to_numpy()] = steps["loss"].to_numpy()
+    return {"rounded": _places(table.column(tokens["token"], tokens["piece"])), "rounded_loss": pack(loss)}
 
 
 def _lengths(rows: pa.Table, ids: Ints, length: int) -> Ints:

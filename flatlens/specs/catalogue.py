@@ -99,6 +99,12 @@ TEXT_ATTACKS = {
         "gradient steps on the slot's embeddings (Schwinn et al. 2024)",
         discrete=False,
     ),
+    "simplex": Entry(
+        "language.simplex",
+        "Simplex",
+        "gradient steps on mixtures of tokens, rounded to text at each step (Geisler et al. 2024)",
+        discrete=False,
+    ),
     "random-swap": Entry(
         "language.gcg",
         "RandomSwap",
@@ -129,7 +135,8 @@ ATTACK_SCHEMES = {
     "torchattacks": "an attack of torchattacks by its name: torchattacks:NAME?eps=8/255&steps=10",
     "foolbox": "an attack of foolbox by its name: foolbox:NAME?eps=8/255",
     "autoattack": "AutoAttack, by pyautoattack: autoattack:standard?eps=8/255",
-    "path": "points of one's own, an NPZ file with an array iterates [step, n, …]: path:FILE.npz",
+    "path": "points of one's own, an NPZ file with an array iterates [step, n, …]: path:FILE.npz; slots of "
+    "prompts, as texts: path:FILE.jsonl",
 }
 """Attacks that are not flatlens' own: scheme -> one line; recorded as they run, and replayed."""
 

@@ -1,6 +1,7 @@
 """What a run of a language model (``lm:``) can be asked for: its own settings, their defaults and checks. No torch.
 
-Lengths are in tokens; ``step_size`` and ``ball`` in units of the mean norm of the embedding's rows.
+Lengths are in tokens; ``step_size`` and ``ball`` in units of the mean norm of the embedding's rows (``simplex`` moves
+weights of tokens, and its ``step_size`` is one of these).
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ INLINE = "flatlens:prompt"
 
 SLOTS, CHATS, POSITIONS = ("suffix", "prefix"), ("auto", "none"), ("target", "all")
 STEPS, ATTACK = 100, "gcg"
+FILE = "path:"
+"""Begins the name of a file of slots, which are replayed."""
 CHUNK = 32
 """Candidates that are evaluated together, unless ``batch_size`` says so. Their losses are compared in the model's
 dtype, and the last bits depend on the chunk: it is part of what a run is."""
 
 OWN = (
     "prompt", "target", "system", "slot_len", "init", "slot", "chat", "positions", "candidates", "topk", "swaps",
-    "ball", "stop_after",
+    "ball", "stop_after", "sharpen",
 )  # fmt: skip
 """Settings that only language models have."""
 _ALL: dict[str, Any] = {"slot_len": 20, "slot": "suffix", "chat": "auto", "positions": "target"}
@@ -45,8 +48,11 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "gcg": {"candidates": 512, "topk": 256, "swaps": 1},
     "random-swap": {"candidates": 512, "swaps": 1},
     "embedding": {"step_size": 0.05},
+    "simplex": {"step_size": 0.4, "sharpen": 0.4},
 }
 """Attack -> its settings and their defaults; those of gcg are nanoGCG's, so that runs compare."""
+_BESIDE = {"random-direction": ("embedding",)}
+"""Control -> the attacks that it fits: it takes their steps."""
 _OF_IMAGES = (
     "immunize",
     "eps", "norm", "random_start", "targeted", "objective", "momentum", "restarts", "only_correct", "dead_units",
@@ -85,8 +91,10 @@ def check(spec: RunSpec) -> None:
     if name in ATTACKS:
         near = ", ".join(TEXT_ATTACKS)
         raise SpecError(f"attack '{name}' is of image classifiers; those of language models are: {near}")
-    if name not in TEXT_ATTACKS and not name.startswith(f"{OBJECT}:"):
-        raise SpecError(unknown("attack", name, TEXT_ATTACKS, where="language models have"))
+    if name not in TEXT_ATTACKS and not name.startswith((f"{OBJECT}:", FILE)):
+        raise SpecError(unknown("attack", name, [*TEXT_ATTACKS, f"{FILE}FILE.jsonl"], where="language models have"))
+    if name == FILE:
+        raise SpecError(f"'{name}' names no file; path:FILE.jsonl holds slots of prompts, as texts")
     if not _of_prompts(spec.data):
         raise SpecError(
             f"--data {spec.data}: '{spec.model}' is a language model and takes prompts: prompts:FILE.jsonl, {BENIGN}, "
@@ -111,10 +119,14 @@ def check(spec: RunSpec) -> None:
 
 def _check_numbers(spec: RunSpec) -> None:
     takes = _DEFAULTS.get(spec.attack, {})
-    for key in ("candidates", "topk", "swaps", "step_size", "ball"):
+    for key in ("candidates", "topk", "swaps", "step_size", "ball", "sharpen"):
         if getattr(spec, key) is None:
             continue
         takers = [one for one, known in _DEFAULTS.items() if key in known] if key != "ball" else ["embedding"]
+        if spec.attack.startswith(FILE) and key not in ("candidates", "swaps"):
+            raise SpecError(
+                f"{flag(key)} is no setting of '{spec.attack}', which replays what is in the file; leave it out"
+            )
         if key not in takes and spec.attack not in takers and spec.attack in TEXT_ATTACKS:
             raise SpecError(f"attack '{spec.attack}' has no {key}; those that have: {', '.join(takers)}")
     for key, most in _WHOLE.items():
@@ -124,7 +136,10 @@ def _check_numbers(spec: RunSpec) -> None:
     for key in ("step_size", "ball"):
         value = getattr(spec, key)
         if value is not None and not (value > 0 and math.isfinite(value)):
-            raise SpecError(f"{flag(key)} {value:g}: needs a number above 0, in units of the embedding's mean row norm")
+            unit = "weights of tokens" if spec.attack == "simplex" else "units of the embedding's mean row norm"
+            raise SpecError(f"{flag(key)} {value:g}: needs a number above 0, in {unit}")
+    if spec.sharpen is not None and not 0 <= spec.sharpen < 1:
+        raise SpecError(f"--sharpen {spec.sharpen:g}: needs a number from 0, which asks for nothing, to below 1")
     if spec.steps < 1 or (spec.limit is not None and spec.limit < 1):
         key = "steps" if spec.steps < 1 else "limit"
         raise SpecError(f"{flag(key)} {getattr(spec, key)}: needs a whole number of at least 1")
@@ -181,7 +196,11 @@ def controls(spec: RunSpec) -> tuple[str, ...]:
         SpecError: there is none of a name, or it is of another kind of slot.
     """
     soft = spec.attack in TEXT_ATTACKS and not TEXT_ATTACKS[spec.attack].discrete
-    fitting = [name for name, entry in TEXT_CONTROLS.items() if entry.discrete is None or entry.discrete != soft]
+    fitting = [
+        name
+        for name, entry in TEXT_CONTROLS.items()
+        if (entry.discrete is None or entry.discrete != soft) and spec.attack in _BESIDE.get(name, (spec.attack,))
+    ]
     for name in spec.control:
         if name in CONTROLS and name not in TEXT_CONTROLS:
             raise SpecError(
@@ -190,7 +209,7 @@ def controls(spec: RunSpec) -> tuple[str, ...]:
         if name not in TEXT_CONTROLS and name != ALL_CONTROLS:
             raise SpecError(unknown("control", name, [*TEXT_CONTROLS, ALL_CONTROLS], where="there are"))
         if name != ALL_CONTROLS and name not in fitting:
-            kind = "soft" if soft else "made of tokens"
+            kind = "made of tokens" if not soft else "a mixture of tokens" if spec.attack == "simplex" else "soft"
             raise SpecError(
                 f"control '{name}' does not fit '{spec.attack}', whose slot is {kind}; fitting: {', '.join(fitting)}"
             )

@@ -99,6 +99,7 @@ class RunSpec:
     ball: float | None = None
     stop_after: int | None = None
     condition: float | None = None
+    sharpen: float | None = None
 
     def __post_init__(self) -> None:
         for key in ("control", "layer"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -42,9 +42,10 @@ class Batch(NamedTuple):
 
 
 class Reached(NamedTuple):
-    """Step and point at which a path was broken off: ``point`` is tokens ``[n, S]`` or embeddings ``[n, S, d]``.
+    """Step and point at which a path was broken off: ``point`` is tokens, embeddings or weights.
 
-    A path that is gone on with begins there: its first pass is at this point, and of this step.
+    A path that is gone on with begins there: its first pass is at this point, and of this step. Tokens are ``[n, S]``,
+    embeddings ``[n, S, d]``, weights of tokens ``[n, S, V]``.
     """
 
     step: int
@@ -158,6 +159,11 @@ class Forward:
         self.dead_share: Tensor | None = None
         self.states: Tensor | None = None
         """Of a language model, the head's inputs at the slot, ``[n, S, d]``."""
+        self.weights: Tensor | None = None
+        """Of a slot that mixes tokens, the weight of each at each place, ``[n, S, V]``. The text that it is rounded to
+        is the next pass, of kind ``discrete``."""
+        self.encoding: Any = None
+        """Of a language model, the prompt that the slot is in."""
         self._where = where
 
     @cached_property

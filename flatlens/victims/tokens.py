@@ -151,7 +151,30 @@ class TokenVictim:
         self.where.dtype = self.where.dtype or logits.dtype
         tap = Tap(self.layers[HEAD], features.detach(), features._version, None, logits.shape)
         here = Forward(point, y, logits, {HEAD: tap}, self.where, tokens=tokens)
-        here.states = states
+        here.states, here.encoding = states, self.encoding
+        return here
+
+    def one_hot(self, tokens: Int[Tensor, "n s"]) -> Float[Tensor, "n s v"]:
+        """Weights of tokens, all of it on one token at each place; in float32 at least, so that they add up to 1."""
+        return F.one_hot(tokens.to(self.device), self.classes).to(torch.promote_types(self.dtype, torch.float32))
+
+    def mixed(
+        self, weights: Float[Tensor, "n s v"], y: Tensor | None = None, *, tokens: Tensor | None = None,
+        final: bool = False,
+    ) -> Forward:  # fmt: skip
+        """One pass at a slot that mixes tokens: at each place the weighted mean of the embedding's rows.
+
+        Args:
+            weights: of the tokens, at least 0 and 1 in all at each place.
+            y: as for a pass.
+            tokens: those of the slot, where it is text.
+            final: as for a pass.
+        """
+        # The weights are not on the graph: `by_token` takes the gradient by the mean to that by them.
+        weights = weights.detach().to(self.device)
+        mean = self.parts.scale * (self.place(weights) @ self.parts.weight) if tokens is None else tokens
+        here = self(mean, y, final=final)
+        here.weights = weights
         return here
 
     def losses(self, tokens: Int[Tensor, "m s"]) -> Float[Tensor, " m"]:

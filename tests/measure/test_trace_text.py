@@ -31,7 +31,10 @@ from tests.language import tiny
 PROMPTS = [fl.Prompt("Who wrote Hamlet?", "A goldfish."), fl.Prompt("Name a colour.", "No.", id="colour")]
 GCG = fl.attacks.GCG(steps=5, candidates=12, topk=8)
 SOFT = fl.attacks.Embedding(steps=6, step_size=0.2)
-ATTACKS = {"gcg": GCG, "random-swap": fl.attacks.RandomSwap(steps=4, candidates=8), "embedding": SOFT}
+SIMPLEX = fl.attacks.Simplex(steps=5)
+ATTACKS = {
+    "gcg": GCG, "random-swap": fl.attacks.RandomSwap(steps=4, candidates=8), "embedding": SOFT, "simplex": SIMPLEX
+}  # fmt: skip
 
 
 def made(attack: Any, **how: Any) -> fl.Trace:
@@ -53,7 +56,9 @@ def test_every_key_is_there_once_and_counts_are_exact(trace: fl.Trace) -> None:
     steps = trace.steps.to_pandas()
     for path, rows in steps.groupby("path"):
         length = {"ask": 1, "planted": 1, "copies": 7}.get(str(path), trace.spec["steps"] + 1)
-        assert len(rows) == len(PROMPTS) * length, path
+        beside = path == "attack" and trace.spec["attack"] == "simplex"
+        assert (rows["kind"] == "iterate").sum() == len(PROMPTS) * length, path
+        assert len(rows) == len(PROMPTS) * length * (1 + beside), path
     key = ["path", "restart", "sample", "step", "kind"]
     assert not steps.duplicated(key).any()
     assert trace.positions is not None and trace.tokens is not None and trace.prompts is not None
@@ -69,7 +74,7 @@ def test_every_key_is_there_once_and_counts_are_exact(trace: fl.Trace) -> None:
 
 def test_means_over_positions_are_the_rows_of_layers_and_steps(trace: fl.Trace) -> None:
     assert trace.positions is not None
-    key = ["path", "sample", "step"]
+    key = ["path", "sample", "step", "kind"]
     mean = trace.positions.to_pandas().groupby(key)[["trace", "relative_flatness", "nll"]].mean().reset_index()
     layers = trace.layers.to_pandas().merge(mean, on=key, suffixes=("", "_mean"))
     for name in ("trace", "relative_flatness"):
@@ -80,7 +85,7 @@ def test_means_over_positions_are_the_rows_of_layers_and_steps(trace: fl.Trace) 
 
 def test_flipped_is_that_every_target_token_is_the_first_choice(trace: fl.Trace) -> None:
     assert trace.positions is not None
-    key = ["path", "sample", "step"]
+    key = ["path", "sample", "step", "kind"]
     first = trace.positions.to_pandas().assign(first=lambda rows: rows["rank_of_target"] == 0)
     both = first.groupby(key)["first"].agg(["all", "sum"]).reset_index().merge(trace.steps.to_pandas(), on=key)
     assert (both["all"] == both["flipped"]).all() and (both["sum"] == both["matched"]).all()
@@ -94,8 +99,10 @@ def test_every_text_gives_its_tokens_back_from_the_tables_alone(trace: fl.Trace)
     text = rows[rows["retokenises"].notna()]
     assert (len(text) > 0) and text["retokenises"].all()
     tokens = trace.tokens.to_pandas()
-    for path, sample, step in text[["path", "sample", "step"]].itertuples(index=False):
+    assert set(rows["kind"]) - {"iterate"} <= set(text["kind"])
+    for path, sample, step, kind in text[["path", "sample", "step", "kind"]].itertuples(index=False):
         one = tokens[(tokens["path"] == path) & (tokens["sample"] == sample) & (tokens["step"] == step)]
+        one = one[one["kind"] == kind]
         ids = [*known[sample]["prefix"], *one.sort_values("slot")["token"], *known[sample]["tail"]]
         assert tokenizer(text_of(tokenizer, ids), add_special_tokens=False)["input_ids"] == ids
 
@@ -199,6 +206,8 @@ class Killed(BaseException):
 RESUMED = {
     "embedding": {"attack": "embedding", "steps": 6, "step_size": 0.2, "control": ("random-direction", "copies")},
     "gcg": {"attack": "gcg", "steps": 5, "candidates": 12, "topk": 8, "control": ("random-walk", "planted")},
+    "simplex": {"attack": "simplex", "steps": 6, "control": ("line-to-end",)},
+    "bfloat16": {"attack": "simplex", "steps": 6, "dtype": "bfloat16"},
     "stopped": {"attack": "embedding", "steps": 6, "step_size": 0.2, "stop_after": 2},
 }
 
@@ -208,6 +217,7 @@ def undisturbed(which: str) -> fl.Trace:
     return traced(load_language.load(spec(**RESUMED[which])).job, None)
 
 
+@pytest.mark.filterwarnings("ignore:bfloat16")
 @pytest.mark.parametrize("which", RESUMED)
 @pytest.mark.parametrize("after", [2, 10])
 def test_a_run_that_is_killed_inside_a_prompt_goes_on_to_the_same_bits(

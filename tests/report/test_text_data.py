@@ -189,3 +189,20 @@ print(len(page.document([make(2, 3)])))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 100_000
+
+
+def test_texts_of_mixtures_stand_beside_the_path_and_change_nothing_of_it():
+    plain, relaxed = (make_text_trace(soft=True, relaxed=also) for also in (False, True))
+    one, other = (page_data.pages([trace])["runs"][0] for trace in (plain, relaxed))
+    assert one["results"] == other["results"] and one["measures"] == other["measures"]
+    for name, before, after in zip(relaxed.paths, one["text"]["paths"], other["text"]["paths"], strict=True):
+        for key in ("slots", "changed", "norm", "grad", "distance", "targets", "nll", "kappa", "retokenises"):
+            assert before[key] == after[key], key
+        texts = [np.array(of["text"]["pieces"], dtype=object) for of in (one, other)]
+        assert (texts[0][unpack(before["slot"])] == texts[1][unpack(after["slot"])]).all()
+        assert before["rounded"] is None and (after["rounded"] is None) == (name != "attack")
+    own = relaxed.tokens.filter(pc.equal(relaxed.tokens["kind"], "discrete"))
+    attack = other["text"]["paths"][0]
+    assert texts[1][unpack(attack["rounded"])].tolist() == own["piece"].to_pylist()
+    losses = relaxed.matrix("loss", kind="discrete").values
+    np.testing.assert_allclose(unpack(attack["rounded_loss"]).reshape(losses.shape), losses, rtol=1e-6)

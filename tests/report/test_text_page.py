@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow.compute as pc
 import pytest
 
 from flatlens.report import page
@@ -120,3 +121,22 @@ def test_redacted_it_shows_no_letter(browser, tmp_path):
             "[...document.querySelectorAll('#chips bdi, #target-chips bdi')].map((n) => n.textContent).join('')"
         )
         assert set(shown) <= set("▮·⏎") and "▮" in shown and found.problems == []
+
+
+@pytest.mark.browser
+def test_a_mixture_shows_the_text_that_it_is_rounded_to(browser, tmp_path, file):
+    trace = make_text_trace(2, 4, soft=True, relaxed=True, pieces=HOSTILE)
+    with opened(browser, page.write([trace], tmp_path / "mixed.html")) as found:
+        sample = found.look("flatlens.run.sample[flatlens.state.sample]")
+        rows = trace.tokens.filter(pc.equal(trace.tokens["kind"], "discrete")).to_pylist()
+        for step in (0, 3):
+            found.look("(step) => flatlens.change({ step })", step)
+            found.settle()
+            pieces = [row["piece"] for row in rows if (row["sample"], row["step"]) == (sample, step)]
+            shown = found.look("document.querySelector('#rounded bdi').textContent")
+            assert found.page.is_visible("#rounded")
+            plain = [piece for piece in pieces if piece.isprintable()]
+            assert plain and all(piece.strip() in shown for piece in plain)
+        assert found.look("window.owned") is None and found.problems == []
+    with opened(browser, file) as found:
+        assert not found.page.is_visible("#rounded")

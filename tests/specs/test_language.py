@@ -28,12 +28,16 @@ def test_defaults_are_those_of_the_field() -> None:
     )
     soft = made(attack="embedding").resolved()
     assert (soft.step_size, soft.candidates, soft.ball) == (0.05, None, None)
+    relaxed = made(attack="simplex").resolved()
+    assert (relaxed.step_size, relaxed.sharpen, relaxed.candidates) == (0.4, 0.4, None)
+    assert from_dict(relaxed.to_dict()) == relaxed and "sharpen" not in spec.to_dict()
     assert from_dict(spec.to_dict()) == spec and spec.resolved().hash() == spec.hash()
 
 
 def test_all_controls_are_those_that_fit_the_slot() -> None:
     soft, hard = (made(attack=name, control=("all",)).resolved().control for name in ("embedding", "gcg"))
     assert soft == ("ask", "planted", "copies", "line-to-end", "random-direction")
+    assert made(attack="simplex", control=("all",)).resolved().control == ("ask", "planted", "copies", "line-to-end")
     assert hard == ("ask", "planted", "copies", "random-swap", "random-walk")
 
 
@@ -73,6 +77,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a setting of another attack": ({"attack": "embedding", "candidates": 5}, "attack 'embedding' has no candidates"),
     "a ball of gcg": ({"ball": 1.0}, "attack 'gcg' has no ball; those that have: embedding"),
+    "sharpening of gcg": ({"sharpen": 0.4}, "attack 'gcg' has no sharpen; those that have: simplex"),
+    "sharpened to single tokens": ({"attack": "simplex", "sharpen": 1.0}, "--sharpen 1: needs a number from 0"),
+    "a step of no weight": (
+        {"attack": "simplex", "step_size": -1.0},
+        "--step-size -1: needs a number above 0, in weights",
+    ),
+    "a control of vectors": (
+        {"attack": "simplex", "control": ("random-direction",)},
+        "does not fit 'simplex', whose slot is a mixture of tokens",
+    ),
     "a step of no length": ({"attack": "embedding", "step_size": 0.0}, "--step-size 0: needs a number above 0"),
     "a ball of infinity": ({"attack": "embedding", "ball": float("inf")}, "--ball inf"),
     "an empty start": ({"init": ""}, "--init '': needs a text"),

@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { unpack } from "../../flatlens/report/assets/core/pack.js";
 import { called, isRight, kind, labelled, lastOf, moments, says, verdict } from "../../flatlens/report/assets/core/sample.js";
 import { first } from "../../flatlens/report/assets/core/state.js";
-import { FAR, against, givesBack, heatOf, heldAt, jsonOf, positionsOf, stepOn, strength, textOf, tokensOf, visible } from "../../flatlens/report/assets/core/tokens.js";
+import { FAR, against, givesBack, heatOf, heldAt, jsonOf, positionsOf, roundedAt, stepOn, strength, textOf, tokensOf, visible } from "../../flatlens/report/assets/core/tokens.js";
 import { samplesOf } from "../../flatlens/report/assets/parts/export.js";
 import { made, packed } from "./made.js";
 
@@ -48,6 +48,14 @@ describe("the prompt at a step", () => {
     expect(tokensOf(run, at(2)).map((t) => t.piece)).toEqual(["pre", " moon", "\n", "end"]);
     expect(textOf(tokensOf(run, at(2)))).toBe("pre moon\nend");
     expect(tokensOf(run, at(2, { path: 1 })).map((t) => t.part)).toEqual(["slot", "slot", "slot"]);
+  });
+
+  it("has beside a mixture the text that it is rounded to, and beside others none", () => {
+    const mixed = language();
+    Object.assign(mixed.text.paths[0], unpack({ rounded: packed([5, 1, 4, 4, 3, 1, 0, 0, 0, 0], "u16"), rounded_loss: packed([[5, 4, 3], [2, 1, NaN]]) }));
+    expect(roundedAt(mixed, at(1))).toEqual({ pieces: [" moon", " moon"], loss: 4 });
+    expect(jsonOf(mixed, at(2)).rounded).toEqual(["end", " x"]);
+    expect([roundedAt(run, at(1)), roundedAt(mixed, at(1, { path: 1 })), jsonOf(run, at(1)).rounded]).toEqual([null, null, undefined]);
   });
 
   it("knows what changed, how long ago, its gradient and its distance", () => {

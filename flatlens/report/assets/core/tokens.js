@@ -136,6 +136,17 @@ export function givesBack(run, state) {
   return /** @type {const} */ (["no", "yes", "no text"])[path.retokenises.row(held)[stepOn(path, held, state.step)]];
 }
 
+/**
+ * The text that a mixture of tokens is rounded to at a step, and its loss; null where the slot is no mixture.
+ * @param {Run} run @param {State} state @returns {{ pieces: string[], loss: number } | null}
+ */
+export function roundedAt(run, state) {
+  const text = run.text, held = heldAt(run, state.sample), path = text?.paths[state.path];
+  if (!text || !path || held < 0 || !path.rounded || !path.rounded_loss) return null;
+  const step = stepOn(path, held, state.step), [from, to] = rowsAt(path.slots, held, step), { rounded } = path;
+  return { pieces: Array.from({ length: to - from }, (_, k) => text.pieces[rounded.values[from + k]]), loss: path.rounded_loss.row(held)[step] };
+}
+
 /** The prompt as its text. @param {Token[]} tokens */
 export const textOf = (tokens) => tokens.map((token) => token.piece).join("");
 
@@ -145,7 +156,7 @@ export function jsonOf(run, state) {
   const part = (/** @type {string} */ name) => all.filter((token) => token.part === name);
   const plain = (/** @type {{ piece: string, id: number | null }[]} */ of) => ({ ids: of.map((token) => token.id), pieces: of.map((token) => token.piece) });
   return {
-    sample: run.sample[state.sample], id: run.text?.prompts[state.sample].id, path: run.paths[state.path].name, step: state.step, retokenises: givesBack(run, state),
+    sample: run.sample[state.sample], id: run.text?.prompts[state.sample].id, path: run.paths[state.path].name, step: state.step, retokenises: givesBack(run, state), rounded: roundedAt(run, state)?.pieces,
     prefix: plain(part("prefix")), slot: plain(part("slot")), tail: plain(part("tail")), target: plain(target),
   };
 }

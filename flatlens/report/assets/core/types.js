@@ -14,8 +14,8 @@
 /** @typedef {{ id: string, said: string, parts: Record<"prefix" | "slot" | "tail" | "target", number[]> }} Prompt a language model's prompt: its tokens as places in the table of pieces */
 /**
  * @typedef {{ whole: boolean, slots: Matrix, slot: Matrix, changed: Matrix, grad: Matrix | null, dot: Matrix | null, norm: Matrix, most: Matrix, distance: Matrix | null,
- *   targets: Matrix, nll: Matrix, kappa: Matrix, c: Matrix, a2: Matrix, greedy: Matrix, retokenises: Matrix }} TextPath
- *   the tokens of one path's slots and what stands at its target's positions, sample after sample, step after step
+ *   targets: Matrix, nll: Matrix, kappa: Matrix, c: Matrix, a2: Matrix, greedy: Matrix, retokenises: Matrix, rounded?: Matrix | null, rounded_loss?: Matrix | null }} TextPath
+ *   the tokens of one path's slots and what stands at its target's positions, sample after sample, step after step; of mixtures of tokens, the texts that they are rounded to
  */
 /** @typedef {{ pieces: string[], ids: number[] | null, prompts: Prompt[], held: number[], paths: TextPath[] }} Text what is held of a language model's prompts: `held` are the samples whose tokens are in the file */
 /** @typedef {{ sentence: [string, string][], below: string, numbers: [string, string, string][] }} Lead */

@@ -1,6 +1,6 @@
 // The chosen prompt at one step, token by token, and below it the target: what the pictures are of a run on images.
 
-import { FAR, TINTS, givesBack, heldAt, jsonOf, positionsOf, strength, textOf, tokensOf, visible } from "../core/tokens.js";
+import { FAR, TINTS, givesBack, heldAt, jsonOf, positionsOf, roundedAt, strength, textOf, tokensOf, visible } from "../core/tokens.js";
 import { count, num } from "../core/text.js";
 import { $, make, segments } from "../draw/dom.js";
 
@@ -22,7 +22,7 @@ export function drawPrompt(view) {
   const { run, state } = view, box = $("prompt");
   box.hidden = !run.text;
   if (!run.text) return;
-  const tokens = tokensOf(run, state), at = positionsOf(run, state), back = givesBack(run, state);
+  const tokens = tokensOf(run, state), at = positionsOf(run, state), back = givesBack(run, state), rounded = roundedAt(run, state);
   $("prompt-note").textContent = heldAt(run, state.sample) < 0 ? `Tokens of ${count(run.text.held.length)} of ${count(run.n)} prompts are in this file; not of this one.` : "";
   $("prompt-tokens").hidden = !tokens;
   if (!tokens || !at) return;
@@ -31,6 +31,8 @@ export function drawPrompt(view) {
   $("chips").setAttribute("aria-label", `Tokens of the prompt at step ${state.step}; ${count(tokens.filter((t) => t.changed).length)} changed`);
   $("retokenises").hidden = back === "yes";
   $("retokenises").textContent = back === "no" ? "⚠ this text does not give these tokens back" : "no text: each token is the nearest one to its vector";
+  $("rounded").hidden = !rounded;
+  $("rounded").replaceChildren("rounded to text: ", make("bdi", {}, (rounded?.pieces ?? []).map(visible).join("")), `, loss ${num(rounded?.loss)}`);
   $("retokenises").className = back === "no" ? "warn" : "note";
   const most = Math.max(...at.map((p) => p.kappa).filter(Number.isFinite), 0) || 1;
   $("target-chips").replaceChildren(...at.map((position) => targetChip(position, most)));

@@ -40,12 +40,15 @@ if TYPE_CHECKING:
     from flatlens.training import defences as defences
     from flatlens.training.recipes import train as train
     from flatlens.training.robustness import Robustness as Robustness
+    from flatlens.trials.autopsy import autopsy as autopsy
+    from flatlens.trials.causes import Autopsy as Autopsy
     from flatlens.wording import CautionWarning as CautionWarning
 
 from flatlens.version import __version__
 
 # Public name -> where it lives; imported when first used, so that `flatlens --help` needs no torch.
 _PUBLIC = {
+    "Autopsy": ("flatlens.trials.causes", "Autopsy"),
     "CautionWarning": ("flatlens.wording", "CautionWarning"),
     "Condition": ("flatlens.hessian.condition", "Condition"),
     "FlatlensError": ("flatlens.errors", "FlatlensError"),
@@ -58,6 +61,7 @@ _PUBLIC = {
     "Sweep": ("flatlens.sweeps.folder", "Sweep"),
     "Trace": ("flatlens.records.trajectory", "Trace"),
     "attacks": ("flatlens.attacks", None),
+    "autopsy": ("flatlens.trials.autopsy", "autopsy"),
     "condition": ("flatlens.hessian.condition", "condition"),
     "curvature": ("flatlens.measure.curvature", "curvature"),
     "curvature_text": ("flatlens.measure.trace_text", "curvature_text"),
@@ -76,6 +80,7 @@ _PUBLIC = {
     "train": ("flatlens.training.recipes", "train"),
 }
 __all__ = [
+    "Autopsy",
     "CautionWarning",
     "Condition",
     "FlatlensError",
@@ -89,6 +94,7 @@ __all__ = [
     "TrainSpec",
     "__version__",
     "attacks",
+    "autopsy",
     "condition",
     "curvature",
     "curvature_text",

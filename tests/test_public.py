@@ -16,6 +16,7 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
     "flatlens": (
         fl,
         {
+            "Autopsy",
             "CautionWarning",
             "Condition",
             "FlatlensError",
@@ -30,6 +31,7 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
         }
         | {
             "attacks",
+            "autopsy",
             "condition",
             "curvature",
             "datasets",
@@ -78,6 +80,7 @@ def test_what_is_not_offered_of_a_sweep_is_there_for_those_who_do_its_work() -> 
 
 
 FUNCTIONS = (
+    "autopsy",
     "trace",
     "trace_text",
     "condition",

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from flatlens.training.robustness import Robustness as Robustness
     from flatlens.trials.autopsy import autopsy as autopsy
     from flatlens.trials.causes import Autopsy as Autopsy
+    from flatlens.trials.detected import Detection as Detection
+    from flatlens.trials.detectors import detect as detect
     from flatlens.wording import CautionWarning as CautionWarning
 
 from flatlens.version import __version__
@@ -51,6 +53,7 @@ _PUBLIC = {
     "Autopsy": ("flatlens.trials.causes", "Autopsy"),
     "CautionWarning": ("flatlens.wording", "CautionWarning"),
     "Condition": ("flatlens.hessian.condition", "Condition"),
+    "Detection": ("flatlens.trials.detected", "Detection"),
     "FlatlensError": ("flatlens.errors", "FlatlensError"),
     "Immunized": ("flatlens.immunity.result", "Immunized"),
     "Prompt": ("flatlens.datasets.prompts", "Prompt"),
@@ -67,6 +70,7 @@ _PUBLIC = {
     "curvature_text": ("flatlens.measure.trace_text", "curvature_text"),
     "datasets": ("flatlens.datasets", None),
     "defences": ("flatlens.training.defences", None),
+    "detect": ("flatlens.trials.detectors", "detect"),
     "head_flatness": ("flatlens.hessian.training", "head_flatness"),
     "immunize": ("flatlens.immunity.immunize", "immunize"),
     "models": ("flatlens.models", None),
@@ -83,6 +87,7 @@ __all__ = [
     "Autopsy",
     "CautionWarning",
     "Condition",
+    "Detection",
     "FlatlensError",
     "Immunized",
     "Prompt",
@@ -100,6 +105,7 @@ __all__ = [
     "curvature_text",
     "datasets",
     "defences",
+    "detect",
     "head_flatness",
     "immunize",
     "models",

@@ -53,6 +53,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "flatlens autopsy --model 'ckpt:robust.safetensors?arch=flatlens:cnn' --data flatlens:digits --eps 0.1 "
         "--out runs/autopsy",
     ),
+    "detect": (
+        "flatlens detect --model flatlens:digits-cnn --data flatlens:digits --eps 0.3",
+        "flatlens detect --model 'ckpt:best.pth?arch=my_model.py:make' --data npz:mine.npz --limit 500 --out runs/d",
+    ),
     "condition": (
         "flatlens condition --model flatlens:digits-cnn --data flatlens:digits --ridge 0.01",
         "flatlens condition --data 'table:houses.csv?target=price' --ridge 0.01 --json",

@@ -138,7 +138,9 @@ def share(values: Floats) -> Mean:
         return Mean(math.nan, math.nan, math.nan, 0)
     mean = float(values.mean())
     spread = float(np.var(values, ddof=1)) / m if m > 1 else 0.0
-    effective = min(max(mean * (1 - mean) / spread, m), 2 * m) if spread > 0 else m
+    # Pairs that are all half right vary not at all: worth the most that a pair can be. All right, or all wrong: one.
+    worth = mean * (1 - mean) / spread if spread > 0 else m if mean in (0.0, 1.0) else 2 * m
+    effective = min(max(worth, m), 2 * m)
     z2, n = Z**2, effective
     centre = (mean + z2 / (2 * n)) / (1 + z2 / n)
     half = Z * math.sqrt(mean * (1 - mean) / n + z2 / (4 * n * n)) / (1 + z2 / n)

@@ -126,7 +126,7 @@ def test_scores_are_those_of_curvature_and_of_the_logits(found: Detection) -> No
     model, x, y = digits()
     rows = found.to_pandas()
     clean = rows[rows.attack == "clean"]
-    at = torch.from_numpy(clean["sample"].to_numpy())
+    at = torch.tensor(clean["sample"].tolist())
     known: Any = fl.curvature(model, x[at], y[at])
     logits = model(x[at]).detach().double()
     np.testing.assert_allclose(clean.kappa, known.relative_flatness, rtol=1e-3)

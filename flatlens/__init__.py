@@ -40,14 +40,20 @@ if TYPE_CHECKING:
     from flatlens.training import defences as defences
     from flatlens.training.recipes import train as train
     from flatlens.training.robustness import Robustness as Robustness
+    from flatlens.trials.autopsy import autopsy as autopsy
+    from flatlens.trials.causes import Autopsy as Autopsy
+    from flatlens.trials.detected import Detection as Detection
+    from flatlens.trials.detectors import detect as detect
     from flatlens.wording import CautionWarning as CautionWarning
 
 from flatlens.version import __version__
 
 # Public name -> where it lives; imported when first used, so that `flatlens --help` needs no torch.
 _PUBLIC = {
+    "Autopsy": ("flatlens.trials.causes", "Autopsy"),
     "CautionWarning": ("flatlens.wording", "CautionWarning"),
     "Condition": ("flatlens.hessian.condition", "Condition"),
+    "Detection": ("flatlens.trials.detected", "Detection"),
     "FlatlensError": ("flatlens.errors", "FlatlensError"),
     "Immunized": ("flatlens.immunity.result", "Immunized"),
     "Prompt": ("flatlens.datasets.prompts", "Prompt"),
@@ -58,11 +64,13 @@ _PUBLIC = {
     "Sweep": ("flatlens.sweeps.folder", "Sweep"),
     "Trace": ("flatlens.records.trajectory", "Trace"),
     "attacks": ("flatlens.attacks", None),
+    "autopsy": ("flatlens.trials.autopsy", "autopsy"),
     "condition": ("flatlens.hessian.condition", "condition"),
     "curvature": ("flatlens.measure.curvature", "curvature"),
     "curvature_text": ("flatlens.measure.trace_text", "curvature_text"),
     "datasets": ("flatlens.datasets", None),
     "defences": ("flatlens.training.defences", None),
+    "detect": ("flatlens.trials.detectors", "detect"),
     "head_flatness": ("flatlens.hessian.training", "head_flatness"),
     "immunize": ("flatlens.immunity.immunize", "immunize"),
     "models": ("flatlens.models", None),
@@ -76,8 +84,10 @@ _PUBLIC = {
     "train": ("flatlens.training.recipes", "train"),
 }
 __all__ = [
+    "Autopsy",
     "CautionWarning",
     "Condition",
+    "Detection",
     "FlatlensError",
     "Immunized",
     "Prompt",
@@ -89,11 +99,13 @@ __all__ = [
     "TrainSpec",
     "__version__",
     "attacks",
+    "autopsy",
     "condition",
     "curvature",
     "curvature_text",
     "datasets",
     "defences",
+    "detect",
     "head_flatness",
     "immunize",
     "models",

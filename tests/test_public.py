@@ -16,8 +16,10 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
     "flatlens": (
         fl,
         {
+            "Autopsy",
             "CautionWarning",
             "Condition",
+            "Detection",
             "FlatlensError",
             "Immunized",
             "Robustness",
@@ -30,10 +32,12 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
         }
         | {
             "attacks",
+            "autopsy",
             "condition",
             "curvature",
             "datasets",
             "defences",
+            "detect",
             "head_flatness",
             "immunize",
             "models",
@@ -78,11 +82,13 @@ def test_what_is_not_offered_of_a_sweep_is_there_for_those_who_do_its_work() -> 
 
 
 FUNCTIONS = (
+    "autopsy",
     "trace",
     "trace_text",
     "condition",
     "curvature",
     "curvature_text",
+    "detect",
     "immunize",
     "open",
     "robustness",

@@ -64,6 +64,14 @@ VERBS = {
         "robustness",
         "What several attacks leave of a model's accuracy: the worst case, its interval, and whether to believe it.",
     ),
+    "autopsy": Verb(
+        "autopsy",
+        "Why samples withstand an attack on the cross-entropy: no gradient, saturation, a weak search, or none found.",
+    ),
+    "detect": Verb(
+        "detect",
+        "Curvature as a detector of attacks, beside entropy, top-2 gap and the features' length, attack by attack.",
+    ),
     "condition": Verb(
         "condition",
         "The condition number of the Hessian of a probe on a model's features: how fast it can be learnt.",

@@ -46,6 +46,16 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "flatlens robustness --model flatlens:digits-cnn --data flatlens:digits --eps 0.1",
         "flatlens robustness --model 'ckpt:robust.safetensors?arch=flatlens:cnn' --data flatlens:digits --eps 0.5 "
         "--norm l2 --limit 200 --json",
+        "flatlens robustness --model 'flatlens:digits-cnn?scale=100' --data flatlens:digits --eps 0.3 --autopsy",
+    ),
+    "autopsy": (
+        "flatlens autopsy --model 'flatlens:digits-cnn?scale=100' --data flatlens:digits --eps 0.3 --steps 10",
+        "flatlens autopsy --model 'ckpt:robust.safetensors?arch=flatlens:cnn' --data flatlens:digits --eps 0.1 "
+        "--out runs/autopsy",
+    ),
+    "detect": (
+        "flatlens detect --model flatlens:digits-cnn --data flatlens:digits --eps 0.3",
+        "flatlens detect --model 'ckpt:best.pth?arch=my_model.py:make' --data npz:mine.npz --limit 500 --out runs/d",
     ),
     "condition": (
         "flatlens condition --model flatlens:digits-cnn --data flatlens:digits --ridge 0.01",

@@ -41,6 +41,15 @@ _Norm = Annotated[
         autocompletion=completing.words("linf", "l2"),
     ),
 ]
+_Autopsy = Annotated[
+    bool,
+    typer.Option(
+        "--autopsy",
+        help="Also say why samples withstand PGD: see `flatlens autopsy`.",
+        rich_help_panel=_PANEL,
+        show_default=False,
+    ),
+]
 _NOTE = (
     "Shares of all samples in % and medians over them, each with its 95 % interval. Worst case: right before the "
     "attack and under every one. The loss gap says little alone: it grows with the logits' scale. Flat is not robust: "
@@ -55,6 +64,7 @@ def robustness(
     eps: _Eps = None,
     norm: _Norm = None,
     limit: options.Limit = None,
+    autopsy: _Autopsy = False,
     bounds: options.Bounds = None,
     batch_size: options.BatchSize = None,
     seed: options.Seed = None,
@@ -67,21 +77,40 @@ def robustness(
     """What several attacks leave of a model's accuracy: the worst case, its interval, and whether to believe it.
 
     PGD and auto-PGD on the cross-entropy; APGD-T at the most probable wrong classes, of as many steps, whose objective
-    the scale of the logits does not change; and Square, which needs no gradient. Nothing is written.
+    the scale of the logits does not change; and Square, which needs no gradient. Nothing is written. With --autopsy
+    each sample that withstands PGD on the cross-entropy is attributed to one cause.
     """
     spec = run_spec({**context.params, "attack": "square", "steps": str(QUERIES)})
     with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
         from flatlens.measure.robustness import of_names
 
         found = of_names(spec, progress)
+        causes = None
+        if autopsy:
+            from flatlens.trials import asked
+            from flatlens.trials.autopsy import STEPS, of
+
+            like = {**context.params, "attack": asked.CHECKED_AS, "steps": str(STEPS)}
+            causes = of(asked.names(run_spec(like)), progress)
     if not quiet:
-        terminal.show(text(found, spec), err=json)
+        terminal.show(text(found, spec, asked=autopsy), err=json)
+        if causes is not None:
+            from flatlens_cli.autopsy import table
+
+            terminal.show(table(causes), err=json)
     if json:
-        terminal.emit({"model": spec.model, "data": spec.data, **found.to_dict()})
+        more = {} if causes is None else {"autopsy": causes.to_dict()}
+        terminal.emit({"model": spec.model, "data": spec.data, **found.to_dict(), **more})
 
 
-def text(found: Robustness, spec: RunSpec) -> RenderableType:
-    """The figures for people."""
+def text(found: Robustness, spec: RunSpec, *, asked: bool = False) -> RenderableType:
+    """The figures for people.
+
+    Args:
+        found: the figures.
+        spec: what they are of.
+        asked: whether the autopsy follows, which is suggested otherwise where gradients are masked.
+    """
     from rich.console import Group
     from rich.padding import Padding
 
@@ -91,6 +120,8 @@ def text(found: Robustness, spec: RunSpec) -> RenderableType:
         ("attacks", f"{found.norm}, eps {radius(found.eps, 3)}"),
     ]
     tail = [("caution", f"{caution.code}: {caution.message}") for caution in found.cautions]
+    if found.masked and not asked:
+        tail.append(("see also", "--autopsy says of each sample that withstands PGD why it does"))
     parts = [
         terminal.columns(head),
         Padding(_shares(found), (1, 0)),

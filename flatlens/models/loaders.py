@@ -26,6 +26,7 @@ from flatlens.models import (
     hf_models,
     normalized,
     plugins,
+    scaled,
     statedicts,
     timm_models,
     torchvision_models,
@@ -100,7 +101,10 @@ def _check_finite(model: nn.Module, uri: str) -> None:
 
 
 def _build(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[nn.Module, str]:
-    """The model that ``uri`` names, normalised as it says, with θ where one is appended, and where it comes from."""
+    """The model that ``uri`` names, as its options say normalised, scaled, θ appended; and where it comes from."""
+    if scaled.OPTION in uri.options and uri.scheme in MAKERS:
+        model, source = _build(uri.without(scaled.OPTION), shape, classes, trust)
+        return scaled.of_uri(model, uri, shape), f"{source}, logits × {uri.options[scaled.OPTION]}"
     if appended.OPTION in uri.options and uri.scheme in MAKERS:
         file = uris.location(uri.options[appended.OPTION])
         model, source = _build(uri.without(appended.OPTION), shape, classes, trust)
@@ -144,8 +148,9 @@ def _checkpoint(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) ->
     if "arch" not in uri.options:
         return _whole(uri, key, trust)
     arch = uris.parse(uri.options["arch"], ModelError)
-    if appended.OPTION in arch.options and arch.scheme in MAKERS:  # which came after arch=, and belongs to the weights
-        outer = {appended.OPTION: arch.options[appended.OPTION], "arch": _text(arch.without(appended.OPTION))}
+    late = {key: arch.options[key] for key in (appended.OPTION, scaled.OPTION) if key in arch.options}
+    if late and arch.scheme in MAKERS:  # which came after arch=, and belong to the weights
+        outer = {**late, "arch": _text(arch.without(*late))}
         return _build(replace(uri, options=uri.options | outer), shape, classes, trust)
     if key is None and "key" in arch.options and arch.scheme not in ("ckpt", *plugins.found()):
         arch, key = arch.without("key"), arch.options["key"]  # which was meant for the file, and came after arch=

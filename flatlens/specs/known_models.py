@@ -19,7 +19,8 @@ OBJECT = "object"
 """The scheme of what came from Python as an object: it has a name in the results, and cannot be loaded by it."""
 
 OPTIONS = {
-    "?mean=M&std=S": "inputs are normalised, (x − M) / S, by a number or one for each channel: mean=0.5,0.25,8/255"
+    "?mean=M&std=S": "inputs are normalised, (x − M) / S, by a number or one for each channel: mean=0.5,0.25,8/255",
+    "?scale=S": "the head's weight and bias × S, so that the logits are: same decisions, another softmax",
 }
 """What every name of a model takes -> one line about it."""
 

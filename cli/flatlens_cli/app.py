@@ -84,6 +84,10 @@ VERBS = {
         "pairs",
         "Immunize every ordered pair of a data set's classes; a heat map of which can be had against which.",
     ),
+    "reproduce": Verb(
+        "reproducing", "Try the papers' claims, with controls, and say for each what came out: a verdict by rule."
+    ),
+    "claims": Verb("reproducing", "The papers' claims that can be tried, a line each."),
     "doctor": Verb("doctor", "Versions, devices, optional parts, what is missing and how to get it."),
 }
 """The commands, in the order of the help."""

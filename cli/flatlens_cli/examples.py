@@ -70,6 +70,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "flatlens pairs --data 'idx:mnist?split=train' --halve --out runs/mnist-pairs",
         "flatlens pairs --data flatlens:digits?split=train --model flatlens:digits-cnn --holdout 0.3 --out runs/pairs",
     ),
+    "reproduce": (
+        "flatlens reproduce all --quick --out runs/claims",
+        "flatlens reproduce C1 C7 --model 'ckpt:a.pth?arch=my_model.py:make' --data npz:mine.npz --out runs/mine",
+    ),
+    "claims": ("flatlens claims",),
     "doctor": ("flatlens doctor",),
 }
 

@@ -1,0 +1,45 @@
+"""Every claim that there is, in order: its name and the file it stands in. No torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from flatlens.claims.claim import Claim
+from flatlens.errors import SpecError, unknown
+
+FILES = {
+    "C1": "c01_peak_at_the_flip",
+    "C7": "c07_scaled_weights",
+    "C14": "c14_loss_is_no_flip",
+}
+"""Name -> the file of `flatlens.claims` that has ``CLAIM`` and ``measure``."""
+ALL = "all"
+
+
+def module(name: str) -> Any:
+    """The file of a claim."""
+    return import_module(f"flatlens.claims.{FILES[name]}")
+
+
+def claim(name: str) -> Claim:
+    """A claim by its name."""
+    found: Claim = module(name).CLAIM
+    return found
+
+
+def named(names: list[str] | tuple[str, ...]) -> list[str]:
+    """Claims by what was typed, in their order; all where none is.
+
+    Raises:
+        SpecError: there is no such claim.
+    """
+    if not names or ALL in (name.lower() for name in names):
+        return list(FILES)
+    wanted = set()
+    for name in names:
+        key = name.upper()
+        if key not in FILES:
+            raise SpecError(unknown("claim", name, [*FILES, ALL], where="there are"))
+        wanted.add(key)
+    return [name for name in FILES if name in wanted]

@@ -2,6 +2,8 @@
 
 A claim's table has a row for each sample of one network. Of several networks the interval is Student's t on their own
 values: networks are the unit, samples of one network share it. A bootstrap over five networks would cover 77 to 86 %.
+Shares and areas, which cannot leave 0 to 1, have it on the scale of the logit (delta method): on their own scale it
+covers 89 % of five networks that differ by 0.1 about 0.9.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ Table = Mapping[str, NDArray[np.generic]]
 """Column -> values of the samples ``[n]``."""
 
 EXCEPTIONS = "exceptions"
+BOUNDED = ("share", "auc")
+"""Kinds whose numbers lie within 0 to 1."""
 DRAWS = 1000
 """Resamples of a bootstrap over samples."""
 FEWEST = 6
@@ -140,16 +144,26 @@ def over_nets(statistic: Statistic, tables: Sequence[Table]) -> tuple[Estimate, 
     if max(values) == min(values):
         pooled = statistic.of(joined(tables))
         return Estimate(values[0], min(pooled.low, values[0]), max(pooled.high, values[0]), n), values
-    return student(np.array(values), n), values
+    return student(np.array(values), n, bounded=statistic.kind in BOUNDED), values
 
 
-def student(values: Floats, n: int) -> Estimate:
-    """The mean of networks' values with Student's interval."""
+def student(values: Floats, n: int, *, bounded: bool = False) -> Estimate:
+    """The mean of networks' values with Student's interval.
+
+    Args:
+        values: of the networks, at least two.
+        n: samples in all.
+        bounded: they are shares: the interval is made on the scale of the logit, and lies within 0 to 1.
+    """
     k = len(values)
     centre = float(values.mean())
     freedom = min(k - 1, len(T_QUANTILE) - 1)
     half = T_QUANTILE[freedom] * float(values.std(ddof=1)) / np.sqrt(k)
-    return Estimate(centre, centre - half, centre + half, n)
+    if not bounded:
+        return Estimate(centre, centre - half, centre + half, n)
+    logit, reach = np.log(centre / (1 - centre)), half / (centre * (1 - centre))
+    low, high = (float(1 / (1 + np.exp(-at))) for at in (logit - reach, logit + reach))
+    return Estimate(centre, low, high, n)
 
 
 def joined(tables: Sequence[Table]) -> Table:

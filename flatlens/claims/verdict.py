@@ -1,8 +1,8 @@
 """A verdict by rule: what the intervals of a claim's parts say of it.
 
-A part holds where its interval lies wholly inside its region, fails where wholly outside, and is open otherwise.
-All parts that decide hold: reproduced. All fail: not reproduced. Some hold and some fail: partly. Else: inconclusive; and so
-with fewer networks or samples than the claim asks for, whatever the numbers.
+A part holds where its interval lies wholly inside its region, fails where wholly outside, and is open otherwise. All
+parts that decide hold: reproduced. All fail: not reproduced. Some hold and some fail: partly. Else: inconclusive; and
+so with fewer networks or samples than the claim asks for, whatever the numbers.
 """
 
 from __future__ import annotations

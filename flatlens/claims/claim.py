@@ -22,10 +22,12 @@ class Region(NamedTuple):
     def __str__(self) -> str:
         """``≥ 0.9``, ``≤ 0.02``, or ``0.5 … 2``."""
         if math.isinf(self.high):
-            return f"≥ {self.low:g}"
-        if math.isinf(self.low):
-            return f"≤ {self.high:g}"
-        return f"{self.low:g} … {self.high:g}"
+            said = f"≥ {self.low:g}"
+        elif math.isinf(self.low):
+            said = f"≤ {self.high:g}"
+        else:
+            said = f"{self.low:g} … {self.high:g}"
+        return said.replace("-", "−")
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def _verdict(said: dict[str, list[str]]) -> tuple[str, str]:
     """The verdict, and why, of the parts' words by their outcome."""
     holds, fails, undecided = said[HOLDS], said[FAILS], said[OPEN]
     if holds and fails:
-        return PARTLY, f"holds: {'; '.join(holds)}. Does not: {'; '.join(fails)}" + (
+        return PARTLY, f"Holds: {'; '.join(holds)}. Does not: {'; '.join(fails)}" + (
             f". Open: {'; '.join(undecided)}" if undecided else ""
         )
     if undecided or not (holds or fails):

@@ -51,7 +51,7 @@ def test_two_parts_give_the_verdict_of_the_rule(first: float, second: float, exp
     found = judge(claim(of("one"), of("two")), tables)
     assert found.verdict == expected and found.nets == 6 and found.samples == 1200
     if expected == PARTLY:
-        assert f"holds: {'one' if first == HIGH else 'two'}" in found.why
+        assert f"Holds: {'one' if first == HIGH else 'two'}" in found.why
 
 
 @pytest.mark.parametrize("share_of_all", [LOW, HIGH])
@@ -95,7 +95,7 @@ def test_networks_without_the_samples_asked_for_leave_the_part_open() -> None:
 
 
 @pytest.mark.parametrize(
-    ("region", "said"), [(Region(low=0.9), "≥ 0.9"), (Region(high=0.02), "≤ 0.02"), (Region(0.5, 2), "0.5 … 2")]
+    ("region", "said"), [(Region(low=0.9), "≥ 0.9"), (Region(high=0.02), "≤ 0.02"), (Region(-0.5, 2), "−0.5 … 2")]
 )
 def test_a_region_in_words(region: Region, said: str) -> None:
     assert str(region) == said

@@ -197,7 +197,7 @@ def tuned(rows: Mapping[str, Any], optimizer: str) -> Plain | None:
         return None
     xs, ys = [0.0, last_epoch], [-3.0, 103.0]
     layout = figure_layout(
-        xaxis={"title": {"text": "epoch of fine-tuning"}, "range": xs, "nticks": 8, "tickformat": "d"},
+        xaxis={"title": {"text": "epoch of fine-tuning"}, "range": xs, "tickvals": _whole(last_epoch)},
         yaxis={"title": {"text": "right, %"}, "range": ys, "tickvals": [0, 20, 40, 60, 80, 100]},
         annotations=line_names(ends, xs, ys, "linear"),
         margin={"l": 64, "r": RIGHT_OF_LINES, "t": 14, "b": BOTTOM}, meta={"narrow": dict(NARROW)},
@@ -225,3 +225,8 @@ def _curve(attackers: Mapping[str, Any], task: str, extractor: str, attacker: st
         return None
     order = np.argsort(attackers["iteration"][those], kind="stable")
     return attackers["iteration"][those][order], attackers["loss_gap"][those][order]
+
+
+def _whole(last: float) -> list[int]:
+    """At most eight whole numbers from 0 on, evenly apart."""
+    return list(range(0, int(last) + 1, max(1, -(-int(last) // 7))))

@@ -87,7 +87,7 @@ def reproduce(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Try the papers' claims, with controls, and say for each what came out: a verdict by rule, whatever it is.
+    """Try the papers' claims, with controls, and say for each what came out: a verdict by rule.
 
     What is in --out already is not measured again; an interrupted run goes on with the same command.
     """

@@ -12,7 +12,6 @@ from typing import Any
 from flatlens.claims.statistics import Estimate
 from flatlens.claims.verdict import Judged, Outcome
 from flatlens.files.atomic import write_file, write_json
-from flatlens.report import claims_page
 from flatlens.version import __version__
 
 
@@ -68,6 +67,8 @@ def _finite(value: float) -> float | None:
 
 def write(judged: Sequence[Judged], out: Path, *, full: bool) -> None:
     """Write all files of the verdicts."""
+    from flatlens.report import claims_page  # drawn last: what measures needs no picture
+
     claims = [plain(found) for found in judged]
     told = {"schema_version": 1, "flatlens": __version__, "full": full, "claims": claims}
     write_json(out / "claims.json", told)
@@ -125,4 +126,6 @@ def table_markdown(claims: Sequence[dict[str, Any]]) -> str:
 
 def number(part: dict[str, Any]) -> str:
     """``0.96 [0.94, 0.98]``."""
+    from flatlens.report import claims_page
+
     return claims_page.number(part)

@@ -297,9 +297,7 @@ def test_cells_that_cannot_be_done(work, cluster):
     """One hangs, one kills its process each time, as when memory runs out, one raises, and one is well."""
     names = [f"models.py:{name}" for name in ("hanging", "killing", "wrong", "quick")]
     file = work.sweep(f"[grid]\nmodel = {json.dumps(names)}\n")
-    began = time.monotonic()
     result = run_sweep(file, work.path / "out", engine="ray", address=cluster.address, timeout=4, trust_code=True)
-    assert time.monotonic() - began < 60
     assert (result.done, result.failed) == (1, 3)
     keys = {spec["model"].partition(":")[2]: key for key, spec in result.sweep.plan.items()}
     failures = {name: result.sweep.failure(key) for name, key in keys.items()}

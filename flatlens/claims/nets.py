@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -162,16 +162,6 @@ class Case:
         if not len(rows):
             raise DataError(f"'{self.net.name}' is right at none of the {len(y)} samples of '{self.data.uri}'")
         return x[rows], y[rows], ids[rows]
-
-    def needs(self, kind: str) -> str:
-        """Why the networks of this kind are not there; empty where they are."""
-        if kind in self.net.uris:
-            return ""
-        return "a twin of the model that was trained against an attack: --twin MODEL" if kind == ROBUST else kind
-
-    def smaller(self, size: int) -> Case:
-        """The same case with fewer samples."""
-        return replace(self, size=min(size, self.size))
 
 
 def predicted(model: nn.Module, x: Tensor, *, batch: int = 256) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 A claim's table has a row for each sample of one network. Of several networks the interval is Student's t on their own
 values: networks are the unit, samples of one network share it. A bootstrap over five networks would cover 77 to 86 %.
-Shares and areas, which cannot leave 0 to 1, have it on the scale of the logit (delta method): on their own scale it
+Shares, which cannot leave 0 to 1, have it on the scale of the logit (delta method): on their own scale it
 covers 89 % of five networks that differ by 0.1 about 0.9.
 """
 
@@ -22,7 +22,7 @@ Table = Mapping[str, NDArray[np.generic]]
 """Column -> values of the samples ``[n]``."""
 
 EXCEPTIONS = "exceptions"
-BOUNDED = ("share", "auc")
+BOUNDED = ("share",)
 """Kinds whose numbers lie within 0 to 1."""
 DRAWS = 1000
 """Resamples of a bootstrap over samples."""
@@ -104,11 +104,6 @@ def difference(first: str, second: str, given: str = "") -> Statistic:
 def ratio_of_medians(first: str, second: str, given: str = "") -> Statistic:
     """The median of one column, over that of another of the same samples."""
     return Statistic("ratio of medians", (first, second), given)
-
-
-def auc(score: str, label: str, given: str = "") -> Statistic:
-    """The chance that a sample with the flag ``label`` has the higher score than one without: 0.5 tells nothing."""
-    return Statistic("auc", (score, label), given)
 
 
 def correlation(first: str, second: str, given: str = "") -> Statistic:
@@ -220,29 +215,6 @@ def _ratio(first: Floats, second: Floats) -> Estimate:
     return _resampled(of, first, second)
 
 
-def placements(score: Floats, flags: Floats) -> tuple[Floats, Floats]:
-    """For each flagged sample the share of the others below it, ties by half; and the same the other way round."""
-    one, other = np.sort(score[flags > 0]), np.sort(score[flags <= 0])
-
-    def below(values: Floats, among: Floats) -> Floats:
-        left, right = np.searchsorted(among, values, "left"), np.searchsorted(among, values, "right")
-        return (left + right) / (2 * len(among))
-
-    return below(one, other), 1 - below(other, one)
-
-
-def _auc(score: Floats, flags: Floats) -> Estimate:
-    """The area under the curve with the interval of DeLong et al. 1988."""
-    if not 0 < int((flags > 0).sum()) < len(flags):
-        return Estimate(np.nan, np.nan, np.nan, len(flags))
-    first, second = placements(score, flags)
-    value = float(first.mean())
-    if min(len(first), len(second)) < FEWEST:
-        return Estimate(value, np.nan, np.nan, len(flags))
-    half = 1.959963984540054 * float(np.sqrt(first.var(ddof=1) / len(first) + second.var(ddof=1) / len(second)))
-    return Estimate(value, max(0.0, value - half), min(1.0, value + half), len(flags))
-
-
 def ranks(values: Floats) -> Floats:
     """Ranks from 1 on, of equal values their mean."""
     order = np.sort(values)
@@ -276,7 +248,6 @@ KINDS: Mapping[str, Callable[..., Estimate]] = {
     "median": _median,
     "difference": _difference,
     "ratio of medians": _ratio,
-    "auc": _auc,
     "correlation": _correlation,
     "partial correlation": _partial,
 }

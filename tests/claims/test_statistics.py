@@ -38,13 +38,6 @@ def _partial(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> float:
         (statistics.mean("a"), lambda t: t["a"].mean()),
         (statistics.median("a"), lambda t: np.median(t["a"])),
         (statistics.ratio_of_medians("c", "b"), lambda t: np.median(t["c"]) / np.median(t["b"])),
-        (
-            statistics.auc("b", "flag"),
-            lambda t: (
-                stats.mannwhitneyu(t["b"][t["flag"]], t["b"][~t["flag"]]).statistic
-                / (t["flag"].sum() * (~t["flag"]).sum())
-            ),
-        ),
         (statistics.correlation("a", "b"), lambda t: stats.spearmanr(t["a"], t["b"]).statistic),
         (statistics.partial("a", "b", "c"), lambda t: _partial(t["a"], t["b"], t["c"])),
         (statistics.mean("a", "flag"), lambda t: t["a"][t["flag"]].mean()),

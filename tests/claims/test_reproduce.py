@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from flatlens.claims import catalogue, work
+from flatlens.claims import catalogue, machines
 from flatlens.claims.work import Asked, reproduce
 from flatlens.report import claims_page
 
@@ -81,8 +81,8 @@ def test_what_is_there_is_not_measured_again_and_what_is_lost_is(
     (table,) = (again / "cells" / "C14").glob("*.parquet")
     table.write_bytes(table.read_bytes()[:100])
     tried = []
-    real = work._try
-    monkeypatch.setattr(work, "_try", lambda cell, out: (tried.append(cell.claim), real(cell, out))[1])
+    real = machines.attempt
+    monkeypatch.setattr(machines, "attempt", lambda cell, out: (tried.append(cell.claim), real(cell, out))[1])
     reproduce(Asked(tuple(catalogue.FILES), limit=60), again)
     assert tried == ["C14"]
     assert (again / "claims.json").read_text() == (folder / "claims.json").read_text()

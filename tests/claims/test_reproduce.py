@@ -91,6 +91,22 @@ def test_what_is_there_is_not_measured_again_and_what_is_lost_is(
     assert tried == ["C1"]
 
 
+def test_other_weights_under_the_same_name_are_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from flatlens import models
+
+    net = models.load("flatlens:digits-cnn", shape=(1, 8, 8), classes=10).model
+    uri = f"ckpt:{tmp_path / 'mine.pt'}?arch=flatlens:cnn"
+    tried = []
+    real = machines.attempt
+    monkeypatch.setattr(machines, "attempt", lambda cell, out: (tried.append(cell.claim), real(cell, out))[1])
+    for weights, times in ((1.0, 1), (1.0, 1), (2.0, 2)):
+        torch.save({name: weights * value for name, value in net.state_dict().items()}, tmp_path / "mine.pt")
+        (found,) = reproduce(Asked(("C14",), models=(uri,), data="flatlens:digits", limit=20), tmp_path / "out")
+        assert found.nets == 1 and len(tried) == times, found.why
+
+
 def test_a_network_that_fails_is_named_and_loses_no_other(tmp_path: Path) -> None:
     models = ("flatlens:digits-cnn", "flatlens:cnn?act=no-such")
     (found,) = reproduce(Asked(("C14",), models=models, data="flatlens:digits", eps=0.3, limit=40), tmp_path / "out")

@@ -88,9 +88,10 @@ def chosen(
                 {claim.kinds[0]: one} | ({ROBUST: other} if other else {}),
                 uri,
                 radius,
-                weights=known(uri, one, other),
+                None,
+                known(uri, one, other),
             )
-            for one, other in pairs
+            for one, other in zip(models, twin, strict=True)
         ]
     if TEXT in claim.kinds or not full:
         uris = {kind: SHIPPED[kind] for kind in claim.kinds}

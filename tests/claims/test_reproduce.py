@@ -155,3 +155,15 @@ def test_csv_and_markdown_have_every_claim(folder: Path) -> None:
     assert len(rows) == 1 + sum(len(one["parts"]) for one in told(folder))
     lines = (folder / "claims.md").read_text().splitlines()
     assert len(lines) == 2 + len(catalogue.FILES) and all("inconclusive" in line for line in lines[2:])
+
+
+@pytest.mark.parametrize("dtype, half, none", [("float32", 20.0, 110.0), ("float64", 40.0, 760.0)])
+def test_of_a_gradient_the_labels_own_term_goes_first(dtype: str, half: float, none: float) -> None:
+    """What explains the samples that keep their label though the gradient is not zero: half of it is."""
+    import torch
+
+    for gap, label, other in ((5.0, True, True), (half, False, True), (none, False, False)):
+        logits = torch.tensor([[gap, 0.0, -gap]], dtype=getattr(torch, dtype), requires_grad=True)
+        torch.nn.functional.cross_entropy(logits, torch.tensor([0])).backward()
+        assert logits.grad is not None
+        assert [bool(logits.grad[0, 0]), bool(logits.grad[0, 1])] == [label, other]

@@ -241,6 +241,15 @@ Spectrum = Annotated[
     bool,
     _option(_MEASURE, "Also PyHessian's spectral density, its numbers beside ours: clean, flip, end.", "--spectrum"),
 ]
+Log = Annotated[
+    list[str] | None,
+    _option(
+        _OUTPUT,
+        "Also to a tracker: tensorboard, wandb or mlflow, in OUT/log; repeatable.",
+        "--log",
+        metavar="NAME",
+    ),
+]
 Text = Annotated[bool, _option(_WHAT, "A language model in place of images; needs transformers.", "--text")]
 Force = Annotated[bool, _option(_OUTPUT, "Replace the run that is there.", "--force")]
 DryRun = Annotated[bool, _option(_OUTPUT, "Only say what it would take.", "--dry-run")]

@@ -10,6 +10,7 @@ from flatlens.errors import SpecError, unknown
 
 FILES = {
     "C1": "c01_peak_at_the_flip",
+    "C6": "c06_flatness_bounds_the_loss",
     "C7": "c07_scaled_weights",
     "C14": "c14_loss_is_no_flip",
 }

@@ -3,7 +3,9 @@
 A claim's table has a row for each sample of one network. Of several networks the interval is Student's t on their own
 values: networks are the unit, samples of one network share it. A bootstrap over five networks would cover 77 to 86 %.
 Shares, which cannot leave 0 to 1, have it on the scale of the logit (delta method): on their own scale it
-covers 89 % of five networks that differ by 0.1 about 0.9.
+covers 89 % of five networks that differ by 0.1 about 0.9. Ratios have it on the scale of the logarithm, and their
+number is the geometric mean: r and 1/r are then the same statement, and it covers 95 % of five lognormal ratios whose
+logarithms differ by 1, where the interval of the plain mean covers 82 %.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ Table = Mapping[str, NDArray[np.generic]]
 EXCEPTIONS = "exceptions"
 BOUNDED = ("share",)
 """Kinds whose numbers lie within 0 to 1."""
+RATIOS = ("ratio of medians",)
+"""Kinds whose numbers are ratios, 1 being no difference."""
 DRAWS = 1000
 """Resamples of a bootstrap over samples."""
 FEWEST = 6
@@ -139,7 +143,22 @@ def over_nets(statistic: Statistic, tables: Sequence[Table]) -> tuple[Estimate, 
     if max(values) == min(values):
         pooled = statistic.of(joined(tables))
         return Estimate(values[0], min(pooled.low, values[0]), max(pooled.high, values[0]), n), values
+    if statistic.kind in RATIOS and min(values) > 0:
+        return ratio(np.array(values), n), values
     return student(np.array(values), n, bounded=statistic.kind in BOUNDED), values
+
+
+def ratio(values: Floats, n: int) -> Estimate:
+    """The geometric mean of networks' ratios with Student's interval of their logarithms.
+
+    Args:
+        values: of the networks, at least two, above 0; an infinite one leaves no interval.
+        n: samples in all.
+    """
+    if not np.isfinite(values).all():
+        return Estimate(np.inf, np.nan, np.nan, n)
+    value, low, high = (float(np.exp(at)) for at in student(np.log(values), n)[:3])
+    return Estimate(value, low, high, n)
 
 
 def student(values: Floats, n: int, *, bounded: bool = False) -> Estimate:

@@ -12,6 +12,7 @@ FILES = {
     "C1": "c01_peak_at_the_flip",
     "C6": "c06_flatness_bounds_the_loss",
     "C7": "c07_scaled_weights",
+    "C13": "c13_scale_widens_the_basin",
     "C14": "c14_loss_is_no_flip",
 }
 """Name -> the file of `flatlens.claims` that has ``CLAIM`` and ``measure``."""

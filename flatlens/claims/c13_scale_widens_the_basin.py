@@ -71,11 +71,11 @@ def measure(case: Case) -> Table:
 
     x, y, ids = case.right()
     plain = case.model()
-    eps = radius(nearest(case, plain, x, y).distance) / 2
+    networks = {name: scaled(plain, s, x[:8]) for name, s in SCALES.items()}
     columns = {"sample": ids.numpy()}
-    kappa = {}
-    for name, s in SCALES.items():
-        model = scaled(plain, s, x[:8])
+    columns |= {f"distance_{name}": nearest(case, model, x, y).distance for name, model in networks.items()}
+    eps, kappa = radius(columns["distance_one"]) / 2, {}
+    for name, model in networks.items():
         for prefix, objective in (("", "ce"), ("margin_", "margin")):
             attack = attacks.PGD(eps, "l2", STEPS, eps / STEPS, objective=objective)
             found = trace(model, x, y, attack=attack, seed=case.seed, images="none", bounds=case.data.bounds)
@@ -85,7 +85,6 @@ def measure(case: Case) -> Table:
             if objective == "ce":
                 columns[f"zero_{name}"] = found.matrix("grad_zero_share").values[:, 0] == 1
                 kappa[name] = np.maximum(found.matrix("relative_flatness").values[:, 0], LOWEST)
-        columns[f"distance_{name}"] = nearest(case, model, x, y).distance
     distances = np.array([columns[f"distance_{name}"] for name in SCALES])
     columns["apart"] = ~(np.ptp(distances, axis=0) <= 1e-3 * distances[0])  # also where at one none was found
     worst = {name: np.maximum(columns[f"rise_{name}"], columns[f"margin_rise_{name}"]) for name in SCALES}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from flatlens.claims.claim import ROBUST, STANDARD, Claim, Part, Region
 from flatlens.claims.distances import nearest, radius
 from flatlens.claims.nets import Case
-from flatlens.claims.paths import along
+from flatlens.claims.paths import along, to_peak
 from flatlens.claims.statistics import Table, difference, median, ratio_of_medians, share
 
 STEPS = 40
@@ -114,8 +114,7 @@ def walked(case: Case, kind: str, radii: NDArray[np.float64] | None = None) -> W
 
     attack = None if radii is None else attacks.PGD(eps=radii.tolist(), norm="l2", steps=STEPS)
     trace = along(case, attack, kind=kind, kinds=KINDS, steps=STEPS, step_size=case.eps / 10)
-    valley, length = trace.valley(), trace.matrix("l2").values
-    peak = np.take_along_axis(length, np.maximum(valley.peak_step, 0)[:, None], 1)[:, 0]
+    valley = trace.valley()
     with np.errstate(divide="ignore"):
         rise = np.log10(valley.rise)
-    return Walked(valley.flipped, valley.is_valley, np.where(valley.finite, peak, np.nan), rise, valley.depth)
+    return Walked(valley.flipped, valley.is_valley, to_peak(trace), rise, valley.depth)

@@ -15,6 +15,7 @@ FILES = {
     "C4": "c04_attacks_and_noise",
     "C6": "c06_flatness_bounds_the_loss",
     "C7": "c07_scaled_weights",
+    "C9": "c09_wider_basin",
     "C13": "c13_scale_widens_the_basin",
     "C14": "c14_loss_is_no_flip",
 }

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flatlens.claims import survival
 from flatlens.records import intervals
 
 Floats = NDArray[np.float64]
@@ -26,7 +27,7 @@ Table = Mapping[str, NDArray[np.generic]]
 EXCEPTIONS = "exceptions"
 BOUNDED = ("share",)
 """Kinds whose numbers lie within 0 to 1."""
-RATIOS = ("ratio of medians",)
+RATIOS = ("ratio of medians", "ratio of lengths")
 """Kinds whose numbers are ratios, 1 being no difference."""
 DRAWS = 1000
 """Resamples of a bootstrap over samples."""
@@ -108,6 +109,22 @@ def difference(first: str, second: str, given: str = "") -> Statistic:
 def ratio_of_medians(first: str, second: str, given: str = "") -> Statistic:
     """The median of one column, over that of another of the same samples."""
     return Statistic("ratio of medians", (first, second), given)
+
+
+def length(column: str, event: str, given: str = "") -> Statistic:
+    """The median length at which something happens, by the product-limit estimate.
+
+    Args:
+        column: the length at which it happened, or up to which it had not.
+        event: the flag of whether it happened.
+        given: only these rows.
+    """
+    return Statistic("length", (column, event), given)
+
+
+def ratio_of_lengths(first: tuple[str, str], second: tuple[str, str], given: str = "") -> Statistic:
+    """The median length of one column, over that of another of the same samples; each with its flag, as `length`."""
+    return Statistic("ratio of lengths", (*first, *second), given)
 
 
 def correlation(first: str, second: str, given: str = "") -> Statistic:
@@ -234,6 +251,30 @@ def _ratio(first: Floats, second: Floats) -> Estimate:
     return _resampled(of, first, second)
 
 
+def _length(lengths: Floats, events: Floats) -> Estimate:
+    return _of_draws(lambda weights: survival.median(lengths, events, weights), len(lengths))
+
+
+def _ratio_of_lengths(first: Floats, event: Floats, second: Floats, other_event: Floats) -> Estimate:
+    def of(weights: Floats | None) -> Floats:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return survival.median(first, event, weights) / survival.median(second, other_event, weights)
+
+    return _of_draws(of, len(first))
+
+
+def _of_draws(of: Callable[[Floats | None], Floats], n: int) -> Estimate:
+    """What is made of all samples, and the percentiles of what is made of resamples; none where one is infinite."""
+    if n == 0:
+        return NONE
+    centre = float(of(None)[0])
+    if n < FEWEST or not np.isfinite(centre):
+        return Estimate(centre, np.nan, np.nan, n)
+    found = of(survival.resampled(n, DRAWS))
+    low, high = np.quantile(found[~np.isnan(found)], [0.025, 0.975], method="nearest")
+    return Estimate(centre, float(low), float(high), n) if np.isfinite(high) else Estimate(centre, np.nan, np.nan, n)
+
+
 def ranks(values: Floats) -> Floats:
     """Ranks from 1 on, of equal values their mean."""
     order = np.sort(values)
@@ -267,6 +308,8 @@ KINDS: Mapping[str, Callable[..., Estimate]] = {
     "median": _median,
     "difference": _difference,
     "ratio of medians": _ratio,
+    "length": _length,
+    "ratio of lengths": _ratio_of_lengths,
     "correlation": _correlation,
     "partial correlation": _partial,
 }

@@ -52,8 +52,22 @@ def _recomputed(part: dict[str, Any], table: dict[str, Any]) -> float:
     if kind == "ratio of medians":
         both = ~np.isnan(values[0]) & ~np.isnan(values[1])
         return float(np.quantile(values[0][both], 0.5) / np.quantile(values[1][both], 0.5))
+    if kind == "length":
+        return _median_length(values[0], values[1] > 0)
+    if kind == "ratio of lengths":
+        return _median_length(values[0], values[1] > 0) / _median_length(values[2], values[3] > 0)
     assert kind == "median"
     return float(np.quantile(values[0][~np.isnan(values[0])], 0.5))
+
+
+def _median_length(length: np.ndarray, event: np.ndarray) -> float:
+    """Where the product-limit estimate of the survival is first at most a half."""
+    survival = 1.0
+    for at in np.unique(length[event]):
+        survival *= 1 - np.count_nonzero(event & (length == at)) / np.count_nonzero(length >= at)
+        if survival <= 0.5 + 1e-9:
+            return float(at)
+    return float("inf")
 
 
 def test_every_number_is_that_of_the_samples_in_the_files(folder: Path) -> None:

@@ -10,7 +10,13 @@ from flatlens.errors import SpecError, unknown
 
 FILES = {
     "C1": "c01_peak_at_the_flip",
+    "C2": "c02_flat_valley",
+    "C3": "c03_robust_training",
+    "C4": "c04_attacks_and_noise",
+    "C6": "c06_flatness_bounds_the_loss",
     "C7": "c07_scaled_weights",
+    "C9": "c09_wider_basin",
+    "C13": "c13_scale_widens_the_basin",
     "C14": "c14_loss_is_no_flip",
 }
 """Name -> the file of `flatlens.claims` that has ``CLAIM`` and ``measure``."""

@@ -3,7 +3,9 @@
 A claim's table has a row for each sample of one network. Of several networks the interval is Student's t on their own
 values: networks are the unit, samples of one network share it. A bootstrap over five networks would cover 77 to 86 %.
 Shares, which cannot leave 0 to 1, have it on the scale of the logit (delta method): on their own scale it
-covers 89 % of five networks that differ by 0.1 about 0.9.
+covers 89 % of five networks that differ by 0.1 about 0.9. Ratios have it on the scale of the logarithm, and their
+number is the geometric mean: r and 1/r are then the same statement, and it covers 95 % of five lognormal ratios whose
+logarithms differ by 1, where the interval of the plain mean covers 82 %.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flatlens.claims import survival
 from flatlens.records import intervals
 
 Floats = NDArray[np.float64]
@@ -24,6 +27,8 @@ Table = Mapping[str, NDArray[np.generic]]
 EXCEPTIONS = "exceptions"
 BOUNDED = ("share",)
 """Kinds whose numbers lie within 0 to 1."""
+RATIOS = ("ratio of medians", "ratio of lengths")
+"""Kinds whose numbers are ratios, 1 being no difference."""
 DRAWS = 1000
 """Resamples of a bootstrap over samples."""
 FEWEST = 6
@@ -106,6 +111,22 @@ def ratio_of_medians(first: str, second: str, given: str = "") -> Statistic:
     return Statistic("ratio of medians", (first, second), given)
 
 
+def length(column: str, event: str, given: str = "") -> Statistic:
+    """The median length at which something happens, by the product-limit estimate.
+
+    Args:
+        column: the length at which it happened, or up to which it had not.
+        event: the flag of whether it happened.
+        given: only these rows.
+    """
+    return Statistic("length", (column, event), given)
+
+
+def ratio_of_lengths(first: tuple[str, str], second: tuple[str, str], given: str = "") -> Statistic:
+    """The median length of one column, over that of another of the same samples; each with its flag, as `length`."""
+    return Statistic("ratio of lengths", (*first, *second), given)
+
+
 def correlation(first: str, second: str, given: str = "") -> Statistic:
     """Spearman's rank correlation."""
     return Statistic("correlation", (first, second), given)
@@ -139,7 +160,22 @@ def over_nets(statistic: Statistic, tables: Sequence[Table]) -> tuple[Estimate, 
     if max(values) == min(values):
         pooled = statistic.of(joined(tables))
         return Estimate(values[0], min(pooled.low, values[0]), max(pooled.high, values[0]), n), values
+    if statistic.kind in RATIOS and min(values) > 0:
+        return ratio(np.array(values), n), values
     return student(np.array(values), n, bounded=statistic.kind in BOUNDED), values
+
+
+def ratio(values: Floats, n: int) -> Estimate:
+    """The geometric mean of networks' ratios with Student's interval of their logarithms.
+
+    Args:
+        values: of the networks, at least two, above 0; an infinite one leaves no interval.
+        n: samples in all.
+    """
+    if not np.isfinite(values).all():
+        return Estimate(np.inf, np.nan, np.nan, n)
+    value, low, high = (float(np.exp(at)) for at in student(np.log(values), n)[:3])
+    return Estimate(value, low, high, n)
 
 
 def student(values: Floats, n: int, *, bounded: bool = False) -> Estimate:
@@ -215,6 +251,30 @@ def _ratio(first: Floats, second: Floats) -> Estimate:
     return _resampled(of, first, second)
 
 
+def _length(lengths: Floats, events: Floats) -> Estimate:
+    return _of_draws(lambda weights: survival.median(lengths, events, weights), len(lengths))
+
+
+def _ratio_of_lengths(first: Floats, event: Floats, second: Floats, other_event: Floats) -> Estimate:
+    def of(weights: Floats | None) -> Floats:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return survival.median(first, event, weights) / survival.median(second, other_event, weights)
+
+    return _of_draws(of, len(first))
+
+
+def _of_draws(of: Callable[[Floats | None], Floats], n: int) -> Estimate:
+    """What is made of all samples, and the percentiles of what is made of resamples; none where one is infinite."""
+    if n == 0:
+        return NONE
+    centre = float(of(None)[0])
+    if n < FEWEST or not np.isfinite(centre):
+        return Estimate(centre, np.nan, np.nan, n)
+    found = of(survival.resampled(n, DRAWS))
+    low, high = np.quantile(found[~np.isnan(found)], [0.025, 0.975], method="nearest")
+    return Estimate(centre, float(low), float(high), n) if np.isfinite(high) else Estimate(centre, np.nan, np.nan, n)
+
+
 def ranks(values: Floats) -> Floats:
     """Ranks from 1 on, of equal values their mean."""
     order = np.sort(values)
@@ -248,6 +308,8 @@ KINDS: Mapping[str, Callable[..., Estimate]] = {
     "median": _median,
     "difference": _difference,
     "ratio of medians": _ratio,
+    "length": _length,
+    "ratio of lengths": _ratio_of_lengths,
     "correlation": _correlation,
     "partial correlation": _partial,
 }

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial as applied
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flatlens.claims import separation
 from flatlens.records import intervals
 
 Floats = NDArray[np.float64]
@@ -22,7 +24,8 @@ Table = Mapping[str, NDArray[np.generic]]
 """Column -> values of the samples ``[n]``."""
 
 EXCEPTIONS = "exceptions"
-BOUNDED = ("share",)
+CAUGHT = tuple(f"caught at {100 * rate:g} % false alarms" for rate in separation.RATES)
+BOUNDED = ("share", "area under the curve", "accuracy", "transfer accuracy", *CAUGHT)
 """Kinds whose numbers lie within 0 to 1."""
 DRAWS = 1000
 """Resamples of a bootstrap over samples."""
@@ -114,6 +117,31 @@ def correlation(first: str, second: str, given: str = "") -> Statistic:
 def partial(first: str, second: str, third: str, given: str = "") -> Statistic:
     """Spearman's partial rank correlation of the first two, given the third."""
     return Statistic("partial correlation", (first, second, third), given)
+
+
+def auc(clean: str, adversarial: str) -> Statistic:
+    """How often an adversarial score is above a clean one, ties a half."""
+    return Statistic("area under the curve", (clean, adversarial))
+
+
+def accuracy(clean: str, adversarial: str, fold: str) -> Statistic:
+    """How often a stump on a score is right, set on the pairs of other folds."""
+    return Statistic("accuracy", (clean, adversarial, fold))
+
+
+def transfer(clean: str, adversarial: str, other: str, fold: str) -> Statistic:
+    """How often a stump on a score that is set on one attack is right on another one, by folds."""
+    return Statistic("transfer accuracy", (clean, adversarial, clean, other, fold))
+
+
+def advantage(first: tuple[str, str], second: tuple[str, str], fold: str) -> Statistic:
+    """How much more often a stump on one score is right than one on another score; clean and adversarial of each."""
+    return Statistic("difference of accuracies", (*first, *second, fold))
+
+
+def caught(clean: str, adversarial: str, rate: float) -> Statistic:
+    """The share of adversarial inputs that a threshold finds, at 1 or 5 % false alarms."""
+    return Statistic(CAUGHT[separation.RATES.index(rate)], (clean, adversarial))
 
 
 def over_nets(statistic: Statistic, tables: Sequence[Table]) -> tuple[Estimate, list[float]]:
@@ -241,6 +269,16 @@ def _partial(first: Floats, second: Floats, third: Floats) -> Estimate:
     return _resampled(of, first, second, third)
 
 
+def _of(made: Callable[..., intervals.Fraction | intervals.Mean]) -> Callable[..., Estimate]:
+    """A kind of another module, whose result is an interval of `flatlens.records`."""
+
+    def kind(*values: Floats) -> Estimate:
+        found = made(*values)
+        return Estimate(found.value, found.low, found.high, found.n)
+
+    return kind
+
+
 KINDS: Mapping[str, Callable[..., Estimate]] = {
     "share": _share,
     EXCEPTIONS: _exceptions,
@@ -250,4 +288,9 @@ KINDS: Mapping[str, Callable[..., Estimate]] = {
     "ratio of medians": _ratio,
     "correlation": _correlation,
     "partial correlation": _partial,
+    "area under the curve": _of(separation.area),
+    "accuracy": _of(separation.accuracy),
+    "transfer accuracy": _of(separation.transfer),
+    "difference of accuracies": _of(separation.advantage),
+    **{name: _of(applied(separation.rate_caught, rate)) for name, rate in zip(CAUGHT, separation.RATES, strict=True)},
 }

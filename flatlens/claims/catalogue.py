@@ -12,6 +12,7 @@ FILES = {
     "C1": "c01_peak_at_the_flip",
     "C7": "c07_scaled_weights",
     "C8": "c08_detection",
+    "C11": "c11_closed_gates",
     "C12": "c12_adversarial_training",
     "C14": "c14_loss_is_no_flip",
 }

@@ -57,6 +57,10 @@ def _recomputed(part: dict[str, Any], table: dict[str, Any]) -> float:
         return float(np.sum(values[0] > 0) / len(values[0]))
     if kind == "difference":
         return float(np.mean(values[0]) - np.mean(values[1]))
+    if kind == "mean":
+        return float(np.mean(values[0][~np.isnan(values[0])]))
+    if kind == "ratio of medians":
+        return float(np.quantile(values[0], 0.5) / np.quantile(values[1], 0.5))
     if kind == "exceptions":
         return float(np.count_nonzero(values[0] == 0))
     assert kind == "median"

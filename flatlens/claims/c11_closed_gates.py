@@ -78,7 +78,7 @@ CLAIM = Claim(
         ),
         *(
             Part(f"{act}_possible", f"a flip through the well closed gate is within reach, {WORDS[act]}",
-                 share(f"{act}_well_possible"), forced="the networks are built so")
+                 share(f"{act}_well_possible"))
             for act in WORDS
         ),
         *(

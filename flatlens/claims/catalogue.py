@@ -15,6 +15,7 @@ FILES = {
     "C11": "c11_closed_gates",
     "C12": "c12_adversarial_training",
     "C14": "c14_loss_is_no_flip",
+    "C16": "c16_what_robustness_takes",
 }
 """Name -> the file of `flatlens.claims` that has ``CLAIM`` and ``measure``."""
 ALL = "all"

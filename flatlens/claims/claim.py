@@ -66,6 +66,7 @@ class Claim:
         least: networks below which the verdict is ``inconclusive``, whatever the numbers.
         samples: fewer right samples than this, over all networks, are inconclusive too.
         sizes: samples of a network, quick and in full.
+        units: what a case is, and what a row of its table is, in one word each.
         needs: a module that must be installed -> how to get it.
         trainings: a kind of network of this claim's own -> how it is trained, fields of a `TrainSpec`; ``model`` is the
             name of what is trained, with ``{seed}`` in it, the usual architecture when left out.
@@ -86,6 +87,7 @@ class Claim:
     least: int = 5
     samples: int = 100
     sizes: tuple[int, int] = (150, 400)
+    units: tuple[str, str] = ("network", "sample")
     needs: Mapping[str, str] | None = None
     trainings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seeds: Sequence[int] = ()

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flatlens.claims import separation
+from flatlens.claims import separation, ways
 from flatlens.records import intervals
 
 Floats = NDArray[np.float64]
@@ -27,6 +27,9 @@ EXCEPTIONS = "exceptions"
 CAUGHT = tuple(f"caught at {100 * rate:g} % false alarms" for rate in separation.RATES)
 BOUNDED = ("share", "area under the curve", "accuracy", "transfer accuracy", *CAUGHT)
 """Kinds whose numbers lie within 0 to 1."""
+OF_WAYS, EXPLAINED = "correlation over ways", "explained over ways"
+POOLED = (OF_WAYS, EXPLAINED)
+"""Kinds whose rows are networks: the number is made of all rows together, and so is its interval."""
 DRAWS = 1000
 """Resamples of a bootstrap over samples."""
 FEWEST = 6
@@ -144,6 +147,16 @@ def caught(clean: str, adversarial: str, rate: float) -> Statistic:
     return Statistic(CAUGHT[separation.RATES.index(rate)], (clean, adversarial))
 
 
+def partial_of_ways(first: str, second: str, *given: str, way: str) -> Statistic:
+    """Spearman's correlation of two columns over ways of training, given others; rows are networks."""
+    return Statistic(OF_WAYS, (first, second, *given, way))
+
+
+def explained_by_ways(first: str, *others: str, way: str) -> Statistic:
+    """The share of a column's variance, of ranks and over ways of training, that others explain."""
+    return Statistic(EXPLAINED, (first, *others, way))
+
+
 def over_nets(statistic: Statistic, tables: Sequence[Table]) -> tuple[Estimate, list[float]]:
     """A number over networks, with its interval, and the networks' own values.
 
@@ -160,6 +173,8 @@ def over_nets(statistic: Statistic, tables: Sequence[Table]) -> tuple[Estimate, 
         return NONE, []
     if len(each) == 1:
         return each[0], values
+    if statistic.kind in POOLED:
+        return statistic.of(joined(tables)), values
     n = sum(found.n for found in each)
     if statistic.kind == EXCEPTIONS:
         total = float(sum(values))
@@ -243,12 +258,6 @@ def _ratio(first: Floats, second: Floats) -> Estimate:
     return _resampled(of, first, second)
 
 
-def ranks(values: Floats) -> Floats:
-    """Ranks from 1 on, of equal values their mean."""
-    order = np.sort(values)
-    return (np.searchsorted(order, values, "left") + np.searchsorted(order, values, "right") + 1) / 2
-
-
 def _pearson(first: Floats, second: Floats) -> float:
     a, b = first - first.mean(), second - second.mean()
     size = float(np.sqrt((a @ a) * (b @ b)))
@@ -256,12 +265,12 @@ def _pearson(first: Floats, second: Floats) -> float:
 
 
 def _correlation(first: Floats, second: Floats) -> Estimate:
-    return _resampled(lambda a, b: _pearson(ranks(a), ranks(b)), first, second)
+    return _resampled(lambda a, b: _pearson(ways.ranks(a), ways.ranks(b)), first, second)
 
 
 def _partial(first: Floats, second: Floats, third: Floats) -> Estimate:
     def of(a: Floats, b: Floats, c: Floats) -> float:
-        a, b, c = ranks(a), ranks(b), ranks(c)
+        a, b, c = ways.ranks(a), ways.ranks(b), ways.ranks(c)
         ab, ac, bc = _pearson(a, b), _pearson(a, c), _pearson(b, c)
         size = (1 - ac**2) * (1 - bc**2)
         return (ab - ac * bc) / float(np.sqrt(size)) if size > 1e-12 else np.nan
@@ -291,6 +300,8 @@ KINDS: Mapping[str, Callable[..., Estimate]] = {
     "area under the curve": _of(separation.area),
     "accuracy": _of(separation.accuracy),
     "transfer accuracy": _of(separation.transfer),
+    OF_WAYS: _of(ways.partial),
+    EXPLAINED: _of(ways.explained),
     "difference of accuracies": _of(separation.advantage),
     **{name: _of(applied(separation.rate_caught, rate)) for name, rate in zip(CAUGHT, separation.RATES, strict=True)},
 }

@@ -62,11 +62,33 @@ def caught(percent: int) -> Callable[[Floats, Floats], float]:
     return of
 
 
+def correlations(*columns: Floats) -> Floats:
+    """The inverse of the correlations of ranks over ways, each way the mean of its rows."""
+    *values, way = columns
+    means = np.array([[np.mean(one[way == w]) for w in sorted(set(way))] for one in values])
+    ranked = [[np.sum(row < v) + (np.sum(row == v) + 1) / 2 for v in row] for row in means]
+    return np.linalg.inv(np.corrcoef(ranked))
+
+
+def over_ways(*columns: Floats) -> float:
+    """A partial rank correlation."""
+    p = correlations(*columns)
+    return float(-p[0, 1] / np.sqrt(p[0, 0] * p[1, 1]))
+
+
+def explained(*columns: Floats) -> float:
+    """Adjusted R² of ranks."""
+    m, k = len(set(columns[-1])), len(columns) - 2
+    return float(1 - (m - 1) / (m - k - 1) / correlations(*columns)[0, 0])
+
+
 KINDS: dict[str, Callable[..., float]] = {
     "area under the curve": area,
     "accuracy": accuracy,
     "transfer accuracy": transfer,
     "difference of accuracies": advantage,
+    "correlation over ways": over_ways,
+    "explained over ways": explained,
     "caught at 1 % false alarms": caught(1),
     "caught at 5 % false alarms": caught(5),
 }

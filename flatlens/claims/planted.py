@@ -1,12 +1,13 @@
-"""Two-layer networks with a planted gate: a hidden unit, closed at every input, without which no label can change.
+"""Two-layer networks with a planted gate: a hidden unit, closed at the start, without which no label can change.
 
 All inputs are of class 0. With e = x − ½, the lead of class 1 in the logits is ::
 
     −LEAD + b·e + GAIN · gate(w·e − closed)
 
 where b is what open units add up to, linear on all that can be reached: it takes at most 1 of the lead, which is 2.
-So a label changes only by way of the gate. At x + eps · sign(w) it does. ``around`` gives b another open direction that
-takes the whole lead by itself. The gate is a unit of the network's activation: max(0, ·), or value 1 times SiLU.
+So a label changes only by way of the gate. At x + eps · sign(w) it does, but for a few inputs with the gate closed
+very far. ``around`` gives b another open direction that takes the whole lead by itself. The gate is a unit of the
+network's activation: max(0, ·), or value 1 times SiLU. Inputs whose gate happens to be open are told by `Planted.gate`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 A claim's table has a row for each sample of one network. Of several networks the interval is Student's t on their own
 values: networks are the unit, samples of one network share it. A bootstrap over five networks would cover 77 to 86 %.
 Shares, which cannot leave 0 to 1, have it on the scale of the logit (delta method): on their own scale it
-covers 89 % of five networks that differ by 0.1 about 0.9.
+covers 89 % of five networks that differ by 0.1 about 0.9. Kinds in `POOLED`, whose rows are networks themselves, have
+one interval of all rows together.
 """
 
 from __future__ import annotations

@@ -305,6 +305,15 @@ def whole(text: str) -> int:
     return found
 
 
+def shard(text: str) -> tuple[int, int]:
+    """Which part of how many: ``1/3``."""
+    index, slash, count = text.partition("/")
+    found = values.whole(index), values.whole(count)
+    if not slash or found[0] is None or found[1] is None:
+        raise SpecError(f"--shard {values.shortened(text)}: needs i/n, for example 1/3")
+    return found[0], found[1]
+
+
 def number(text: str) -> float:
     """A finite number that a flag takes."""
     try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flatlens.claims.claim import ROBUST, STANDARD, TEXT, Claim
-from flatlens.errors import DataError
+from flatlens.errors import DataError, FlatlensError
 from flatlens.specs.values import DEFAULT_LINF_EPS
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Net:
         data: the name of its data.
         eps: radius in linf.
         seed: of its training, and of all noise; None of a network that was there.
+        weights: what the user's own networks hold now, so that another one under the same name is measured anew.
         trainings: kind -> how it is trained, beside `TRAINING`; fields of a `TrainSpec`.
     """
 
@@ -52,6 +54,7 @@ class Net:
     data: str
     eps: float
     seed: int | None = None
+    weights: str = ""
     trainings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -84,7 +87,14 @@ def chosen(
     if models:
         twin: Sequence[str | None] = [*twins, *[None] * (len(models) - len(twins))]
         return [
-            Net(one, {claim.kinds[0]: one} | ({ROBUST: other} if other else {}), uri, radius)
+            Net(
+                one,
+                {claim.kinds[0]: one} | ({ROBUST: other} if other else {}),
+                uri,
+                radius,
+                None,
+                known(uri, one, other),
+            )
             for one, other in zip(models, twin, strict=True)
         ]
     if TEXT in claim.kinds or not (full or claim.trainings):
@@ -103,10 +113,22 @@ def chosen(
             uri,
             radius,
             seed,
-            trainings,
+            trainings=trainings,
         )
         for seed in seeds
     ]
+
+
+def known(data: str, *uris: str | None) -> str:
+    """The weights of models, by their hashes; of one that cannot be loaded nothing: it fails where it is measured."""
+    from flatlens import datasets, models
+
+    found = []
+    for uri in filter(None, uris):
+        with contextlib.suppress(FlatlensError):
+            of = datasets.load(datasets.with_split(data, "test"))
+            found.append(models.load(uri, shape=tuple(of.x.shape[1:]), classes=of.classes).sha256)
+    return " ".join(found)
 
 
 @dataclass

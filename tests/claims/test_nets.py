@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from flatlens.claims import catalogue, nets
+from flatlens.claims.cells import Cell
 from flatlens.claims.claim import STANDARD, Claim
-from flatlens.claims.work import Cell
 
 OWN: dict[str, dict[str, Any]] = {
     "plain": {"epochs": 1},

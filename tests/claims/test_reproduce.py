@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from flatlens.claims import catalogue, work
+from flatlens.claims import catalogue, machines
 from flatlens.claims.work import Asked, reproduce
 from flatlens.report import claims_page
 from tests.claims import plain_numpy
@@ -97,14 +97,30 @@ def test_what_is_there_is_not_measured_again_and_what_is_lost_is(
     (table,) = (again / "cells" / "C14").glob("*.parquet")
     table.write_bytes(table.read_bytes()[:100])
     tried = []
-    real = work._try
-    monkeypatch.setattr(work, "_try", lambda cell, out: (tried.append(cell.claim), real(cell, out))[1])
+    real = machines.attempt
+    monkeypatch.setattr(machines, "attempt", lambda cell, out: (tried.append(cell.claim), real(cell, out))[1])
     reproduce(Asked(tuple(catalogue.FILES), limit=60), again)
     assert tried == ["C14"]
     assert (again / "claims.json").read_text() == (folder / "claims.json").read_text()
     tried.clear()
     reproduce(Asked(("C1",), limit=50), again)  # fewer samples are another table
     assert tried == ["C1"]
+
+
+def test_other_weights_under_the_same_name_are_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from flatlens import models
+
+    net = models.load("flatlens:digits-cnn", shape=(1, 8, 8), classes=10).model
+    uri = f"ckpt:{tmp_path / 'mine.pt'}?arch=flatlens:cnn"
+    tried = []
+    real = machines.attempt
+    monkeypatch.setattr(machines, "attempt", lambda cell, out: (tried.append(cell.claim), real(cell, out))[1])
+    for weights, times in ((1.0, 1), (1.0, 1), (2.0, 2)):
+        torch.save({name: weights * value for name, value in net.state_dict().items()}, tmp_path / "mine.pt")
+        (found,) = reproduce(Asked(("C14",), models=(uri,), data="flatlens:digits", limit=20), tmp_path / "out")
+        assert found.nets == 1 and len(tried) == times, found.why
 
 
 def test_a_network_that_fails_is_named_and_loses_no_other(tmp_path: Path) -> None:
@@ -158,3 +174,15 @@ def test_csv_and_markdown_have_every_claim(folder: Path) -> None:
     assert len(lines) == 2 + len(catalogue.FILES) and all(
         one["verdict"] in line for one, line in zip(told(folder), lines[2:], strict=True)
     )
+
+
+@pytest.mark.parametrize("dtype, half, none", [("float32", 20.0, 110.0), ("float64", 40.0, 760.0)])
+def test_of_a_gradient_the_labels_own_term_goes_first(dtype: str, half: float, none: float) -> None:
+    """What explains the samples that keep their label though the gradient is not zero: half of it is."""
+    import torch
+
+    for gap, label, other in ((5.0, True, True), (half, False, True), (none, False, False)):
+        logits = torch.tensor([[gap, 0.0, -gap]], dtype=getattr(torch, dtype), requires_grad=True)
+        torch.nn.functional.cross_entropy(logits, torch.tensor([0])).backward()
+        assert logits.grad is not None
+        assert [bool(logits.grad[0, 0]), bool(logits.grad[0, 1])] == [label, other]

@@ -148,9 +148,9 @@ def caught(clean: str, adversarial: str, rate: float) -> Statistic:
     return Statistic(CAUGHT[separation.RATES.index(rate)], (clean, adversarial))
 
 
-def partial_of_ways(first: str, second: str, *given: str, way: str) -> Statistic:
-    """Spearman's correlation of two columns over ways of training, given others; rows are networks."""
-    return Statistic(OF_WAYS, (first, second, *given, way))
+def partial_of_ways(first: str, second: str, *given: str, way: str, among: str = "") -> Statistic:
+    """Spearman's correlation of two columns over ways of training, given others; rows are networks, with a flag."""
+    return Statistic(OF_WAYS, (first, second, *given, way), among)
 
 
 def explained_by_ways(first: str, *others: str, way: str) -> Statistic:

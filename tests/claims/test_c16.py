@@ -29,7 +29,7 @@ def linear(scale: float) -> torch.nn.Module:
 
 
 def reached(worst: float, lipschitz: float | None) -> dict[str, Any]:
-    values = {"clean": 0.9, "worst": worst, "kappa": 10 * worst, "slope": 100.0}
+    values = {"clean": 1 - worst / 2, "worst": worst, "kappa": 10 * worst, "slope": 100.0}
     return {"robustness": {**{key: {"value": value} for key, value in values.items()}, "lipschitz": lipschitz}}
 
 
@@ -56,6 +56,7 @@ def table(case: Case) -> Table:
 
 def test_a_row_is_a_way_of_training(table: Table) -> None:
     assert table["name"].tolist() == list(KINDS) and table["way"].tolist() == [0, 1, 2]
+    assert table["learnt"].tolist() == [True, True, False]  # 95, 90 and 85 %
     assert table["robust"] == pytest.approx([0.1, 0.2, 0.3])
     assert table["flat"] == pytest.approx(-np.log10([1, 2, 3]))
     assert table["low_slope"] == pytest.approx([-2, -2, -2])

@@ -66,6 +66,14 @@ def test_the_same_networks_again_are_no_further_evidence(statistic: Statistic) -
     assert many == pytest.approx(once, abs=1e-9)
 
 
+def test_networks_without_the_flag_count_for_nothing() -> None:
+    tables = drawn(26, 5, 7)
+    flagged = [{**table, "flag": table["way"] < 20} for table in tables]
+    kept = [{name: values[table["way"] < 20] for name, values in table.items()} for table in tables]
+    found, _ = over_nets(statistics.partial_of_ways("a", "b", "c", way="way", among="flag"), flagged)
+    assert found == over_nets(statistics.partial_of_ways("a", "b", "c", way="way"), kept)[0] and found.n == 20
+
+
 @pytest.mark.parametrize("statistic", STATISTICS, ids=said)
 def test_too_few_ways_have_no_interval(statistic: Statistic) -> None:
     (table,) = drawn(3, 1, 5)

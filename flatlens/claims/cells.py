@@ -41,7 +41,9 @@ class Cell(NamedTuple):
     def identity(self) -> dict[str, Any]:
         """What its table is of: another one is measured anew."""
         known = [VERSION, MEASUREMENT_VERSION, self.claim, self.size, self.full, self.net.data, self.net.eps]
-        known += [self.net.seed, dict(self.net.uris), nets.TRAINING if self.net.trained else None]
+        known += [self.net.seed, dict(self.net.uris), None]
+        if self.net.trained:
+            known[-1] = {**nets.TRAINING, **self.net.trainings}
         known += [self.net.weights] if self.net.weights else []
         said = json.dumps(known, sort_keys=True)
         return {"claim": self.claim, "net": self.net.name, "hash": hashlib.sha256(said.encode()).hexdigest()}

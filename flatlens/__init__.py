@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from flatlens.measure.trace import trace as trace
     from flatlens.measure.trace_text import curvature_text as curvature_text
     from flatlens.measure.trace_text import trace_text as trace_text
+    from flatlens.measure.watch import watch as watch
     from flatlens.models.normalized import normalized as normalized
     from flatlens.records.runs import Run as Run
     from flatlens.records.trajectory import Trace as Trace
@@ -84,6 +85,7 @@ _PUBLIC = {
     "trace": ("flatlens.measure.trace", "trace"),
     "trace_text": ("flatlens.measure.trace_text", "trace_text"),
     "train": ("flatlens.training.recipes", "train"),
+    "watch": ("flatlens.measure.watch", "watch"),
 }
 __all__ = [
     "Autopsy",
@@ -120,6 +122,7 @@ __all__ = [
     "trace",
     "trace_text",
     "train",
+    "watch",
 ]
 
 

@@ -46,7 +46,7 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
             "open",
             "robustness",
         }
-        | {"run", "run_sweep", "trace", "train"}
+        | {"run", "run_sweep", "trace", "train", "watch"}
         | {"Prompt", "trace_text", "curvature_text"},
     ),
     "attacks": (
@@ -97,6 +97,7 @@ FUNCTIONS = (
     "run_sweep",
     "normalized",
     "train",
+    "watch",
 )
 
 

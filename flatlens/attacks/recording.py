@@ -128,7 +128,7 @@ class Recorded:
             start = _random_state()
             calls, returned = self._attack(model, x, y, bounds)
             clean = x.cpu()
-            notes = {"blank": _blank(returned, clean)}
+            notes = {"blank": blank(returned, clean)}
             try:
                 found = paths(calls, clean, calls_per_step=self.calls_per_step)
             except UnmappableError:
@@ -138,11 +138,11 @@ class Recorded:
                 _restore(end)
         if not any(call.gradient for call in calls):
             notes["no-gradient"] = len(clean)
-        _check_range(found, clean, returned, bounds, self.name)
+        check_range(found, clean, returned, bounds, self.name)
         return Replay(found, returned), notes
 
     def _attack(self, model: nn.Module, x: Tensor, y: Tensor, bounds: tuple[float, float]) -> tuple[list[Call], Tensor]:
-        with _unchanged(model), _listening(model) as calls:
+        with unchanged(model), listening(model) as calls:
             # The attack is not to write into what is replayed.
             returned = self._run(model, x.clone(), y.clone(), bounds, calls)
         if not calls and isinstance(model, Normalized):
@@ -160,12 +160,7 @@ class Recorded:
         if not isinstance(returned, Tensor) or returned.shape != x.shape:
             shown = tuple(returned.shape) if isinstance(returned, Tensor) else type(returned).__name__
             raise AttackError(f"{self.name} returns {shown}; adversarial inputs of shape {tuple(x.shape)} are needed")
-        strange = next((call.x for call in calls if call.gradient and call.x.shape[1:] != x.shape[1:]), None)
-        if strange is not None:
-            raise AttackError(
-                f"{self.name} calls the model on inputs of shape {tuple(strange.shape)} for samples of shape "
-                f"{tuple(x.shape[1:])}; resizing and reshaping belong into the model"
-            )
+        check_shapes(calls, x, self.name)
         return calls, returned.detach().cpu().clone()
 
     def _run(self, model: nn.Module, x: Tensor, y: Tensor, bounds: tuple[float, float], calls: list[Call]) -> Any:
@@ -228,7 +223,8 @@ class Replay:
 
 
 @contextmanager
-def _listening(model: nn.Module) -> Iterator[list[Call]]:
+def listening(model: nn.Module) -> Iterator[list[Call]]:
+    """Note the calls of a model while it lasts."""
     calls: list[Call] = []
 
     # The name and the body stay clear of autograd: AutoAttack looks for it inside the forward pass.
@@ -248,7 +244,7 @@ def _listening(model: nn.Module) -> Iterator[list[Call]]:
 
 
 @contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
+def unchanged(model: nn.Module) -> Iterator[None]:
     """Give the model back as it was: modes, buffers, gradients, and what requires one."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
@@ -296,12 +292,22 @@ def _restore(state: tuple[Any, ...]) -> None:
     np.random.set_state(numpy)  # noqa: NPY002
 
 
-def _blank(returned: Tensor, clean: Tensor) -> int:
+def check_shapes(calls: list[Call], x: Tensor, name: str) -> None:
+    """Raise AttackError if the attack takes gradients on inputs of another shape than the samples have."""
+    strange = next((call.x for call in calls if call.gradient and call.x.shape[1:] != x.shape[1:]), None)
+    if strange is not None:
+        raise AttackError(
+            f"{name} calls the model on inputs of shape {tuple(strange.shape)} for samples of shape "
+            f"{tuple(x.shape[1:])}; resizing and reshaping belong into the model"
+        )
+
+
+def blank(returned: Tensor, clean: Tensor) -> int:
     """Examples that are zero throughout though their inputs are not: how foolbox's C&W marks failures."""
     return int(((returned == 0).flatten(1).all(1) & (clean != 0).flatten(1).any(1)).sum())
 
 
-def _check_range(
+def check_range(
     found: list[list[Tensor]], clean: Tensor, returned: Tensor, bounds: tuple[float, float], name: str
 ) -> None:
     """Raise AttackError if the model saw other units than the attack was given: preprocessing outside of it."""

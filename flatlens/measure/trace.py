@@ -103,10 +103,9 @@ def trace(
         data = given.samples(x, y)
         net, name = given.model(model, data, normalize)
         made = given.attack(attack, net, seed)
-        settings = Settings(
-            given.names("layer", layers, layer, (HEAD,)), given.names("control", controls, control, ()), probes,
-            batch_size, seed, given.device(device), given.dtype(dtype), images, bounds, dead_units=dead_units,
-            surface=surface, condition=condition,
+        settings = asked(
+            layers, layer, controls, control, probes=probes, batch_size=batch_size, seed=seed, device=device,
+            dtype=dtype, images=images, bounds=bounds, dead_units=dead_units, surface=surface, condition=condition,
         )  # fmt: skip
         job = prepare(net, data.x, data.y, attack=made, settings=settings)
         known = given.labels(labels, job.victim.classes) or data.labels
@@ -136,6 +135,18 @@ def trace(
         result.save(out, force=force)
     warn(result.cautions)
     return result
+
+
+def asked(layers: Any, layer: Any, controls: Any, control: Any, *, device: Any, dtype: Any, **rest: Any) -> Settings:
+    """What is to be measured and how, of the keywords of `trace`.
+
+    Raises:
+        SpecError: a value that cannot be.
+    """
+    return Settings(
+        given.names("layer", layers, layer, (HEAD,)), given.names("control", controls, control, ()),
+        device=given.device(device), dtype=given.dtype(dtype), **rest,
+    )  # fmt: skip
 
 
 def _describe(job: Job, model: str, data: str, named: str | None, layers: Sequence[str]) -> dict[str, Any]:

@@ -289,6 +289,8 @@ def recorded(notes: Mapping[str, int], n: int) -> tuple[Caution, ...]:
         "lead to the returned example",
         "no-gradient": "the attack took no gradient on {} of {n} samples: only the clean and the returned example "
         "are on their path",
+        "end-not-told": "where the attack ended is not known for {} of {n} samples: their paths end at the last point "
+        "on which it took a gradient, mostly a step before; in the watched block, tell seen.returned(x_adv)",
     }
     return tuple(Caution(code, text.format(notes[code], n=n)) for code, text in said.items() if notes.get(code))
 

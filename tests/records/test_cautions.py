@@ -156,6 +156,7 @@ def test_a_path_that_stops_early() -> None:
         ("one-by-one", "1 of 4 samples"),
         ("differs-alone", "1 of 4"),
         ("no-gradient", "1 of 4"),
+        ("end-not-told", "1 of 4 samples"),
     ],
 )
 def test_what_was_noted_while_recording(code: str, figure: str) -> None:

@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from flatlens.attacks.language.replay import SHOWN, Fitted, Replay, strays
-from flatlens.attacks.recording import _seeded, _unchanged
+from flatlens.attacks.recording import _seeded, unchanged
 from flatlens.datasets.prompts import Prompt, Prompts
 from flatlens.errors import AttackError, AttackFailedError, FlatlensError, one_line
 from flatlens.models import guard
@@ -63,7 +63,7 @@ class RecordedText:
         rows = _rows(parts)
         for name, prompt, place, encoding in zip(prompts.names, prompts.prompts, places, encodings, strict=True):
             tokenizer = encoding.tokenizer
-            with _seeded(self.seed, torch.tensor([place])), _unchanged(model), _listening(model) as calls:
+            with _seeded(self.seed, torch.tensor([place])), unchanged(model), _listening(model) as calls:
                 returned = self._run(model, tokenizer, prompt, calls)
             where = f"{self.name.removeprefix(f'{OBJECT}:')} on prompt '{name}'"
             x = _iterates(calls, where)

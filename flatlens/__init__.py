@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flatlens import attacks as attacks
+    from flatlens import callbacks as callbacks
     from flatlens import datasets as datasets
     from flatlens import loggers as loggers
     from flatlens import models as models
@@ -67,6 +68,7 @@ _PUBLIC = {
     "Trace": ("flatlens.records.trajectory", "Trace"),
     "attacks": ("flatlens.attacks", None),
     "autopsy": ("flatlens.trials.autopsy", "autopsy"),
+    "callbacks": ("flatlens.callbacks", None),
     "condition": ("flatlens.hessian.condition", "condition"),
     "curvature": ("flatlens.measure.curvature", "curvature"),
     "curvature_text": ("flatlens.measure.trace_text", "curvature_text"),
@@ -104,6 +106,7 @@ __all__ = [
     "__version__",
     "attacks",
     "autopsy",
+    "callbacks",
     "condition",
     "curvature",
     "curvature_text",

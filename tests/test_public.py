@@ -33,6 +33,7 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
         | {
             "attacks",
             "autopsy",
+            "callbacks",
             "condition",
             "curvature",
             "datasets",
@@ -55,6 +56,7 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
         | {"GCG", "Embedding", "RandomSwap", "Simplex"}
         | {"recorded", "ATTACKS", "CONTROLS", "NORMS", "OBJECTIVES", "SCHEMES"},
     ),
+    "callbacks": (fl.callbacks, {"Gauge", "HuggingFace", "Lightning"}),
     "a sweep": (
         fl.Sweep(Path("nowhere"), {}),
         {"path", "plan", "notes", "cells", "steps", "layers", "to_pandas", "trace", "report"}
@@ -68,7 +70,7 @@ def test_a_shell_offers_what_users_need_and_nothing_else(which: str) -> None:
     found, names = OBJECTS[which]
     assert set(dir(found)) == names
     assert all(inspect.getattr_static(found, name, None) is not None for name in names if which == "a sweep")
-    assert all(getattr(found, name) is not None for name in names if which != "a sweep")
+    assert all(getattr(found, name) is not None for name in names if which not in ("a sweep", "callbacks"))
 
 
 def test_every_attack_of_the_catalogue_is_offered() -> None:

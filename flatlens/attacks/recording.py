@@ -125,17 +125,17 @@ class Recorded:
         x = batch.x.to(own.device, own.dtype).contiguous()
         y = (batch.y if batch.target is None else batch.target).to(own.device)
         with _seeded(self.seed, batch.ids):
-            start = _random_state()
+            start = random_state()
             calls, returned = self._attack(model, x, y, bounds)
             clean = x.cpu()
             notes = {"blank": blank(returned, clean)}
             try:
                 found = paths(calls, clean, calls_per_step=self.calls_per_step)
             except UnmappableError:
-                end = _random_state()
+                end = random_state()
                 found, other = self._one_by_one(model, x, y, bounds, start, returned)
                 notes |= {"one-by-one": len(clean), "differs-alone": other}
-                _restore(end)
+                restore(end)
         if not any(call.gradient for call in calls):
             notes["no-gradient"] = len(clean)
         check_range(found, clean, returned, bounds, self.name)
@@ -184,7 +184,7 @@ class Recorded:
     ) -> tuple[list[list[Tensor]], int]:
         found, other = [], 0
         for i in range(len(x)):
-            _restore(start)
+            restore(start)
             calls, alone = self._attack(model, x[i : i + 1], y[i : i + 1], bounds)
             try:
                 found += paths(calls, x[i : i + 1].cpu(), calls_per_step=self.calls_per_step)
@@ -270,20 +270,22 @@ def _seeded(seed: int | None, ids: Tensor) -> Iterator[None]:
     if seed is None:
         yield
         return
-    before = _random_state()
+    before = random_state()
     torch.manual_seed(Noise(seed).integer(int(ids[0]), 2**31, "recorded"))
     try:
         yield
     finally:
-        _restore(before)
+        restore(before)
 
 
-def _random_state() -> tuple[Any, ...]:
+def random_state() -> tuple[Any, ...]:
+    """The states of torch's, Python's and NumPy's own generators."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     return torch.get_rng_state(), cuda, random.getstate(), np.random.get_state()  # noqa: NPY002 -- the libraries' own
 
 
-def _restore(state: tuple[Any, ...]) -> None:
+def restore(state: tuple[Any, ...]) -> None:
+    """Set them back to what `random_state` gave."""
     cpu, cuda, python, numpy = state
     torch.set_rng_state(cpu)
     if cuda is not None:

@@ -177,7 +177,7 @@ class Watch:
         device = next(model.parameters()).device
         x, y = self._x.to(device), self._y.to(device)
         if not self._asked:
-            self._head, self._asked = _head(model, x[:2]), True
+            self._head, self._asked = closed_head(model, x[:2]), True
         parameters = [p for p in model.parameters() if p.requires_grad]
         here = forward(model, x.detach().requires_grad_(True), y, self._head)
         value = cross_entropy(here.logits, y)
@@ -228,7 +228,8 @@ def pace(samples: int, passes: float) -> int:
     return max(1, math.ceil(PASSES * watched(samples) / (SHARE * max(samples * passes, 1))))
 
 
-def _head(model: nn.Module, example: Tensor) -> nn.Linear | None:
+def closed_head(model: nn.Module, example: Tensor) -> nn.Linear | None:
+    """The head, where its flatness has a closed form; else None."""
     try:
         found = head_of(model, example)
     except LayerError:

@@ -6,8 +6,11 @@ with `hutchinson` and `lanczos` for what that leaves out behind smooth activatio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -62,3 +65,43 @@ class Curvature:
     def finite(self) -> Tensor:
         """Where the numbers are finite, ``[n]`` bool."""
         return torch.isfinite(self.trace) & torch.isfinite(self.relative_flatness)
+
+    def __repr__(self) -> str:
+        """How it was found, of how many points, and medians; the numbers themselves are the fields."""
+        found = {name: _quartiles(getattr(self, name))[1] for name in ("relative_flatness", "trace", "top_eigenvalue")}
+        medians = ", ".join(f"{name} {value:.3g}" for name, value in found.items())
+        return f"Curvature({len(self.trace)} points, {self._how}; medians: {medians})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it: median and quartiles of each quantity over the points that have it."""
+        from flatlens.report import notebook
+
+        rows = []
+        for one in fields(self):
+            values = getattr(self, one.name)
+            if isinstance(values, Tensor) and values.dim() == 1:
+                low, middle, high, n = _quartiles(values)
+                rows.append([one.name, *(f"{value:.4g}" if n else "–" for value in (middle, low, high)), f"{n:,}"])
+        head = ("of each point", "median", "lower quartile", "upper quartile", "finite")
+        return notebook.table(f"Curvature at {len(self.trace):,} points, {self._how}", head, rows)
+
+    @property
+    def _how(self) -> str:
+        return f"{self.method}, {'exact' if self.exact else 'estimated'}"
+
+
+class _Quartiles(NamedTuple):
+    low: float
+    middle: float
+    high: float
+    n: int
+
+
+def _quartiles(values: Tensor) -> _Quartiles:
+    """Of the finite ones; NaN where there is none."""
+    finite = values.detach().double()[torch.isfinite(values)].cpu()
+    if not len(finite):
+        return _Quartiles(math.nan, math.nan, math.nan, 0)
+    # By NumPy: torch's quantile takes 16 million values at most.
+    low, middle, high = np.quantile(finite.numpy(), (0.25, 0.5, 0.75)).tolist()
+    return _Quartiles(low, middle, high, len(finite))

@@ -1,7 +1,11 @@
-"""A trace in a notebook: a still picture with the paths' table, which needs no program; or its page in a frame."""
+"""Results in a notebook: of a trace a still picture with the paths' table, or its page in a frame; of others, a table.
+
+All but the frame need no program.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 from html import escape
 
@@ -19,7 +23,7 @@ MOST_BYTES = 60_000
 """Of what is kept in a notebook's file for each trace that it shows."""
 POINTS, FEWER = 160, 60
 """Steps of a curve that are drawn; fewer where there are so many paths that it would be too much."""
-LONGEST, MOST_PATHS, MOST_CAUTIONS = 200, 24, 8
+LONGEST, MOST_PATHS, MOST_CAUTIONS, MOST_ROWS = 200, 24, 8, 40
 
 
 class View:
@@ -62,6 +66,37 @@ def static(trace: Trace) -> str:
     return _framed(words + table)
 
 
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> str:
+    """A table of texts as HTML under a title, in the colours of `static`; long ones are cut, and so are long tables.
+
+    Args:
+        title: above it.
+        head: its columns' names; the first column's texts are those of the rows.
+        rows: a text for each column.
+        note: below it.
+    """
+    words = f'<p style="margin:0;font-weight:600">{escape(_short(title))}</p>'
+    told = [[_short(text) for text in row] for row in rows[:MOST_ROWS]]
+    if (left := len(rows) - MOST_ROWS) > 0:
+        told.append([f"and {left:,} more"])
+    return _framed(words + _rows(head, told, _short(note)))
+
+
+def _rows(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, strong: Sequence[bool] = ()) -> str:
+    """Of texts that are short already; ``strong`` are the rows whose name is bold."""
+    cell = f"padding:2px 12px 2px 0;text-align:left;border-top:1px solid {colour('line')};background:{colour('card')}"
+    cell += f";color:{colour('ink')}"
+    lines = ["".join(_cell("th", cell, text) for text in head)]
+    for place, (first, *rest) in enumerate(rows):
+        weight = 700 if place < len(strong) and strong[place] else 500
+        name = _cell("th", f"{cell};font-weight:{weight}", first)
+        lines.append(name + "".join(_cell("td", cell, text) for text in rest))
+    drawn = "".join(f'<tr style="background:{colour("card")}">{line}</tr>' for line in lines)
+    style = f"caption-side:bottom;text-align:left;color:{colour('muted')}"
+    note = f'<caption style="{style}">{escape(caption)}</caption>' if caption else ""
+    return f'<table style="border-collapse:collapse;margin-top:6px">{note}{drawn}</table>'
+
+
 def _picture(trace: Trace, points: int) -> str:
     from flatlens.report import page
 
@@ -99,28 +134,23 @@ def _table(trace: Trace) -> str:
     measures, layer = series.measures(trace), trace.layer_names[0]
     measure = measures[0] if measures else "relative_flatness"
     seen = looks(trace.paths)
-    cell = f"padding:2px 12px 2px 0;text-align:left;border-top:1px solid {colour('line')};background:{colour('card')}"
-    cell += f";color:{colour('ink')}"
     head = ("path", "valleys of the flipped", "flipped", "rise to the peak", "fall to the end")
-    rows = [f'<tr style="background:{colour("card")}">{"".join(_cell("th", cell, text) for text in head)}</tr>']
+    rows = []
     for path in trace.paths[:MOST_PATHS]:
         found = trace.valley(measure, layer=layer, path=path).summary()
-        said = (
-            _short(seen[path].name),
-            _share(found.valley_of_flipped),
-            f"{found.flipped.count:,} of {found.flipped.n:,}",
-            times(found.rise),
-            fall(found.depth),
-        )
-        name = _cell("th", f"{cell};font-weight:{700 if path == ATTACK else 500}", said[0])
         rows.append(
-            f'<tr style="background:{colour("card")}">{name}{"".join(_cell("td", cell, t) for t in said[1:])}</tr>'
+            [
+                _short(seen[path].name),
+                _share(found.valley_of_flipped),
+                f"{found.flipped.count:,} of {found.flipped.n:,}",
+                times(found.rise),
+                fall(found.depth),
+            ]
         )
+    strong = [path == ATTACK for path in trace.paths[:MOST_PATHS]]
     if (left := len(trace.paths) - MOST_PATHS) > 0:
-        rows.append(f"<tr>{_cell('td', cell, f'and {left:,} more paths')}</tr>")
-    caption = f"{_short(layer)}; shares with 95 % intervals, medians over the flipped"
-    note = f'<caption style="caption-side:bottom;text-align:left;color:{colour("muted")}">{escape(caption)}</caption>'
-    return f'<table style="border-collapse:collapse;margin-top:6px">{note}{"".join(rows)}</table>'
+        rows.append([f"and {left:,} more paths"])
+    return _rows(head, rows, f"{_short(layer)}; shares with 95 % intervals, medians over the flipped", strong)
 
 
 def _cell(name: str, style: str, text: str) -> str:

@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from html import escape
 from typing import Any
 
 import tomli_w
@@ -28,7 +29,7 @@ from flatlens.specs.spelling import settings_of, unaliased
 from flatlens.specs.train import TrainSpec
 from flatlens.specs.trust import TRUST
 from flatlens.specs.uris import parse
-from flatlens.specs.values import DEFAULT_LINF_EPS, flag, missing, number, typed, whole, written
+from flatlens.specs.values import DEFAULT_LINF_EPS, flag, missing, number, shortened, typed, whole, written
 
 NEEDED = ("model", "data")
 TARGETS = ("next", "random", "least-likely")
@@ -178,6 +179,17 @@ class RunSpec:
     def to_toml(self) -> str:
         """The text of ``spec.toml``."""
         return tomli_w.dumps(self.to_dict())
+
+    def __repr__(self) -> str:
+        """What was asked for: model, data, and what is not as it is when left out."""
+        left_out = {one.name: one.default for one in fields(self)}
+        said = [f"{key}={value!r}" for key in left_out if (value := getattr(self, key)) != left_out[key]]
+        return f"RunSpec({', '.join(map(shortened, said))})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it: the text of its ``spec.toml``."""
+        lines = [escape(shortened(line)) for line in self.to_toml().splitlines()]
+        return f'<pre style="margin:0">{"<br/>".join(lines)}</pre>'
 
     def hash(self) -> str:
         """SHA-256 of what determines the numbers: not the device, which images are kept, or what may run code."""

@@ -25,7 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flatlens.errors import DiskError, RunError, SpecError, unknown
+from flatlens.errors import DiskError, FlatlensError, RunError, SpecError, unknown
 from flatlens.files import borders
 from flatlens.files.atomic import disk, sync_folder, write_json
 from flatlens.files.borders import DamageError, inside
@@ -98,6 +98,32 @@ class Sweep:
 
     def __dir__(self) -> list[str]:
         return sorted(FOR_USERS)
+
+    def __repr__(self) -> str:
+        """Where it is, and how far."""
+        return f"Sweep('{self.path}': {self._how_far(self._readable_state())})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it: how far each run is. It reads no table: those of a sweep may be large."""
+        from flatlens.report import notebook
+
+        state, said = self._readable_state(), self.labels()
+        rows = [[said[key], name, key[:12]] for name in STATES for key in getattr(state, name, ())]
+        note = "sweep.cells is the table of results, sweep.report() their page"
+        return notebook.table(f"Sweep {self.path}: {self._how_far(state)}", ("run", "state", "key"), rows, note)
+
+    def _readable_state(self) -> State | None:
+        """None of a damaged folder, which is not to stop whoever prints the sweep."""
+        try:
+            return self.state()
+        except (FlatlensError, OSError):
+            return None
+
+    def _how_far(self, state: State | None) -> str:
+        if state is None:
+            return f"{len(self.plan):,} runs, in a folder that cannot be read"
+        told = [f"{len(keys):,} {name}" for name in STATES if (keys := getattr(state, name))]
+        return ", ".join([f"{len(self.plan):,} runs", *told])
 
     # ---- what was measured ----------------------------------------------------------------------
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from dataclasses import fields
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from flatlens.hessian import Curvature
 from flatlens.records.schema import Caution
 from flatlens.report import notebook
+from flatlens.specs.run import RunSpec
+from flatlens.sweeps.folder import Sweep
 from tests.browser import chromium
 from tests.synthetic import make_trace
 
@@ -112,6 +118,77 @@ def test_its_page_is_in_a_frame_that_reaches_nothing() -> None:
     assert parts.elements == ["iframe"] and found["sandbox"] == "allow-scripts allow-downloads"
     assert "height:700px" in found["style"] and found["srcdoc"].startswith("<!doctype html>")
     assert HOSTILE in unescape(found["title"]) and "Trace(" in repr(trace.view())
+
+
+def sweep(folder: Path, count: int = 3, name: str = "mine") -> Sweep:
+    """A sweep of so many runs, of which one is finished and one has failed."""
+    cells = [RunSpec(model=HOSTILE, data="flatlens:digits", seed=seed, name=f"{name} {seed}") for seed in range(count)]
+    made = Sweep(folder, {f"{seed:064x}": spec.to_dict() for seed, spec in enumerate(cells)})
+    (folder / "cells" / f"{0:064x}").mkdir(parents=True)
+    (folder / "failed").mkdir()
+    (folder / "failed" / f"{1:064x}.json").write_text("{}")
+    return made
+
+
+def curvature(n: int = 5) -> Curvature:
+    values = torch.arange(n, dtype=torch.float64)
+    names = [one.name for one in fields(Curvature) if one.name not in ("method", "exact", "spectrum")]
+    known = dict.fromkeys(names, values) | {"trace": torch.full((n,), torch.nan, dtype=torch.float64)}
+    return Curvature("closed-form", True, **known, spectrum=torch.rand(n, 3))
+
+
+OTHERS: dict[str, Callable[[Path], Any]] = {
+    "a sweep": lambda folder: sweep(folder, name=HOSTILE),
+    "a long sweep": lambda folder: sweep(folder, 3000),
+    "curvature": lambda folder: curvature(),
+    "curvature of nothing": lambda folder: curvature(0),
+    "a specification": lambda folder: RunSpec(model=HOSTILE, data=HOSTILE, name=HOSTILE, eps=0.1),
+    "a long specification": lambda folder: RunSpec(model="x" * 9_000, data="flatlens:digits"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_others_are_small_and_have_no_program_either(kind: str, tmp_path: Path) -> None:
+    shown = OTHERS[kind](tmp_path / "sweep")
+    text = shown._repr_html_()
+    assert len(text.encode()) <= notebook.MOST_BYTES and len(repr(shown)) < 1_000 and "\n" not in repr(shown)
+    ElementTree.fromstring(text)
+    parts = Parts(text)
+    assert set(parts.elements) <= {"div", "p", "table", "caption", "tr", "th", "td", "pre", "br"}
+    assert {name for name, _ in parts.attributes} <= {"style"}
+    if kind in ("a sweep", "a specification"):
+        assert HOSTILE in "".join(parts.texts) and "<script" not in text
+
+
+def test_a_sweep_says_how_far_it_is(tmp_path: Path) -> None:
+    made = sweep(tmp_path / "sweep")
+    assert repr(made) == f"Sweep('{tmp_path / 'sweep'}': 3 runs, 1 done, 1 failed, 1 waiting)"
+    texts = Parts(made._repr_html_()).texts
+    assert [text for text in texts if text in ("done", "failed", "waiting")] == ["done", "failed", "waiting"]
+    assert "and 2,960 more" in Parts(sweep(tmp_path / "long", 3000)._repr_html_()).texts
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "cells").write_text("no folder")
+    damaged = Sweep(tmp_path / "damaged", made.plan)
+    assert (
+        repr(damaged).endswith("3 runs, in a folder that cannot be read)") and "cannot be read" in damaged._repr_html_()
+    )
+
+
+def test_curvature_says_medians_of_what_is_finite() -> None:
+    said = "Curvature(5 points, closed-form, exact; medians: relative_flatness 2, trace nan, top_eigenvalue 2)"
+    assert repr(curvature()) == said
+    texts = Parts(curvature()._repr_html_()).texts
+    place = texts.index("relative_flatness")
+    assert texts[place + 1 : place + 5] == ["2", "1", "3", "5"]
+    place = texts.index("trace")
+    assert texts[place + 1 : place + 5] == ["–", "–", "–", "0"]
+
+
+def test_a_specification_says_what_was_asked_for() -> None:
+    spec = RunSpec(model="m", data="d", layer=("conv1",), eps=0.1)
+    assert repr(spec) == "RunSpec(model='m', data='d', eps=0.1, layer=('conv1',))"
+    assert eval(repr(spec), {"RunSpec": RunSpec}) == spec
+    assert "".join(f"{text}\n" for text in Parts(spec._repr_html_()).texts) == spec.to_toml()
 
 
 @pytest.mark.browser

@@ -28,6 +28,8 @@ USES = {
     "tensorboard": "trace --log tensorboard",
     "wandb": "trace --log wandb",
     "mlflow": "trace --log mlflow",
+    "lightning": "fl.callbacks.Lightning",
+    "trainer": "fl.callbacks.HuggingFace",
     "attacks": "foolbox: attacks, and what torchattacks needs",
 }
 """Extra -> what it is good for."""

@@ -11,6 +11,7 @@ from flatlens.errors import SpecError, unknown
 FILES = {
     "C1": "c01_peak_at_the_flip",
     "C7": "c07_scaled_weights",
+    "C10": "c10_immunization",
     "C14": "c14_loss_is_no_flip",
 }
 """Name -> the file of `flatlens.claims` that has ``CLAIM`` and ``measure``."""

@@ -36,7 +36,7 @@ CLAIM = Claim(
         "data": "flatlens:digits, all samples; a task is to tell two classes apart, a pair is two tasks without a "
         "class in common; 30 % of each task held out",
         "search": f"{STEPS} steps, ridge {RIDGE:g}, every method alike; θ of condition number 1e6 at most",
-        "n": "pairs, drawn once: 20, in full 90 of each network",
+        "n": "pairs, drawn once: 12, in full 90 of each network",
         "statistic": "shares of pairs; RIR = i / ii, i and ii the condition numbers with θ over those without, of the "
         "harmful and the useful task",
     },
@@ -86,7 +86,7 @@ CLAIM = Claim(
         "which makes the matrix singular. That is mathematics, no part of this trial.",
         "Pairs share classes and a network: the networks are the unit. n counts pairs.",
     ),
-    sizes=(20, 90),
+    sizes=(12, 90),
 )  # fmt: skip
 
 

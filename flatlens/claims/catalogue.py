@@ -10,6 +10,7 @@ from flatlens.errors import SpecError, unknown
 
 FILES = {
     "C1": "c01_peak_at_the_flip",
+    "C5": "c05_language_models",
     "C7": "c07_scaled_weights",
     "C10": "c10_immunization",
     "C14": "c14_loss_is_no_flip",

@@ -14,6 +14,7 @@ FILES = {
     "C7": "c07_scaled_weights",
     "C10": "c10_immunization",
     "C14": "c14_loss_is_no_flip",
+    "C15": "c15_generalization",
 }
 """Name -> the file of `flatlens.claims` that has ``CLAIM`` and ``measure``."""
 ALL = "all"

@@ -25,6 +25,7 @@ from torch.func import functional_call, grad, vmap
 import flatlens as fl
 from flatlens import datasets, models
 from flatlens.claims.statistics import partial, student
+from flatlens.claims.statistics import ranks as ranked
 from flatlens.training import fit
 
 FILE = Path(__file__).parent / "confidence-free.jsonl"
@@ -129,9 +130,19 @@ def correlations(table: Table) -> dict[str, Any]:
         flat = {**table, "flat": -table[name]}
         out[name] = partial("flat", "radius", "linear").of(flat).value
         out[f"{name}_given_gap"] = partial("flat", "radius", "gap").of(flat).value
+        # Added after the figures: is what is left beyond gap/slope the gap itself?
+        out[f"{name}_given_both"] = given_both(flat["flat"], table["radius"], table["gap"], table["linear"])
     above = (table["kappa"] > 0) & (table["c"] > 0)
     out["r2"] = float(np.corrcoef(np.log(table["kappa"][above]), np.log(table["c"][above]))[0, 1] ** 2)
     return out
+
+
+def given_both(first: np.ndarray, second: np.ndarray, *known: np.ndarray) -> float:
+    """Partial rank correlation of two columns given several: that of what their ranks leave in a regression."""
+    ranks = [ranked(values) for values in (first, second)]
+    design = np.column_stack([np.ones(len(first)), *(ranked(values) for values in known)])
+    left = [values - design @ np.linalg.lstsq(design, values, rcond=None)[0] for values in ranks]
+    return float(np.corrcoef(*left)[0, 1])
 
 
 def departure(table: Table) -> dict[str, Any]:

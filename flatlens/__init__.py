@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flatlens import attacks as attacks
     from flatlens import datasets as datasets
+    from flatlens import loggers as loggers
     from flatlens import models as models
     from flatlens.datasets.prompts import Prompt as Prompt
     from flatlens.errors import FlatlensError as FlatlensError
@@ -73,6 +74,7 @@ _PUBLIC = {
     "detect": ("flatlens.trials.detectors", "detect"),
     "head_flatness": ("flatlens.hessian.training", "head_flatness"),
     "immunize": ("flatlens.immunity.immunize", "immunize"),
+    "loggers": ("flatlens.loggers", None),
     "models": ("flatlens.models", None),
     "normalized": ("flatlens.models.normalized", "normalized"),
     "robustness": ("flatlens.measure.robustness", "robustness"),
@@ -108,6 +110,7 @@ __all__ = [
     "detect",
     "head_flatness",
     "immunize",
+    "loggers",
     "models",
     "normalized",
     "open",

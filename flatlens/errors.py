@@ -81,6 +81,10 @@ class StaleRunError(RunError):
     """A run cannot be gone on with: it is damaged, or was begun with other settings, weights or data."""
 
 
+class LoggerError(UsageError):
+    """A tracker of experiments that is not installed, or could not write."""
+
+
 class ResourceError(FlatlensError):
     """Memory, disk or permission ran out; what was finished is saved."""
 

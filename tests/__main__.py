@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 HERE = Path(__file__).parent
-STARTING = ("cli", "files", "report", "sweeps", "test_readme.py")
+STARTING = ("cli", "files", "report", "sweeps", "test_documentation.py")
 """What starts others; all else is the other side, whatever is added."""
 NOTHING = 5
 """pytest's exit code where nothing was selected."""

@@ -7,17 +7,9 @@ import random
 import pytest
 import torch
 
-from tests import checked
+from tests import checked, cpu_torchvision  # noqa: F401  (declares what torchvision's import needs)
 
 checked.install()
-
-# torchvision's wheel is a CUDA build; beside a CPU's torch its import needs these operators to have a name, and timm
-# and transformers fail with it. Declared before anything imports it, and kept alive.
-_operators = None
-if not torch.cuda.is_available() and not hasattr(torch.ops.torchvision, "nms"):
-    _operators = torch.library.Library("torchvision", "DEF")
-    _operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -40,6 +40,7 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
             "detect",
             "head_flatness",
             "immunize",
+            "loggers",
             "models",
             "normalized",
             "open",

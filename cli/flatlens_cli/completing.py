@@ -81,6 +81,7 @@ FOR: dict[str, Complete] = {
     "layer": words("head", "all", "last:"),
     "device": words("auto", "cpu", "cuda", "mps"),
     "engine": words("local", "ray"),
+    "log": words("tensorboard", "wandb", "mlflow"),
     "adversarial": _of("flatlens.specs.defences", "ADVERSARIAL"),
     "loss": _of("flatlens.specs.defences", "LOSSES"),
     "perturb_weights": _of("flatlens.specs.defences", "WEIGHTS"),

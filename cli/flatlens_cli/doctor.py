@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from flatlens.errors import one_line
 from flatlens_cli import options, terminal
 
-_PRIVATE_EXTRAS = ("test", "dev")
+_PRIVATE_EXTRAS = ("test", "dev", "docs")
 _INSTALLER = "editables"  # an editable installation lists it among what it needs
 
 
@@ -24,6 +24,10 @@ USES = {
     "torchvision": "torchvision: models and data; the wheel of PyPI is for CUDA, for the CPU take PyTorch's own index",
     "hf": "hf: models",
     "ray": "sweeps on a Ray cluster",
+    "text": "lm: models",
+    "tensorboard": "trace --log tensorboard",
+    "wandb": "trace --log wandb",
+    "mlflow": "trace --log mlflow",
     "attacks": "foolbox: attacks, and what torchattacks needs",
 }
 """Extra -> what it is good for."""

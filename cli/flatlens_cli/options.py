@@ -241,6 +241,15 @@ Spectrum = Annotated[
     bool,
     _option(_MEASURE, "Also PyHessian's spectral density, its numbers beside ours: clean, flip, end.", "--spectrum"),
 ]
+Log = Annotated[
+    list[str] | None,
+    _option(
+        _OUTPUT,
+        "Also to a tracker: tensorboard, wandb or mlflow, in OUT/log; repeatable.",
+        "--log",
+        metavar="NAME",
+    ),
+]
 Text = Annotated[bool, _option(_WHAT, "A language model in place of images; needs transformers.", "--text")]
 Force = Annotated[bool, _option(_OUTPUT, "Replace the run that is there.", "--force")]
 DryRun = Annotated[bool, _option(_OUTPUT, "Only say what it would take.", "--dry-run")]
@@ -303,6 +312,15 @@ def whole(text: str) -> int:
     if (found := values.whole(text)) is None:
         raise typer.BadParameter(f"'{values.shortened(text)}' is not a whole number")
     return found
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Which part of how many: ``1/3``."""
+    index, slash, count = text.partition("/")
+    found = values.whole(index), values.whole(count)
+    if not slash or found[0] is None or found[1] is None:
+        raise SpecError(f"--shard {values.shortened(text)}: needs i/n, for example 1/3")
+    return found[0], found[1]
 
 
 def number(text: str) -> float:

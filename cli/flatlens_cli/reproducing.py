@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flatlens.errors import SpecError, UsageError
-from flatlens_cli import options, terminal
+from flatlens_cli import completing, options, terminal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -56,6 +55,19 @@ _Workers = Annotated[
         "--workers", help="Networks at the same time (default one for each core).", metavar="N", show_default=False
     ),
 ]
+_Engine = Annotated[
+    str, typer.Option("--engine", help="local or ray.", metavar="NAME", autocompletion=completing.FOR["engine"])
+]
+_Address = Annotated[str | None, typer.Option("--address", help="Of a Ray cluster.", metavar="A", show_default=False)]
+_Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        help="Every n-th network from the i-th: for several machines, one folder.",
+        metavar="i/n",
+        show_default=False,
+    ),
+]
 _Out = Annotated[
     Path | None, typer.Option("--out", help="The folder of tables and page.", metavar="DIR", show_default=False)
 ]
@@ -83,6 +95,9 @@ def reproduce(
     eps: _Eps = None,
     limit: _Limit = None,
     workers: _Workers = None,
+    engine: _Engine = "local",
+    address: _Address = None,
+    shard: _Shard = None,
     out: _Out = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -108,15 +123,15 @@ def reproduce(
         raise SpecError(f"--eps {eps}: needs a number above 0, for example 8/255")
     if asked["limit"] is not None and asked["limit"] < 1:
         raise SpecError(f"--limit {limit}: needs a whole number of at least 1")
-    many = (os.cpu_count() or 1) if workers is None else options.whole(workers)
-    if many is None or many < 1:
-        raise SpecError(f"--workers {workers}: needs a whole number of at least 1")
+    many = None if workers is None else options.whole(workers)
     with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
         from flatlens.claims import catalogue, records, work
+        from flatlens.claims.machines import Machines
 
         wanted = catalogue.named(tuple(names or ()))
         found = work.reproduce(
-            work.Asked(tuple(wanted), full, tuple(model or ()), tuple(twin or ()), data, **asked), out, workers=many,
+            work.Asked(tuple(wanted), full, tuple(model or ()), tuple(twin or ()), data, **asked), out,
+            machines=Machines(many, engine, address, (1, 1) if shard is None else options.shard(shard)),
             progress=progress,
         )  # fmt: skip
         told = [records.plain(one) for one in found]

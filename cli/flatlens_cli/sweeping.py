@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flatlens.errors import RunError, SpecError, UsageError
-from flatlens.specs.values import shortened, whole
+from flatlens.errors import RunError, UsageError
 from flatlens_cli import completing, options, planning, terminal
 from flatlens_cli.terminal import FAILED, INTERRUPTED
 
@@ -105,7 +104,7 @@ def sweep(
                 engine=engine,
                 address=address,
                 gpus=gpus,
-                shard=(1, 1) if shard is None else _shard(shard),
+                shard=(1, 1) if shard is None else options.shard(shard),
                 retry=retry,
                 timeout=timeout,
                 progress=progress,
@@ -192,14 +191,6 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    index, slash, count = text.partition("/")
-    found = whole(index), whole(count)
-    if not slash or found[0] is None or found[1] is None:
-        raise SpecError(f"--shard {shortened(text)}: needs i/n, for example 1/3")
-    return found[0], found[1]
 
 
 def _interrupted(out: Path) -> str:

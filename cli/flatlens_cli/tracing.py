@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -13,6 +15,9 @@ from flatlens.wording import CautionWarning
 from flatlens_cli import options, terminal
 from flatlens_cli.options import run_spec
 from flatlens_cli.terminal import INTERRUPTED
+
+if TYPE_CHECKING:
+    from flatlens.records.trajectory import Trace
 
 DEMO = {
     "model": "flatlens:digits-cnn",
@@ -81,6 +86,7 @@ def trace(
     name: options.Name = None,
     out: options.Out = None,
     spectrum: options.Spectrum = False,
+    log: options.Log = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -98,7 +104,7 @@ def trace(
     elif out is None:
         raise UsageError("--out is missing; name a new folder for the run, for example --out runs/first")
     else:
-        _run(spec, out, force=force, json=json, quiet=quiet, spectrum=spectrum)
+        _run(spec, out, force=force, json=json, quiet=quiet, spectrum=spectrum, log=log or ())
 
 
 TEXT_DEMO = {
@@ -131,7 +137,10 @@ def demo(
     _run(run_spec(DEMO | {"layer": layer}), out, force=force, json=json, quiet=quiet, spectrum=True)
 
 
-def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool, spectrum: bool = False) -> None:
+def _run(
+    spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool, spectrum: bool = False, log: Sequence[str] = ()
+) -> None:
+    trackers = _trackers(log, out)
     try:
         with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
             from flatlens.measure.run import run
@@ -154,6 +163,7 @@ def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool, spec
             made = done.trace(whole=False)
             if not drawn:
                 made.report(page)
+            _tell(trackers, made, done.path)
     except KeyboardInterrupt:
         terminal.complain(_interrupted(out))
         raise typer.Exit(INTERRUPTED) from None
@@ -167,6 +177,27 @@ def _run(spec: RunSpec, out: Path, *, force: bool, json: bool, quiet: bool, spec
     if json:
         where = {"run": done.path, "report": page, "resumed": done.resumed, "spec": made.spec}
         terminal.emit(where | summary.facts(made))
+
+
+def _trackers(names: Sequence[str], out: Path) -> list[Any]:
+    """Those that are asked for; one that is not installed is told of before anything is measured."""
+    if not names:
+        return []
+    from flatlens import loggers
+
+    return [loggers.made(name, out / "log" / name) for name in dict.fromkeys(names)]
+
+
+def _tell(trackers: Sequence[Any], trace: Trace, folder: Path) -> None:
+    """Tell trackers of a finished run, which is saved; one that cannot write is complained of, and no more."""
+    from flatlens.errors import LoggerError
+
+    kept = ("report.html", "spec.toml", "manifest.json", "steps.parquet", "layers.parquet")
+    for tracker in trackers:
+        try:
+            tracker.log(trace, name=folder.name, files=[folder / name for name in kept if (folder / name).exists()])
+        except LoggerError as error:
+            terminal.complain(f"note: {error}; the run itself is saved")
 
 
 def _interrupted(out: Path) -> str:

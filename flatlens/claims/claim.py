@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from flatlens.claims.statistics import Statistic
 
@@ -66,7 +66,11 @@ class Claim:
         least: networks below which the verdict is ``inconclusive``, whatever the numbers.
         samples: fewer right samples than this, over all networks, are inconclusive too.
         sizes: samples of a network, quick and in full.
+        units: what a case is, and what a row of its table is, in one word each.
         needs: a module that must be installed -> how to get it.
+        trainings: a kind of network of this claim's own -> how it is trained, fields of a `TrainSpec`; ``model`` is the
+            name of what is trained, with ``{seed}`` in it, the usual architecture when left out.
+        seeds: that its networks are trained from in full; the usual five when left out.
         full_only: why it is not run by ``--quick``; empty where it is.
         own_models: why it cannot be run on models of the user's; empty where it can.
     """
@@ -83,6 +87,9 @@ class Claim:
     least: int = 5
     samples: int = 100
     sizes: tuple[int, int] = (150, 400)
+    units: tuple[str, str] = ("network", "sample")
     needs: Mapping[str, str] | None = None
+    trainings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seeds: Sequence[int] = ()
     full_only: str = ""
     own_models: str = ""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flatlens.claims.claim import ROBUST, STANDARD, TEXT, Claim
-from flatlens.errors import DataError
+from flatlens.errors import DataError, FlatlensError
 from flatlens.specs.values import DEFAULT_LINF_EPS
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ EPS = {DIGITS: 0.3}
 """Radii in linf at which an attack on a standard network always succeeds, by the data; of others 8/255."""
 SEEDS = (30, 31, 32, 33, 34)
 """Of the networks of ``--full``: initial weights, order of the samples and attack. No prototype used them."""
-TRAINING = {
+QUICK_SEED = 0
+"""Of the one network that ``--quick`` trains for a claim whose networks are not among the shipped ones."""
+TRAINING: dict[str, dict[str, Any]] = {
     STANDARD: {"epochs": 15, "lr": 0.003, "batch_size": 32, "weight_decay": 0.05},
     ROBUST: {"epochs": 30, "lr": 0.003, "batch_size": 32, "weight_decay": 0.05, "adversarial": "pgd", "eps": 0.1},
 }
@@ -42,6 +45,8 @@ class Net:
         data: the name of its data.
         eps: radius in linf.
         seed: of its training, and of all noise; None of a network that was there.
+        weights: what the user's own networks hold now, so that another one under the same name is measured anew.
+        trainings: kind -> how it is trained, beside `TRAINING`; fields of a `TrainSpec`.
     """
 
     name: str
@@ -49,6 +54,8 @@ class Net:
     data: str
     eps: float
     seed: int | None = None
+    weights: str = ""
+    trainings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def trained(self) -> bool:
@@ -80,16 +87,48 @@ def chosen(
     if models:
         twin: Sequence[str | None] = [*twins, *[None] * (len(models) - len(twins))]
         return [
-            Net(one, {claim.kinds[0]: one} | ({ROBUST: other} if other else {}), uri, radius)
+            Net(
+                one,
+                {claim.kinds[0]: one} | ({ROBUST: other} if other else {}),
+                uri,
+                radius,
+                None,
+                known(uri, one, other),
+            )
             for one, other in zip(models, twin, strict=True)
         ]
-    if TEXT in claim.kinds or not full:
+    if TEXT in claim.kinds or not (full or claim.trainings):
         uris = {kind: SHIPPED[kind] for kind in claim.kinds}
         return [Net(uris[claim.kinds[0]], uris, uri, radius)]
+    seeds = (claim.seeds or SEEDS) if full else (QUICK_SEED,)
+    made = {kind: claim.trainings.get(kind, {}).get("model", ARCHITECTURE) for kind in claim.kinds}
+    trainings = {
+        kind: {key: value for key, value in fields.items() if key != "model"}
+        for kind, fields in claim.trainings.items()
+    }
     return [
-        Net(f"seed {seed}", dict.fromkeys(claim.kinds, ARCHITECTURE.format(seed=seed)), uri, radius, seed)
-        for seed in SEEDS
+        Net(
+            f"seed {seed}",
+            {kind: model.format(seed=seed) for kind, model in made.items()},
+            uri,
+            radius,
+            seed,
+            trainings=trainings,
+        )
+        for seed in seeds
     ]
+
+
+def known(data: str, *uris: str | None) -> str:
+    """The weights of models, by their hashes; of one that cannot be loaded nothing: it fails where it is measured."""
+    from flatlens import datasets, models
+
+    found = []
+    for uri in filter(None, uris):
+        with contextlib.suppress(FlatlensError):
+            of = datasets.load(datasets.with_split(data, "test"))
+            found.append(models.load(uri, shape=tuple(of.x.shape[1:]), classes=of.classes).sha256)
+    return " ".join(found)
 
 
 @dataclass
@@ -137,12 +176,20 @@ class Case:
 
         uri = self.net.uris[kind]
         if self.net.trained:
-            return recipes.obtain(uri, TrainSpec(self.net.data, seed=self.seed, **TRAINING[kind]))  # type: ignore[arg-type]
+            how = self.net.trainings.get(kind) or TRAINING[kind]
+            return recipes.obtain(uri, TrainSpec(self.net.data, seed=self.seed, **how))
         return models.load(uri, shape=tuple(self.data.x.shape[1:]), classes=self.data.classes)
 
     def model(self, kind: str = STANDARD) -> nn.Module:
         """The network of a kind; a claim must not change it."""
         return self.loaded(kind).model
+
+    def samples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Samples, right or not: ``x``, ``y`` and their numbers; at most `size`, the first of the test split."""
+        import torch
+
+        x, y, ids = (torch.from_numpy(part[: self.size]) for part in (self.data.x, self.data.y, self.data.ids))
+        return x, y, ids
 
     def right(self, *kinds: str) -> tuple[Tensor, Tensor, Tensor]:
         """Samples that all networks of these kinds classify as labelled: ``x``, ``y`` and their numbers.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flatlens.claims.claim import STANDARD
 from flatlens.claims.nets import Case
 
@@ -46,3 +49,10 @@ def along(
         case.model(kind), x, y, attack=attack, controls=list(controls), layers=list(layers), seed=case.seed,
         images="none", bounds=case.data.bounds,
     )  # fmt: skip
+
+
+def to_peak(trace: Trace) -> NDArray[np.float64]:
+    """L2 from the clean input to where the head's κ is largest on the attack's path, ``[n]``; NaN if not finite."""
+    valley, length = trace.valley(), trace.matrix("l2").values
+    at = np.take_along_axis(length, np.maximum(valley.peak_step, 0)[:, None], 1)[:, 0]
+    return np.where(valley.finite, at, np.nan)

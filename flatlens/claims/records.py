@@ -28,6 +28,7 @@ def plain(found: Judged) -> dict[str, Any]:
         **_numbers(first),
         "nets": found.nets,
         "samples": found.samples,
+        "units": list(claim.units),
         "parts": [_part(one) for one in found.outcomes],
         "source": claim.source,
         "reported": claim.reported,
@@ -116,11 +117,29 @@ def table_markdown(claims: Sequence[dict[str, Any]]) -> str:
         if first is None:
             lines.append(f"| {one['claim']} {one['title']} | {verdict} | {one['why']} | | | |")
             continue
-        many = f"{one['nets']} network{'s' if one['nets'] != 1 else ''}, {first['n']:,} samples"
+        case, row = one["units"]
+        many = f"{one['nets']} {case}{'s' if one['nets'] != 1 else ''}, {first['n']:,} {row}s"
         lines.append(
             f"| {one['claim']} {one['title']} | {verdict} | {first['says']} | {number(first)} | "
             f"{first['region_said'] or 'shown only'} | {many} |"
         )
+    return "\n".join(lines) + "\n"
+
+
+def head_markdown(claims: Sequence[dict[str, Any]]) -> str:
+    """A row for each claim that was tried: its verdict and the number that decides, for a README."""
+    lines = ["| claim | verdict | decided by | 95 % | holds where |", "|---|---|---|---|---|"]
+    for one in claims:
+        if one["parts"]:
+            first = one["parts"][0]
+            cells = (
+                f"{one['claim']} {one['title']}",
+                one["verdict"],
+                first["says"],
+                number(first),
+                first["region_said"],
+            )
+            lines.append(f"| {' | '.join(cell or '' for cell in cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -42,8 +42,9 @@ class Judged(NamedTuple):
 
     @property
     def forced(self) -> bool:
-        """Whether a part that decides is so by construction."""
-        return any(found.part.forced for found in self.outcomes if found.part.region is not None)
+        """Whether a part that decides, and holds, does so by construction; not told of a claim that fails."""
+        holding = (found for found in self.outcomes if found.outcome == HOLDS)
+        return self.verdict != NOT and any(found.part.forced for found in holding)
 
 
 def judge(claim: Claim, tables: Sequence[Table]) -> Judged:
@@ -55,13 +56,14 @@ def judge(claim: Claim, tables: Sequence[Table]) -> Judged:
     # What an identity forces to hold is no evidence; where it does not hold, something is wrong, and is told.
     deciding = [one for one in outcomes if one.outcome != SHOWN and not (one.part.forced and one.outcome == HOLDS)]
     said = {word: [found.part.says for found in deciding if found.outcome == word] for word in (HOLDS, FAILS, OPEN)}
+    case, row = claim.units
     if nets < claim.least:
-        few = "1 network" if nets == 1 else f"{nets} networks"
+        few = f"1 {case}" if nets == 1 else f"{nets} {case}s"
         return Judged(
             claim, INCONCLUSIVE, f"{few} of the {claim.least} that the rule asks for", outcomes, nets, samples
         )
     if samples < claim.samples:
-        why = f"{samples} samples of the {claim.samples} that the rule asks for"
+        why = f"{samples} {row}s of the {claim.samples} that the rule asks for"
         return Judged(claim, INCONCLUSIVE, why, outcomes, nets, samples)
     verdict, why = _verdict(said)
     return Judged(claim, verdict, why, outcomes, nets, samples)

@@ -10,38 +10,20 @@ In the folder::
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import time
-import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import quote
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flatlens.claims import catalogue, nets, records
+from flatlens.claims.cells import Cell, read
 from flatlens.claims.claim import ROBUST, Claim
-from flatlens.claims.nets import Case, Net
-from flatlens.claims.statistics import Table
+from flatlens.claims.machines import Machines
 from flatlens.claims.verdict import NOT_RUN, Judged, judge
-from flatlens.errors import FlatlensError, one_line
-from flatlens.files.atomic import disk, replacing, write_json
+from flatlens.files.atomic import disk
 from flatlens.progress import Progress, Report
 from flatlens.records.claims import claimed
-from flatlens.records.schema import MEASUREMENT_VERSION
-from flatlens.wording import CautionWarning
-
-VERSION = 1
-"""Of how claims are measured: another one measures anew."""
+from flatlens.sweeps.engines import starting
 
 
 @dataclass(frozen=True)
@@ -66,24 +48,10 @@ class Asked:
     limit: int | None = None
 
 
-class Cell(NamedTuple):
-    """One claim on one network."""
-
-    claim: str
-    net: Net
-    size: int
-    full: bool
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What its table is of: another one is measured anew."""
-        known = [VERSION, MEASUREMENT_VERSION, self.claim, self.size, self.full, self.net.data, self.net.eps]
-        known += [self.net.seed, dict(self.net.uris), nets.TRAINING if self.net.trained else None]
-        said = json.dumps(known, sort_keys=True)
-        return {"claim": self.claim, "net": self.net.name, "hash": hashlib.sha256(said.encode()).hexdigest()}
+HERE = Machines()
 
 
-def reproduce(asked: Asked, out: Path, *, workers: int = 1, progress: Report | None = None) -> list[Judged]:
+def reproduce(asked: Asked, out: Path, *, machines: Machines = HERE, progress: Report | None = None) -> list[Judged]:
     """Try the claims, write all that came out, and say the verdicts.
 
     What is in the folder already is not measured again. A claim that cannot be tried is ``not run``, with the reason;
@@ -92,7 +60,7 @@ def reproduce(asked: Asked, out: Path, *, workers: int = 1, progress: Report | N
     Args:
         asked: what is to be reproduced.
         out: the folder.
-        workers: networks at the same time, each in a process of its own.
+        machines: where they are measured; this process when left out. Of several shards each says what all have done.
         progress: called after each network.
 
     Raises:
@@ -102,8 +70,8 @@ def reproduce(asked: Asked, out: Path, *, workers: int = 1, progress: Report | N
     known = {name: catalogue.claim(name) for name in asked.names}
     reasons = {name: _hindered(claim, asked) for name, claim in known.items()}
     cells = [cell for name, claim in known.items() if not reasons[name] for cell in _cells(claim, asked)]
-    with disk(out), claimed(out):
-        failures = _measured(cells, out, workers, progress)
+    with disk(out), claimed(out if machines.alone else out / "shards" / "{}-of-{}".format(*machines.shard)):
+        failures = _measured(starting.shard_of(cells, machines.shard), out, machines, progress)
         judged = [
             _judged(claim, reasons[name], [cell for cell in cells if cell.claim == name], failures, out)
             for name, claim in known.items()
@@ -132,9 +100,11 @@ def _hindered(claim: Claim, asked: Asked) -> str:
     return ""
 
 
-def _measured(cells: Sequence[Cell], out: Path, workers: int, progress: Report | None) -> dict[tuple[str, str], str]:
+def _measured(
+    cells: Sequence[Cell], out: Path, machines: Machines, progress: Report | None
+) -> dict[tuple[str, str], str]:
     """Measure what is missing, and say what failed: (claim, network) -> why."""
-    missing = [cell for cell in cells if _read(cell, out) is None]
+    missing = [cell for cell in cells if read(cell, out) is None]
     done, failures = len(cells) - len(missing), {}
 
     def tell(cell: Cell | None) -> None:
@@ -143,68 +113,11 @@ def _measured(cells: Sequence[Cell], out: Path, workers: int, progress: Report |
             progress(Progress(done, max(len(cells), 1), what))
 
     tell(None)
-    if workers <= 1 or len(missing) <= 1:
-        results = ((cell, _try(cell, out)) for cell in missing)
-        for cell, why in results:
-            done += 1
-            failures.update({(cell.claim, cell.net.name): why} if why else {})
-            tell(cell)
-        return failures
-    with ProcessPoolExecutor(min(workers, len(missing)), get_context("spawn"), _one_thread) as pool:
-        # Networks are trained once: the first of a seed trains, the others wait for its lock and find it.
-        for cell, why in zip(missing, pool.map(_try, missing, [out] * len(missing)), strict=True):
-            done += 1
-            failures.update({(cell.claim, cell.net.name): why} if why else {})
-            tell(cell)
+    for cell, why in machines.each(missing, out):
+        done += 1
+        failures.update({(cell.claim, cell.net.name): why} if why else {})
+        tell(cell)
     return failures
-
-
-def _one_thread() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _try(cell: Cell, out: Path) -> str:
-    """Measure one cell and keep its table; why it failed, in one line, or nothing."""
-    began = time.perf_counter()
-    try:
-        with warnings.catch_warnings():  # a claim has caveats of its own
-            warnings.simplefilter("ignore", CautionWarning)
-            table = catalogue.module(cell.claim).measure(Case(cell.net, cell.size, cell.full))
-    except FlatlensError as error:
-        return str(error)
-    except (MemoryError, RuntimeError, ValueError) as error:
-        return one_line(error, kind=True)
-    _write(cell, table, out, time.perf_counter() - began)
-    return ""
-
-
-def _place(cell: Cell, out: Path) -> Path:
-    return out / "cells" / cell.claim / f"{quote(cell.net.name, safe=' ')[:120]}.parquet"
-
-
-def _write(cell: Cell, table: Table, out: Path, seconds: float) -> None:
-    file = _place(cell, out)
-    with disk(out):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as opened:
-            pq.write_table(pa.table({name: np.asarray(values) for name, values in table.items()}), opened)
-        write_json(file.with_suffix(".json"), {**cell.identity, "seconds": round(seconds, 2)})
-
-
-def _read(cell: Cell, out: Path) -> Table | None:
-    """The table of a cell; None where there is none of it, or a damaged one."""
-    file = _place(cell, out)
-    try:
-        told = json.loads(file.with_suffix(".json").read_text())
-        if told.get("hash") != cell.identity["hash"]:
-            return None
-        table = pq.read_table(file)
-    except (OSError, ValueError, pa.ArrowException, AttributeError):
-        return None
-    return {name: table[name].to_numpy() for name in table.column_names}
 
 
 def _judged(
@@ -212,8 +125,13 @@ def _judged(
 ) -> Judged:
     if reason:
         return Judged(claim, NOT_RUN, reason, [], 0, 0)
-    tables = [table for cell in cells if (table := _read(cell, out)) is not None]
-    lost = [f"{net}: {why}" for (name, net), why in failures.items() if name == claim.name]
+    read_now = [(cell, read(cell, out)) for cell in cells]
+    tables = [table for _, table in read_now if table is not None]
+    lost = [
+        f"{cell.net.name}: {failures.get((cell.claim, cell.net.name), 'not measured yet')}"
+        for cell, table in read_now
+        if table is None
+    ]
     if not tables:
         return Judged(claim, NOT_RUN, "; ".join(lost), [], 0, 0)
     found = judge(claim, tables)

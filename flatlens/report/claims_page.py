@@ -31,7 +31,7 @@ def page(told: Mapping[str, Any]) -> str:
         told: what ``claims.json`` holds.
     """
     claims = told["claims"]
-    scope = "five networks trained from seeds" if told["full"] else "the shipped networks, or those that were named"
+    scope = "networks trained from seeds" if told["full"] else "the shipped networks, or those that were named"
     body = (
         '<a class="skip" href="#claims">Skip to the claims</a>\n<header class="bar">'
         '<div class="brand">' + html_file.HOME + '</div><p class="what">Claims of the papers, tried</p></header>\n'
@@ -84,7 +84,8 @@ def _claim(one: Mapping[str, Any]) -> str:
 
 
 def _many(one: Mapping[str, Any], part: Mapping[str, Any]) -> str:
-    nets = "1 network" if one["nets"] == 1 else f"{one['nets']} networks"
+    case = one["units"][0]
+    nets = f"1 {case}" if one["nets"] == 1 else f"{one['nets']} {case}s"
     return f"{nets}, n = {part['n']:,}"
 
 

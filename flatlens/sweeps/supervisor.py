@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flatlens.errors import DiskError, RunError, SpecError, unknown
+from flatlens.errors import DiskError, RunError, SpecError
 from flatlens.progress import Progress, Report
 from flatlens.records import runs
 from flatlens.specs.run import RunSpec
@@ -20,7 +20,6 @@ from flatlens.sweeps.engines import (
     CHECK,
     DIED,
     DISK,
-    ENGINES,
     LOST,
     TRAIN,
     Done,
@@ -28,7 +27,7 @@ from flatlens.sweeps.engines import (
     More,
     Task,
     Trouble,
-    check_workers,
+    starting,
 )
 from flatlens.sweeps.engines.worker import PLOTLY
 from flatlens.sweeps.folder import Failure, Sweep
@@ -95,29 +94,22 @@ def run_sweep(
         DiskError: the disk is full, or the folder was removed; what was finished is saved.
     """
     file, out = Path(file), Path(out)
-    index, count = shard
-    if not 1 <= index <= count:
-        raise SpecError(f"--shard {index}/{count}: needs i/n with i from 1 to n, for example 1/3")
-    check_workers(workers)
+    starting.shard_of((), shard)
+    starting.check(engine, workers, address, gpus)
     if timeout is not None and not timeout > 0:
         raise SpecError(f"--timeout {timeout:g}: needs a number of seconds above 0")
-    if engine not in ENGINES:
-        raise SpecError(unknown("engine", engine, ENGINES, where="there are"))
-    for flag, value in (("--address", address), ("--gpus", gpus)):
-        if engine != "ray" and value is not None:
-            raise SpecError(f"{flag} {value}: is of --engine ray")
     trust = {"trust_pickle": trust_pickle, "trust_remote_code": trust_remote_code, "trust_code": trust_code}
     found = grid.read(file, **trust)
-    mine = found.cells[index - 1 :: count]
+    mine = starting.shard_of(found.cells, shard)
     if not mine:
         cells = "1 cell" if len(found.cells) == 1 else f"{len(found.cells):,} cells"
         raise SpecError(
-            f"--shard {index}/{count}: has nothing to do, as the sweep has {cells}; use at most as many shards"
+            f"--shard {shard[0]}/{shard[1]}: has nothing to do, as the sweep has {cells}; use at most as many shards"
         )
     with supervised(out, found.cells, found.text, shard) as sweep:
         _dress(sweep)
         accelerated = any(cell.spec.device != "cpu" for cell in mine)
-        made = _engine(engine, workers, address, gpus, accelerated)
+        made = starting.start(engine, workers, address, gpus, accelerated=accelerated)
         try:
             work = _Supervisor(sweep, mine, made, retry, timeout, piece, progress)
             work.run()
@@ -138,16 +130,6 @@ def _dress(sweep: Sweep) -> None:
         if not html_file.is_whole(file):
             with contextlib.suppress(RunError):  # a damaged cell is told of elsewhere
                 page.write([finished.trace(sweep, key)], file, plotly=PLOTLY)
-
-
-def _engine(name: str, workers: int | None, address: str | None, gpus: float | None, accelerated: bool) -> Engine:
-    if name == "ray":
-        from flatlens.sweeps.engines.ray import Cluster
-
-        return Cluster(workers, address, gpus=gpus, accelerated=accelerated)
-    from flatlens.sweeps.engines.local import Local, shares
-
-    return Local(*shares(workers, accelerated=accelerated))
 
 
 class _Supervisor:

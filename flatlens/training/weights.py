@@ -41,7 +41,7 @@ class SAM:
 
 @dataclass(frozen=True)
 class ASAM:
-    """δ = ρ w² g / ‖|w| g‖: each weight by its own size (Kwon et al. 2021, arXiv 2102.11600); 0 at w = 0."""
+    """δ = ρ w² g / ‖abs(w) g‖: each weight by its own size (Kwon et al. 2021, arXiv 2102.11600); 0 at w = 0."""
 
     rho: float = 0.5
 
@@ -50,7 +50,7 @@ class ASAM:
         return True
 
     def deltas(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-        """‖δ / |w|‖ = ρ."""
+        """‖δ / abs(w)‖ = ρ."""
         sized = [w.detach().abs() * g for w, g in zip(parameters, gradients, strict=True)]
         size = _length(sized)
         return [w.detach().abs() * _scaled(s, self.rho, size) for w, s in zip(parameters, sized, strict=True)]

@@ -56,8 +56,8 @@ class Detection:
         found: name of a detector -> of an attack -> how well it tells them apart; NaN below 10 pairs.
         matrix: name of a detector -> of the attack that a stump is set on -> of the one that it is tried on -> its
             accuracy, by folds: no stump is tried on a sample that it was set on.
-        decades: name of an adaptive attack -> the median of |log₁₀ κ − log₁₀ t| where it ended, t drawn from the clean
-            κ: how near it came.
+        decades: name of an adaptive attack -> the median of abs(log₁₀ κ − log₁₀ t) where it ended, t drawn from the
+            clean κ: how near it came.
         attacks: name -> the attack in words.
         detectors: name -> what it measures.
         eps: radius of the attacks, in units of the input.

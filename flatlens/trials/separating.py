@@ -106,8 +106,8 @@ class Pairs(NamedTuple):
     fold: Ints
 
 
-def transferred(set_on: Pairs, tried_on: Pairs) -> Mean:
-    """How often a stump that is set on pairs of one attack is right on those of another, by folds.
+def rights(set_on: Pairs, tried_on: Pairs) -> Floats:
+    """How far a stump that is set on pairs of one attack is right on each pair of another, by folds, ``[m]``.
 
     For each fold the stump is set on the other folds' pairs of the first attack, and tried on this fold's pairs of the
     second. A sample keeps its fold in both, so that no stump is tried on a sample that it was set on.
@@ -115,16 +115,30 @@ def transferred(set_on: Pairs, tried_on: Pairs) -> Mean:
     Args:
         set_on: pairs of the attack that the stump is set on.
         tried_on: of the attack that it is tried on; the same for its own accuracy.
+
+    Returns:
+        1 where both of a pair are called what they are, ½ where one is, else 0; NaN where no stump could be set.
     """
-    right: list[Floats] = []
+    right = np.full(len(tried_on.clean), np.nan)
     for fold in range(FOLDS):
         learn, test = set_on.fold != fold, tried_on.fold == fold
-        if not learn.any() or not test.any():
+        if not learn.any():
             continue
         made = stump(set_on.clean[learn], set_on.adversarial[learn])
         clean, adversarial = made.adversarial(tried_on.clean[test]), made.adversarial(tried_on.adversarial[test])
-        right.append((~clean + adversarial.astype(float)) / 2)
-    return share(np.concatenate(right) if right else np.empty(0))
+        right[test] = (~clean + adversarial.astype(float)) / 2
+    return right
+
+
+def transferred(set_on: Pairs, tried_on: Pairs) -> Mean:
+    """How often a stump that is set on pairs of one attack is right on those of another: the mean of `rights`.
+
+    Args:
+        set_on: pairs of the attack that the stump is set on.
+        tried_on: of the attack that it is tried on; the same for its own accuracy.
+    """
+    found = rights(set_on, tried_on)
+    return share(found[~np.isnan(found)])
 
 
 def share(values: Floats) -> Mean:

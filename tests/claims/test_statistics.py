@@ -88,6 +88,44 @@ def test_coverage_is_right_on_average() -> None:
     assert 0.93 <= np.mean(found) <= 0.97
 
 
+LAWS = {
+    "normal": lambda rng, n: rng.standard_normal(n),
+    "heavy": lambda rng, n: rng.laplace(0, 2**-0.5, n),
+    "skewed": lambda rng, n: rng.gamma(4, 0.5, n) - 2,
+}
+"""Of the logarithms of networks' ratios: all of mean 0 and standard deviation 1."""
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("nets", NETS)
+@pytest.mark.parametrize("spread", [0.1, 0.5, 1.5])
+def test_intervals_of_ratios_cover(law: str, nets: int, spread: float) -> None:
+    """Five networks' ratios of medians about a geometric mean of 1.3; the interval has no other end for 1 over them."""
+    rng = np.random.default_rng([nets, int(10 * spread)])
+    hits = 0
+    for _ in range(DRAWS):
+        own = 1.3 * np.exp(spread * LAWS[law](rng, nets))
+        seen = np.median(own[:, None] * np.exp(0.3 * rng.standard_normal((nets, 100))), axis=1)
+        found, turned = statistics.ratio(seen, 100 * nets), statistics.ratio(1 / seen, 100 * nets)
+        hits += found.low <= 1.3 <= found.high
+        assert (turned.low, turned.high) == pytest.approx((1 / found.high, 1 / found.low), rel=1e-9)
+    assert hits / DRAWS >= 0.90
+
+
+def test_ratios_are_on_the_scale_of_the_logarithm() -> None:
+    tables = [{"a": np.full(9, 2.0 ** (net - 1)), "b": np.ones(9)} for net in range(5)]
+    found, each = over_nets(statistics.ratio_of_medians("a", "b"), tables)
+    logs = np.log([0.5, 1, 2, 4, 8])
+    assert each == [0.5, 1, 2, 4, 8] and found.value == pytest.approx(2)
+    expected = stats.t.interval(0.95, 4, loc=logs.mean(), scale=stats.sem(logs))
+    assert (found.low, found.high) == pytest.approx(tuple(np.exp(expected)))
+    # One that divides by 0 is infinite, and leaves no interval; one that is 0 has no logarithm.
+    found, _ = over_nets(statistics.ratio_of_medians("a", "b"), [*tables, {"a": np.ones(9), "b": np.zeros(9)}])
+    assert found.value == np.inf and np.isnan(found.low)
+    found, _ = over_nets(statistics.ratio_of_medians("b", "a"), [*tables, {"a": np.ones(9), "b": np.zeros(9)}])
+    assert found.value == pytest.approx(np.mean([2, 1, 0.5, 0.25, 0.125, 0]))
+
+
 @cache
 def coverage(kind: str, nets: int, spread: float, centre: float) -> float:
     """How often the interval holds the truth, of networks and samples that are drawn."""

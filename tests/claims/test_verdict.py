@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,12 @@ def test_too_few_networks_decide_nothing(share_of_all: float, nets: int, said: s
 def test_too_few_samples_decide_nothing() -> None:
     found = judge(claim(of("one")), [table({"one": HIGH}, seed, n=12) for seed in range(5)])
     assert found.verdict == INCONCLUSIVE and "60 samples of the 100" in found.why
+
+
+def test_what_is_too_few_has_the_claims_own_name() -> None:
+    own = replace(claim(of("one"), samples=500), units=("seed", "way"))
+    assert "1 seed of the 5" in judge(own, [table({"one": HIGH}, 0)]).why
+    assert "50 ways of the 500" in judge(own, [table({"one": HIGH}, seed, n=10) for seed in range(5)]).why
 
 
 def test_a_control_decides_nothing() -> None:

@@ -152,12 +152,12 @@ def test_train(stubs: None, flag: str, capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("flag", SWEEP)
 def test_sweep(stubs: None, flag: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from flatlens.sweeps import supervisor
+    from flatlens.sweeps.engines import starting
 
-    def nothing(*_: object) -> None:
+    def nothing(*_: object, **__: object) -> None:
         raise SpecError("reached")
 
-    monkeypatch.setattr(supervisor, "_engine", nothing)
+    monkeypatch.setattr(starting, "start", nothing)
     Path("s.toml").write_text(
         '[run]\nmodel = "flatlens:mlp?width=4"\ndata = "flatlens:digits"\n[grid]\nseed = [0, 1]\n'
     )

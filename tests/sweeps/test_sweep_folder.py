@@ -20,8 +20,7 @@ from flatlens.models import zoo
 from flatlens.records import runs
 from flatlens.specs.train import TrainSpec
 from flatlens.sweeps import folder as sweep
-from flatlens.sweeps import supervisor
-from flatlens.sweeps.engines import CELL, CHECK, DIED, LOST, Done, Outcome, Task, Trouble
+from flatlens.sweeps.engines import CELL, CHECK, DIED, LOST, Done, Outcome, Task, Trouble, starting
 from flatlens.sweeps.engines import worker as work
 from flatlens.sweeps.grid import cells_of
 from flatlens.sweeps.owners import supervised
@@ -267,7 +266,7 @@ def test_a_failure_counts_all_that_was_tried(finished: Place, monkeypatch: pytes
         def stop(self) -> None:
             pass
 
-    monkeypatch.setattr(supervisor, "_engine", lambda *_: Scripted())
+    monkeypatch.setattr(starting, "start", lambda *_, **__: Scripted())
     finished.write(CELLS + 1)
     result = run_sweep(finished.file, finished.out, trust_code=True)
     assert (result.done, result.failed) == (CELLS, 1)

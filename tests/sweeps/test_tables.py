@@ -28,7 +28,7 @@ from tests.edited import plan_of, unsealed
 from tests.expected import cautioned
 from tests.small_sweep import CNN, ROBUST, copied
 
-README = Path(__file__).parents[2] / "README.md"
+SWEEPS = Path(__file__).parents[2] / "docs" / "sweeps.md"
 
 
 @pytest.fixture
@@ -306,7 +306,7 @@ def test_report_takes_a_sweep_alone(own, drawn, capsys):
 
 def test_the_query_of_the_readme(own):
     tables.save(own)
-    (query,) = re.findall(r"```sql\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (query,) = re.findall(r"```sql\n(.*?)```", SWEEPS.read_text(encoding="utf-8"), re.DOTALL)
     found = duckdb.sql(query.replace("runs/architectures", str(own.path))).to_arrow_table().to_pylist()
     assert {row["model"] for row in found} == {CNN, ROBUST}
     frame = own.to_pandas("layers").merge(own.to_pandas("cells")[["cell", "model"]].drop_duplicates(), on="cell")

@@ -12,7 +12,7 @@ ENGINES: dict[str, str] = {
 }
 """Name -> one line about it."""
 
-CELL, TRAIN, CHECK = "cell", "train", "check"
+CELL, TRAIN, CHECK, CALL = "cell", "train", "check", "call"
 
 
 class Task(NamedTuple):
@@ -21,7 +21,7 @@ class Task(NamedTuple):
     Attributes:
         root: the sweep's folder.
         kind: ``cell`` measures, ``train`` makes the model that a recipe names, ``check`` tells what a cell's model
-            and data are now.
+            and data are now; ``call`` calls the function of flatlens that the spec's ``call`` names, with the spec.
         key: the cell's.
         spec: the cell's, as plain data.
         batches: of a part of a cell its batches; None for the whole cell.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from flatlens.errors import DiskError, FlatlensError, StaleRunError, one_line
 from flatlens.specs.run import from_dict
 from flatlens.specs.trust import TRUST
-from flatlens.sweeps.engines import CHECK, DISK, TRAIN, Done, More, Outcome, Task, Trouble
+from flatlens.sweeps.engines import CALL, CHECK, DISK, TRAIN, Done, More, Outcome, Task, Trouble
 from flatlens.sweeps.folder import Sweep
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ def do(task: Task) -> Outcome:
             from flatlens.measure.load import sources
 
             return Done(sources(from_dict(task.spec)))
+        if task.kind == CALL:
+            module, _, name = task.spec["call"].partition(":")
+            return Done(getattr(importlib.import_module(f"flatlens.{module}"), name)(task.root, task.spec))
         return _cell(task)
     except DiskError as error:
         return Trouble(str(error), DISK)

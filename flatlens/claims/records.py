@@ -132,7 +132,13 @@ def head_markdown(claims: Sequence[dict[str, Any]]) -> str:
     for one in claims:
         if one["parts"]:
             first = one["parts"][0]
-            cells = (f"{one['claim']} {one['title']}", one["verdict"], first["says"], number(first), first["region_said"])
+            cells = (
+                f"{one['claim']} {one['title']}",
+                one["verdict"],
+                first["says"],
+                number(first),
+                first["region_said"],
+            )
             lines.append(f"| {' | '.join(cell or '' for cell in cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -42,7 +42,7 @@ class Judged(NamedTuple):
 
     @property
     def forced(self) -> bool:
-        """Whether a part that decides, and that holds, does so by construction; of a claim that fails nothing is told."""
+        """Whether a part that decides, and holds, does so by construction; not told of a claim that fails."""
         holding = (found for found in self.outcomes if found.outcome == HOLDS)
         return self.verdict != NOT and any(found.part.forced for found in holding)
 

@@ -1,8 +1,9 @@
 """Puts what `flatlens reproduce all --full --out FOLDER` found into the documents: the tables are made, not typed.
 
-    python data/results/claims.py FOLDER
+    python data/results/claims.py FOLDER [FOLDER …]
 
-writes data/results/claims.json and claims.csv, and between the marks ``<!-- claims -->`` and ``<!-- /claims -->`` the
+of which later ones replace the claims that were tried in them (C5, on networks that `--model` named). It writes
+data/results/claims.json and claims.csv, and between the marks ``<!-- claims -->`` and ``<!-- /claims -->`` the
 table of docs/results/claims.md and its head in the README.
 """
 
@@ -27,16 +28,20 @@ def written(text: str, table: str) -> str:
     return marks.sub(lambda found: found[1] + table + found[2], text)
 
 
-def main(folder: Path) -> None:
-    """Take over the figures of a folder."""
-    told = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+def main(first: Path, *others: Path) -> None:
+    """Take over the figures of a folder, and of further ones for claims that were tried in them."""
+    told = json.loads((first / "claims.json").read_text(encoding="utf-8"))
+    found = {one["claim"]: one for one in told["claims"]}
+    for folder in others:
+        found |= {one["claim"]: one for one in json.loads((folder / "claims.json").read_text("utf-8"))["claims"]}
     if not told["full"]:
-        raise SystemExit(f"'{folder}' holds no figures of --full")
-    KEPT.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    KEPT.with_suffix(".csv").write_text(records.table_csv(told["claims"]), encoding="utf-8")
+        raise SystemExit(f"'{first}' holds no figures of --full")
+    claims = list(found.values())
+    KEPT.write_text(json.dumps(told | {"claims": claims}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    KEPT.with_suffix(".csv").write_text(records.table_csv(claims), encoding="utf-8")
     for file, table in TABLES.items():
-        file.write_text(written(file.read_text(encoding="utf-8"), table(told["claims"])), encoding="utf-8")
+        file.write_text(written(file.read_text(encoding="utf-8"), table(claims)), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

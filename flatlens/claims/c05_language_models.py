@@ -74,6 +74,7 @@ CLAIM = Claim(
         "On a large model more steps and candidates are usual: flatlens trace --attack gcg has them.",
     ),
     kinds=(TEXT,),
+    units=("network", "prompt"),
     sizes=(4, 20),
     needs={"transformers": "pip install 'flatlens[text]'"},
 )  # fmt: skip

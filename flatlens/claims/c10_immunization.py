@@ -86,6 +86,7 @@ CLAIM = Claim(
         "which makes the matrix singular. That is mathematics, no part of this trial.",
         "Pairs share classes and a network: the networks are the unit. n counts pairs.",
     ),
+    units=("network", "pair"),
     sizes=(12, 90),
 )  # fmt: skip
 

@@ -61,6 +61,7 @@ CLAIM = Claim(
         "confidence, on which κ depends most. The part given holds it fixed.",
         "A row is a network; n counts networks, and the five studies are the unit. No shipped network is used.",
     ),
+    units=("seed", "network"),
     sizes=(10, 36),
     own_models="it trains networks of its own: how a model generalizes cannot be told from that model alone",
 )  # fmt: skip

@@ -41,7 +41,11 @@ def test_one_network_is_inconclusive_where_the_rule_asks_for_five(folder: Path) 
         if claim.full_only:
             assert one["verdict"] == "not run" and claim.full_only in one["why"] and not one["parts"]
             continue
-        assert one["verdict"] == "inconclusive" and f"1 network of the {claim.least}" in one["why"] and one["nets"] == 1
+        assert (
+            one["verdict"] == "inconclusive"
+            and f"1 {claim.units[0]} of the {claim.least}" in one["why"]
+            and one["nets"] == 1
+        )
         assert one["value"] is not None and one["low"] <= one["value"] <= one["high"] and one["n"] > 0
 
 

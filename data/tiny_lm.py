@@ -5,6 +5,7 @@ documents, docstrings) and on short questions and answers in its chat template, 
 are told. It is there for tests and for the first look; nothing about large models follows from it.
 
     python data/tiny_lm.py flatlens/shipped/tiny-lm
+    python data/tiny_lm.py tiny-30 --seed 30        # another one, for claims that ask for several
 """
 
 from __future__ import annotations
@@ -68,8 +69,10 @@ def main() -> None:
     """Train it and save it in float16."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    torch.manual_seed(SEED)
+    parser.add_argument("--seed", type=int, default=SEED, help="of the weights and of the texts' order")
+    given = parser.parse_args()
+    folder, seed = given.folder, given.seed
+    torch.manual_seed(seed)
     fast = tokenizer()
     config = LlamaConfig(
         vocab_size=len(fast), hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4,
@@ -79,7 +82,7 @@ def main() -> None:
     model = LlamaForCausalLM(config)
     rows = [fast(text, add_special_tokens=False)["input_ids"][: LENGTH + 1] for text in texts()]
     rows = [row for row in rows if len(row) > 8]
-    noise = torch.Generator().manual_seed(SEED)
+    noise = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=STEPS)
     for step in range(STEPS):

@@ -61,7 +61,7 @@ class LayerError(UsageError):
 
     def __init__(self, message: str, layer: str | None = None, refused: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.refused = dict(refused or ({} if layer is None else {layer: message}))
+        self.refused: dict[str, str] = dict(refused or ({} if layer is None else {layer: message}))
 
     @classmethod
     def of(cls, refused: Mapping[str, str]) -> LayerError:

@@ -105,9 +105,37 @@ def test_both_packages_are_importable_from_anywhere(tmp_path):
     assert python("import flatlens, flatlens_cli.app; print(flatlens.__version__)", tmp_path) == flatlens.__version__
 
 
-@pytest.mark.parametrize("name", [*RECORD_SIDE, *modules("flatlens.report"), *modules("flatlens.viewer")])
-def test_the_record_side_needs_no_torch(name, tmp_path):
-    assert python(f"import sys, {name}; print('torch' in sys.modules)", tmp_path) == "False"
+LIGHT = [*RECORD_SIDE, *modules("flatlens.report"), *modules("flatlens.viewer")]
+APART = """
+import os, sys
+import numpy, pyarrow.parquet  # which are no torch, and what most of the time goes into
+assert "torch" not in sys.modules
+for name in sys.argv[1:]:
+    if (child := os.fork()) == 0:
+        __import__(name)
+        os._exit("torch" in sys.modules)
+    print(name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+"""Each module is imported in a process of its own, of which none has imported another one."""
+
+
+@pytest.fixture(scope="module")
+def bring_torch(tmp_path_factory):
+    done = subprocess.run(
+        [sys.executable, "-c", APART, *LIGHT, "flatlens.victims.images"],
+        cwd=tmp_path_factory.mktemp("apart"), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_the_record_side_needs_no_torch(name, bring_torch):
+    assert bring_torch[name] == "0"
+
+
+def test_what_computes_does_need_it(bring_torch):
+    assert bring_torch["flatlens.victims.images"] == "1"
 
 
 def test_the_compute_side_does_not_draw(tmp_path):

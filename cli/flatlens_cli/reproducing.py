@@ -108,7 +108,8 @@ def reproduce(
     """
     if out is None:
         raise UsageError("--out is missing; name a folder, for example --out runs/claims")
-    if model and data is None:
+    # Language models bring their own: what they can be made to say.
+    if model and data is None and not all(one.startswith("lm:") for one in model):
         raise UsageError("--model is given without --data; name the data that it was not trained on")
     if data is not None and not model:
         raise UsageError("--data is given without --model; the built-in networks have data of their own")

@@ -13,14 +13,17 @@ FILES = {
     "C2": "c02_flat_valley",
     "C3": "c03_robust_training",
     "C4": "c04_attacks_and_noise",
+    "C5": "c05_language_models",
     "C6": "c06_flatness_bounds_the_loss",
     "C7": "c07_scaled_weights",
     "C8": "c08_detection",
     "C9": "c09_wider_basin",
+    "C10": "c10_immunization",
     "C11": "c11_closed_gates",
     "C12": "c12_adversarial_training",
     "C13": "c13_scale_widens_the_basin",
     "C14": "c14_loss_is_no_flip",
+    "C15": "c15_generalization",
     "C16": "c16_what_robustness_takes",
 }
 """Name -> the file of `flatlens.claims` that has ``CLAIM`` and ``measure``."""

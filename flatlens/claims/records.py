@@ -126,6 +126,23 @@ def table_markdown(claims: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def head_markdown(claims: Sequence[dict[str, Any]]) -> str:
+    """A row for each claim that was tried: its verdict and the number that decides, for a README."""
+    lines = ["| claim | verdict | decided by | 95 % | holds where |", "|---|---|---|---|---|"]
+    for one in claims:
+        if one["parts"]:
+            first = one["parts"][0]
+            cells = (
+                f"{one['claim']} {one['title']}",
+                one["verdict"],
+                first["says"],
+                number(first),
+                first["region_said"],
+            )
+            lines.append(f"| {' | '.join(cell or '' for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def number(part: dict[str, Any]) -> str:
     """``0.96 [0.94, 0.98]``."""
     from flatlens.report import claims_page

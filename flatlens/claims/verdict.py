@@ -42,8 +42,9 @@ class Judged(NamedTuple):
 
     @property
     def forced(self) -> bool:
-        """Whether a part that decides is so by construction."""
-        return any(found.part.forced for found in self.outcomes if found.part.region is not None)
+        """Whether a part that decides, and holds, does so by construction; not told of a claim that fails."""
+        holding = (found for found in self.outcomes if found.outcome == HOLDS)
+        return self.verdict != NOT and any(found.part.forced for found in holding)
 
 
 def judge(claim: Claim, tables: Sequence[Table]) -> Judged:

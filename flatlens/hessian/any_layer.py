@@ -35,7 +35,7 @@ from flatlens.victims.graph import Graph, place
 from flatlens.victims.memory import is_out_of_memory
 from flatlens.victims.noise import stream
 from flatlens.victims.precision import exact_arithmetic, wide
-from flatlens.victims.protocol import Batch, Pass, Victim
+from flatlens.victims.protocol import Batch, Needs, Pass, Victim
 
 CLOSED_FORM, EXACT, STRATIFIED = "closed-form", "exact", "stratified"
 HUTCHINSON, GAUSS_NEWTON = "hutchinson", "gauss-newton"
@@ -93,7 +93,9 @@ class AnyLayer:
             raise UsageError(f"probes is {probes}; at least 8 are needed for an interval that can be trusted")
         if exact_classes < 1:
             raise UsageError(f"exact_classes is {exact_classes}; at least 1 is needed")
-        self.probes, self.seed, self.loss = probes, seed, loss
+        self.probes: int = probes
+        self.seed: int = seed
+        self.loss: str = loss
         self.exact_classes = exact_classes
         closed = [n for n, layer in victim.layers.items() if layer.target == victim.head and loss == "cross-entropy"]
         self._heads = {name: Head(victim.layers[name].module) for name in closed}  # type: ignore[arg-type]
@@ -102,10 +104,10 @@ class AnyLayer:
         x = example if isinstance(example, Tensor) else example[0]
         with exact_arithmetic(victim.device):
             self._found = preflight(victim, self._columns, x, seed=seed)
-        self.needs = self._found.needs
-        self.victim = victim.needing(self.needs)
+        self.needs: Needs = self._found.needs
+        self.victim: Victim = victim.needing(self.needs)
         self._chunk, self._memory = CHUNK, MEMORY
-        self.methods = {name: self._method(name) for name in victim.layers}
+        self.methods: dict[str, Method] = {name: self._method(name) for name in victim.layers}
 
     def _method(self, name: str) -> Method:
         if name in self._heads:

@@ -34,10 +34,12 @@ class Columns:
     """
 
     def __init__(self, layer: Layer) -> None:
-        self.name, self.module, self.groups = layer.name, layer.module, layer.groups
+        self.name: str = layer.name
+        self.module: nn.Module = layer.module
+        self.groups: int = layer.groups
         self.weight: Tensor = getattr(layer.module, "weight").detach()  # noqa: B009 (typed as Tensor | Module)
-        self.metric = _outer(layer.weight.to(self.weight), self.groups)
-        self.scale = None if layer.scale is None else layer.scale.reshape(self.groups, 1, -1)
+        self.metric: Tensor = _outer(layer.weight.to(self.weight), self.groups)
+        self.scale: Tensor | None = None if layer.scale is None else layer.scale.reshape(self.groups, 1, -1)
 
     def folded(self, columns: Float[Tensor, "*n g P O"]) -> Float[Tensor, "*n g P O"]:
         """Columns of the user's layer as the victim's, and derivatives by the victim's as the user's: times D."""

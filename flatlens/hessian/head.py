@@ -30,8 +30,8 @@ class Head:
     """
 
     def __init__(self, linear: nn.Linear) -> None:
-        self.weight = wide(linear.weight.detach())
-        self.bias = None if linear.bias is None else wide(linear.bias.detach())
+        self.weight: Tensor = wide(linear.weight.detach())
+        self.bias: Tensor | None = None if linear.bias is None else wide(linear.bias.detach())
         self.weight_norm = torch.linalg.matrix_norm(self.weight)
         self._longest = self.weight.norm(dim=1).max()
         self._largest_bias = self.weight.new_zeros(()) if self.bias is None else self.bias.abs().max()

@@ -75,7 +75,7 @@ class HeadAtPositions:
 
     def __init__(self, linear: nn.Linear, *, block: int | None = None) -> None:
         self._blocks = Blocks(linear.weight, linear.bias, block=block)
-        self.weight_norm = self._blocks.norms_sq.sum().sqrt()
+        self.weight_norm: Tensor = self._blocks.norms_sq.sum().sqrt()
         self._longest = self._blocks.norms_sq.max().sqrt()
         bias = self._blocks.bias
         self._largest_bias = self._longest.new_zeros(()) if bias is None else bias.abs().max()

@@ -27,10 +27,10 @@ class Blocks:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, block: int | None = None) -> None:
-        self.weight = weight.detach()
-        self.bias = None if bias is None else wide(bias.detach())
+        self.weight: Tensor = weight.detach()
+        self.bias: Tensor | None = None if bias is None else wide(bias.detach())
         self._block = block or max(1, ENTRIES // self.weight.shape[1])
-        self.norms_sq = torch.cat([rows.square().sum(1) for _, rows in self._rows()])
+        self.norms_sq: Tensor = torch.cat([rows.square().sum(1) for _, rows in self._rows()])
 
     def logits(self, a: Float[Tensor, "n i"]) -> Float[Tensor, "n k"]:
         """W·a + b at float64 inputs ``a``."""

@@ -45,7 +45,8 @@ class Kept:
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
-        self.path, self.identity = path, identity
+        self.path: Path = path
+        self.identity: dict[str, Any] = identity
 
     def walked(self) -> list[Place] | None:
         """The places of a search that was interrupted, or None: of other features, damaged, or none at all."""

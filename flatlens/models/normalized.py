@@ -32,7 +32,7 @@ class Normalized(nn.Module):
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float], dims: int = 2) -> None:
         super().__init__()
-        self.normalize = _part(model, mean, std, dims)
+        self.normalize: Normalize = _part(model, mean, std, dims)
         self.model = model
 
     def forward(self, x: Tensor) -> Any:

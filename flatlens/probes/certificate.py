@@ -64,9 +64,9 @@ class Certificate:
 
     def __init__(self, linear: nn.Linear, name: str) -> None:
         self.name = name
-        self.weight = wide(linear.weight.detach())
-        self.bias = None if linear.bias is None else wide(linear.bias.detach())
-        self.diameter = diameter(self.weight)
+        self.weight: Tensor = wide(linear.weight.detach())
+        self.bias: Tensor | None = None if linear.bias is None else wide(linear.bias.detach())
+        self.diameter: float = diameter(self.weight)
 
     @classmethod
     def of(cls, victim: Victim) -> Certificate | None:

@@ -35,7 +35,8 @@ class Slot:
         tokens: the slot's at the last pass; None where it was no text.
     """
 
-    table, late = "steps", False
+    table: str = "steps"
+    late: bool = False
 
     def __init__(self, victim: TokenVictim, start: Tensor) -> None:
         self._victim, self._start = victim, start
@@ -59,7 +60,8 @@ class Slot:
 class Tokens:
     """The slot's tokens, a row each; of a slot that is no text the nearest ones. Empty slots have no rows."""
 
-    table, late = "tokens", False
+    table: str = "tokens"
+    late: bool = False
 
     def __init__(self, victim: TokenVictim) -> None:
         self._victim = victim
@@ -84,7 +86,8 @@ class Tokens:
 class TokenGradients:
     """The attack's gradient by each of the slot's embeddings, once it was taken."""
 
-    table, late = "tokens", True
+    table: str = "tokens"
+    late: bool = True
 
     def __call__(self, here: Pass, path: Path) -> Mapping[str, Columns]:
         """``grad_norm`` in nats per unit of the embedding, and ``grad_dot``, its product with the embedding."""

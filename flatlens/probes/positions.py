@@ -32,7 +32,8 @@ class MeanFlatness:
         everywhere: where given, the victim whose positions are all averaged too, as in the paper's own code.
     """
 
-    table, late = "layers", False
+    table: str = "layers"
+    late: bool = False
 
     def __init__(self, head: HeadAtPositions, everywhere: TokenVictim | None = None) -> None:
         self._head, self._everywhere = head, everywhere
@@ -54,7 +55,8 @@ class Answer:
         means: has looked at the pass already.
     """
 
-    table, late = "steps", False
+    table: str = "steps"
+    late: bool = False
 
     def __init__(self, means: MeanFlatness) -> None:
         self._means = means
@@ -81,7 +83,8 @@ class EachPosition:
         means: has looked at the pass already.
     """
 
-    table, late = "positions", False
+    table: str = "positions"
+    late: bool = False
 
     def __init__(self, means: MeanFlatness) -> None:
         self._means = means

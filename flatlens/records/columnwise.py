@@ -38,7 +38,9 @@ class StoredTable:
     def __init__(
         self, file: Path, schema: pa.Schema, rows: NDArray[np.int64] | None = None, *, about: Any = None
     ) -> None:
-        self.file, self.schema, self._rows = file, schema, rows
+        self.file: Path = file
+        self.schema: Any = schema
+        self._rows = rows
         # Read once: the columns of a run of many batches are many pieces.
         self._about = _about(file) if about is None else about
         self._there = set(self._about.schema.names)

@@ -64,7 +64,9 @@ class Run:
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any], resumed: str = FINISHED) -> None:
-        self.path, self.manifest, self.resumed = path, manifest, resumed
+        self.path: Path = path
+        self.manifest = manifest
+        self.resumed: str = resumed
 
     @property
     def files(self) -> dict[str, str] | None:

@@ -33,7 +33,8 @@ class View:
     """
 
     def __init__(self, trace: Trace, height: int = 900) -> None:
-        self.trace, self.height = trace, int(height)
+        self.trace: Trace = trace
+        self.height: int = int(height)
 
     def _repr_html_(self) -> str:
         from flatlens.report import page

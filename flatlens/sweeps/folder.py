@@ -93,7 +93,9 @@ class Sweep:
     """
 
     def __init__(self, path: Path, plan: dict[str, dict[str, Any]]) -> None:
-        self.path, self.plan, self.locks = path, plan, Locks(path / "locks")
+        self.path: Path = path
+        self.plan: dict[str, dict[str, Any]] = plan
+        self.locks: Locks = Locks(path / "locks")
         self.notes: list[str] = []
 
     def __dir__(self) -> list[str]:

@@ -6,7 +6,7 @@ The copy is evaluated, frozen, folded (batch norm into convolutions) and tapped;
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -20,7 +20,7 @@ from flatlens.models.guard import Where
 from flatlens.victims.checks import Own
 from flatlens.victims.classifier import check_logits, check_mode
 from flatlens.victims.folding import fold
-from flatlens.victims.layers import HEAD, as_logits, describe, resolve
+from flatlens.victims.layers import HEAD, Layer, as_logits, describe, resolve
 from flatlens.victims.private import private_copy, working_dtype
 from flatlens.victims.protocol import Forward, Needs
 from flatlens.victims.taps import DeadUnits, Tapped
@@ -60,10 +60,10 @@ class ImageVictim:
     ) -> None:
         guard.check_kind(model)
         own = next(model.parameters(), torch.empty(0))
-        self.device = torch.device(device) if device is not None else own.device
-        self.dtype = dtype or working_dtype(own.dtype)
+        self.device: torch.device = torch.device(device) if device is not None else own.device
+        self.dtype: torch.dtype = dtype or working_dtype(own.dtype)
         self.bounds = bounds
-        self.where = Where()
+        self.where: Where = Where()
         """Which pass is being made, for messages."""
         check_mode(model)
         private = private_copy(model).to(self.device, self.dtype).requires_grad_(False)
@@ -73,9 +73,10 @@ class ImageVictim:
         example = self.place(example[:2])
 
         seen = check_logits(private, example)
-        self.classes, self.where.dtype = seen.logits.shape[1], seen.logits.dtype
-        self.head = seen.head
-        self.probabilities = bool((seen.logits >= 0).all() and (seen.logits.sum(1) - 1).abs().max() <= 1e-4)
+        self.classes: int = seen.logits.shape[1]
+        self.where.dtype = seen.logits.dtype
+        self.head: str | None = seen.head
+        self.probabilities: bool = bool((seen.logits >= 0).all() and (seen.logits.sum(1) - 1).abs().max() <= 1e-4)
         """Whether the outputs are no logits: those of the example are not negative and sum to 1."""
         names = resolve(layers, private, seen, without)
         self._own = Own(model, names, self.head)
@@ -87,17 +88,17 @@ class ImageVictim:
         scale: dict[str, Tensor] = {}
         if fold_norms:
             private, scale = fold(private, example[:1])
-        self.folded = bool(scale)
+        self.folded: bool = bool(scale)
         if self._channels_last:
             private = private.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._model = private
-        self.layers = {
+        self.layers: Mapping[str, Layer] = {
             name: describe(name, target, private.get_submodule(target), weights[name], scale.get(target))
             for name, target in names.items()
         }
         self._taps = Tapped(private, self.layers)
         self._dead = DeadUnits(private) if dead_units else None
-        self.needs = Needs(graph=any(layer.target != self.head for layer in self.layers.values()))
+        self.needs: Needs = Needs(graph=any(layer.target != self.head for layer in self.layers.values()))
         """Where no layer but the head is probed, a pass whose gradient no one asks for is made without a graph."""
 
     def needing(self, needs: Needs) -> ImageVictim:

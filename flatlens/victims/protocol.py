@@ -152,7 +152,11 @@ class Forward:
     def __init__(
         self, x: Tensor, y: Tensor, logits: Tensor, taps: dict[str, Tap], where: Where, *, tokens: Tensor | None = None
     ) -> None:
-        self.x, self.y, self.logits, self.taps, self.tokens = x, y, logits, taps, tokens
+        self.x: Tensor = x
+        self.y: Tensor = y
+        self.logits: Tensor = logits
+        self.taps: dict[str, Tap] = taps
+        self.tokens: Tensor | None = tokens
         self.gradient: Tensor | None = None
         self.rows: Tensor | None = None
         self.kind = ITERATE

@@ -61,18 +61,23 @@ class TokenVictim:
         parts: Parts | None = None,
         writable: Tensor | None = None,
     ) -> None:
-        self.parts = parts_of(model) if parts is None else parts
-        self.model, self.encoding, self.chunk = model, encoding, chunk
-        self.where = Where()
+        self.parts: Parts = parts_of(model) if parts is None else parts
+        self.model = model
+        self.encoding: Encoding = encoding
+        self.chunk: int = chunk
+        self.where: Where = Where()
         weight = self.parts.head.weight
-        self.device, self.dtype, self.classes = weight.device, weight.dtype, weight.shape[0]
-        self.writable = (allowed(encoding.tokenizer, self.classes) if writable is None else writable).to(self.device)
-        self.bounds = (-torch.inf, torch.inf)
+        self.device: torch.device = weight.device
+        self.dtype: torch.dtype = weight.dtype
+        self.classes: int = weight.shape[0]
+        found = allowed(encoding.tokenizer, self.classes) if writable is None else writable
+        self.writable: Tensor = found.to(self.device)
+        self.bounds: tuple[float, float] = (-torch.inf, torch.inf)
         self.head: str | None = HEAD
         self.layers: Mapping[str, Layer] = {
             HEAD: describe(HEAD, self.parts.name, self.parts.head, self.parts.head.weight.detach(), None)
         }
-        self.target = self._ids(encoding.target)
+        self.target: Tensor = self._ids(encoding.target)
         self._tail = self._ids((*encoding.tail, *encoding.target[:-1]))
         demand_room(model, encoding, self.classes)
         self._prefix = self._ids(encoding.prefix)

@@ -65,8 +65,10 @@ class Server(ThreadingHTTPServer):
         Raises:
             UsageError: the port cannot be had.
         """
-        self.folder, self.pages, self.token = folder, Pages(folder), guard.new_token()
-        self.name = folder.root.resolve().name or str(folder.root)
+        self.folder: Folder = folder
+        self.pages: Pages = Pages(folder)
+        self.token: str = guard.new_token()
+        self.name: str = folder.root.resolve().name or str(folder.root)
         try:
             super().__init__((HOST, port), Handler)
         except (OSError, OverflowError) as error:

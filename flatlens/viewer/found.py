@@ -67,7 +67,8 @@ class Folder:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root, self.left_out = root, 0
+        self.root: Path = root
+        self.left_out = 0
         self._known: dict[tuple[str, ...], tuple[Signature, Row]] = {}
         self._sweeps: dict[tuple[str, ...], _Plan] = {}
         self._found: dict[str, Found] = {}

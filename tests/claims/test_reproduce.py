@@ -41,8 +41,17 @@ def test_one_network_is_inconclusive_where_the_rule_asks_for_five(folder: Path) 
         if claim.full_only:
             assert one["verdict"] == "not run" and claim.full_only in one["why"] and not one["parts"]
             continue
-        assert one["verdict"] == "inconclusive" and f"1 network of the {claim.least}" in one["why"] and one["nets"] == 1
+        assert (
+            one["verdict"] == "inconclusive"
+            and f"1 {claim.units[0]} of the {claim.least}" in one["why"]
+            and one["nets"] == 1
+        )
         assert one["value"] is not None and one["low"] <= one["value"] <= one["high"] and one["n"] > 0
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """How many are smaller, and half of those that are equal."""
+    return np.array([np.sum(values < v) + (np.sum(values == v) + 1) / 2 for v in values])
 
 
 def _recomputed(part: dict[str, Any], table: dict[str, Any]) -> float:
@@ -68,6 +77,11 @@ def _recomputed(part: dict[str, Any], table: dict[str, Any]) -> float:
         return _median_length(values[0], values[1] > 0)
     if kind == "ratio of lengths":
         return _median_length(values[0], values[1] > 0) / _median_length(values[2], values[3] > 0)
+    if kind == "correlation":
+        return float(np.corrcoef(*(_ranks(v) for v in values))[0, 1])
+    if kind == "partial correlation":
+        inverse = np.linalg.inv(np.corrcoef([_ranks(v) for v in values]))
+        return float(-inverse[0, 1] / np.sqrt(inverse[0, 0] * inverse[1, 1]))
     assert kind == "median"
     return float(np.quantile(values[0][~np.isnan(values[0])], 0.5))
 

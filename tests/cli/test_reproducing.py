@@ -44,3 +44,9 @@ def test_bad_input_is_one_line(flatlens: Any, tmp_path: Path, given: tuple[str, 
 def test_a_folder_is_needed(flatlens: Any) -> None:
     done = flatlens("reproduce", "C1")
     assert done.code != 0 and "--out is missing" in done.err
+
+
+def test_language_models_need_no_data(flatlens: Any, tmp_path: Path) -> None:
+    done = flatlens("reproduce", "C5", "--model", "lm:./nowhere", "--out", tmp_path / "out", "--json", "--quiet")
+    (one,) = json.loads(done.out)["claims"]
+    assert done.code == 0 and one["verdict"] == "not run" and "folder './nowhere' is not there" in one["why"]

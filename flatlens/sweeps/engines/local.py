@@ -47,7 +47,8 @@ class Local:
     """
 
     def __init__(self, workers: int, threads: int) -> None:
-        self.slots, self._threads = workers, threads
+        self.slots: int = workers
+        self._threads = threads
         self._free = list(reversed(range(workers)))
         self._pools: dict[int, ProcessPool] = {}
         self._starts: dict[int, Any] = {}  # of each pool, a counter that its processes share

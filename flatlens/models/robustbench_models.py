@@ -17,18 +17,13 @@ import torch
 from torch import nn
 
 from flatlens.errors import ModelError, one_line, unknown
-from flatlens.extras import need, trouble
+from flatlens.extras import ROBUSTBENCH, need, trouble
 from flatlens.files.places import cache
 from flatlens.models import checkpoints, fetching
 from flatlens.specs.trust import Trust
 from flatlens.specs.uris import Uri, location
 
 OPTIONS = ("dataset", "threat", "root")
-INSTALL = (
-    "pip install --no-deps robustbench==1.1.1 pyautoattack==0.2.0 geotorch==0.4.0 torchdiffeq==0.2.5 && pip install "
-    "'setuptools<81' gdown jinja2 pandas requests tqdm scipy 'flatlens[timm,torchvision]'"
-)
-"""By itself it asks for versions of timm and gdown that do not fit."""
 _WHAT = "'robustbench:' models"
 
 
@@ -117,7 +112,7 @@ def _library() -> Any:
             return import_module("robustbench.utils")
     except ModuleNotFoundError as gone:
         absent = (gone.name or "robustbench").partition(".")[0]
-        raise ModelError(f"{_WHAT} need the package '{absent}': {INSTALL}") from gone
+        raise ModelError(f"{_WHAT} need the package '{absent}': {ROBUSTBENCH}") from gone
     except Exception as broken:  # a misfit of two packages raises whatever its libraries provoke
         raise ModelError(trouble(_WHAT, "robustbench", broken)) from broken
 

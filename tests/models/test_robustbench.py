@@ -15,6 +15,7 @@ from flatlens_cli import app
 
 from flatlens import models
 from flatlens.errors import ModelError
+from flatlens.extras import ROBUSTBENCH
 from flatlens.models import robustbench_models
 from flatlens.specs.run import RunSpec
 from tests.assets import missing, package
@@ -28,9 +29,9 @@ URI = f"robustbench:{NAME}?threat=corruptions&root="
 @pytest.fixture(scope="module")
 def library():
     for needed in ("torchvision", "timm", "pyautoattack", "geotorch", "torchdiffeq", "gdown", "jinja2"):
-        package(needed, robustbench_models.INSTALL)
+        package(needed, ROBUSTBENCH)
     if not find_spec("robustbench"):
-        missing("robustbench", robustbench_models.INSTALL)
+        missing("robustbench", ROBUSTBENCH)
     return robustbench_models._library()
 
 
@@ -162,9 +163,7 @@ def test_a_package_that_is_not_installed(library, monkeypatch, module):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
     absent = module.partition(".")[0]
-    assert refused("robustbench:Wong2020Fast") == (
-        f"'robustbench:' models need the package '{absent}': {robustbench_models.INSTALL}"
-    )
+    assert refused("robustbench:Wong2020Fast") == (f"'robustbench:' models need the package '{absent}': {ROBUSTBENCH}")
 
 
 # ---- by network ---------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ import torch
 from flatlens_cli import app
 
 from flatlens import models
-from flatlens.errors import ModelError
+from flatlens.errors import ModelError, SpecError
 from flatlens.extras import ROBUSTBENCH
 from flatlens.models import robustbench_models
 from flatlens.specs.run import RunSpec
+from flatlens.sweeps import grid
 from tests.assets import missing, package
 
 COLOUR = (3, 32, 32)
@@ -231,3 +233,22 @@ def test_the_permission_is_no_part_of_a_spec():
     one = RunSpec(model=SHORT, data="flatlens:digits")
     other = RunSpec(model=SHORT, data="flatlens:digits", download=True)
     assert one.hash() == other.hash() and one.to_toml() == other.to_toml() and "download" not in one.to_dict()
+
+
+def test_the_ready_sweep_names_models_that_there_are(library, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLATLENS_CACHE", str(tmp_path))
+    cells = grid.read(Path(__file__).parents[2] / "data" / "sweeps" / "robustbench.toml").cells
+    names = {cell.spec.model for cell in cells}
+    assert len(cells) == 2 * len(names) == 12 and {cell.spec.eps for cell in cells} == {8 / 255}
+    for name in names:
+        assert refused(name).startswith(f"the weights of '{name}' are not on this machine; ")
+
+
+def test_a_sweep_that_asks_for_downloads_by_itself(tmp_path):
+    tables = {"run": {"model": SHORT, "data": "flatlens:digits", "download": True}}
+    with pytest.raises(SpecError) as caught:
+        grid.cells_of(tables, name="theirs.toml")
+    assert str(caught.value) == (
+        "'theirs.toml' asks for download, by which files are fetched; if they may, give --download too"
+    )
+    assert grid.cells_of(tables, name="mine.toml", download=True).cells[0].spec.download

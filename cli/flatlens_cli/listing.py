@@ -95,6 +95,7 @@ def layers(
     data: options.Data = None,
     trust_pickle: options.TrustPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
+    download: options.Download = None,
     json: options.Json = False,
 ) -> None:
     """The layers of a model that can be probed: how, whether exactly, and at what cost.
@@ -107,7 +108,8 @@ def layers(
     with terminal.stdout_kept_clean(json):
         from flatlens.measure.plan import layer_table
 
-        found = layer_table(model, data, trust_pickle=bool(trust_pickle), trust_remote_code=bool(trust_remote_code))
+        trust = {"trust_pickle": bool(trust_pickle), "trust_remote_code": bool(trust_remote_code)}
+        found = layer_table(model, data, download=bool(download), **trust)
     if json:
         terminal.emit({"model": model, "layers": [row._asdict() for row in found]})
         return

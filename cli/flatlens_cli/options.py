@@ -69,6 +69,10 @@ TrustRemoteCode = Annotated[
     bool | None,
     _option(_WHAT, "Let Python code beside an hf: model run.", "--trust-remote-code"),
 ]
+Download = Annotated[
+    bool | None,
+    _option(_WHAT, "Fetch a hub's weights that are missing.", "--download"),
+]
 TrustCode = Annotated[
     bool,
     _option(_WHAT, "Let the file of --config name code: file.py:factory, plug-ins.", "--trust-code"),

@@ -72,6 +72,7 @@ def pairs(
     force: _Force = False,
     trust_pickle: options.TrustPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
+    download: options.Download = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

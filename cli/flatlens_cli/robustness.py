@@ -71,6 +71,7 @@ def robustness(
     device: options.Device = None,
     trust_pickle: options.TrustPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
+    download: options.Download = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

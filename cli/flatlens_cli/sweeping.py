@@ -68,6 +68,7 @@ def sweep(
     ] = None,
     trust_pickle: options.TrustPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
+    download: options.Download = None,
     trust_code: Annotated[
         bool,
         typer.Option(
@@ -86,6 +87,7 @@ def sweep(
     trust = {
         "trust_pickle": bool(trust_pickle),
         "trust_remote_code": bool(trust_remote_code),
+        "download": bool(download),
         "trust_code": trust_code,
     }
     if dry_run:

@@ -41,6 +41,7 @@ def trace(
     set_: options.Set = None,
     trust_pickle: options.TrustPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
+    download: options.Download = None,
     trust_code: options.TrustCode = False,
     attack: options.Attack = None,
     eps: options.Eps = None,

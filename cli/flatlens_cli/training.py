@@ -85,6 +85,7 @@ def train(
     ridge: options.Ridge = None,
     trust_pickle: options.TrustPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
+    download: options.Download = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the model that is there.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -106,6 +107,7 @@ def train(
             from flatlens.training import recipes
 
             trust = {"trust_pickle": bool(trust_pickle), "trust_remote_code": bool(trust_remote_code)}
+            trust["download"] = bool(download)
             made = recipes.train(
                 model, recipe, out, force=force, progress=progress, tell=lambda a: terminal.complain(a.text), **trust
             )

@@ -354,7 +354,8 @@ _SETTINGS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("eps", "step_size", "momentum", "condition"), (int, float)),
     **dict.fromkeys(("steps", "restarts", "probes", "limit", "batch_size", "seed"), (int,)),
     **dict.fromkeys(
-        ("random_start", "only_correct", "dead_units", "surface", "trust_pickle", "trust_remote_code"), (bool,)
+        ("random_start", "only_correct", "dead_units", "surface", "trust_pickle", "trust_remote_code", "download"),
+        (bool,),
     ),
     **dict.fromkeys(("control", "layer", "samples", "bounds"), (list,)),
     **dict.fromkeys(("train", "immunize"), (dict,)),

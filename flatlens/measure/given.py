@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +36,8 @@ def samples(x: Any, y: Any = None) -> Samples:
 
     Args:
         x: a tensor, an array, or what converts to one; or, with no ``y``, a ``DataLoader``, a ``Dataset``, any
-            iterable of batches ``(x, y)``, or the name of data such as ``flatlens:digits``.
+            iterable of batches ``(x, y)``, Hugging Face's ``datasets`` with columns ``image`` and ``label``, or the
+            name of data such as ``flatlens:digits``.
         y: labels.
 
     Raises:
@@ -78,17 +79,41 @@ def _joined(batches: Any) -> tuple[Tensor, Tensor]:
     found: Iterator[Any] = (batches[i] for i in range(len(batches))) if single else iter(batches)
     xs, ys = [], []
     for batch in found:
+        if isinstance(batch, Mapping):  # a row of Hugging Face's datasets, or a batch of a loader over them
+            batch = _of_columns(batch)
         if not isinstance(batch, (list, tuple)) or len(batch) < 2:
             raise DataError(f"the data yield a {type(batch).__name__}; pairs (x, y) of inputs and labels are needed")
         inputs, labels = _tensor(batch[0], "inputs"), _tensor(batch[1], "labels")
-        xs.append(inputs[None] if single else inputs)
-        ys.append(labels.reshape(1) if single else labels)
+        one = single or not labels.dim()
+        xs.append(inputs[None] if one else inputs)
+        ys.append(labels.reshape(1) if one else labels)
     if not xs:
         raise DataError("the data yield nothing; give at least one batch (x, y)")
     try:
         return torch.cat([part.detach().cpu() for part in xs]), torch.cat([part.detach().cpu() for part in ys])
     except RuntimeError as error:
         raise DataError(f"the batches differ in shape ({tuple(xs[0].shape)}, …); all samples need the same") from error
+
+
+_IMAGES, _LABELS = ("image", "img", "pixel_values", "x"), ("label", "labels", "y")
+"""What columns of images and labels are called, the usual name first."""
+
+
+def _of_columns(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The image and the label of a row; an image of Pillow as ``[C, H, W]`` in [0, 1]."""
+    names = [next((name for name in known if name in row), None) for known in (_IMAGES, _LABELS)]
+    if None in names:
+        raise DataError(
+            f"the data have the columns {', '.join(map(str, row))}; an image ({', '.join(_IMAGES)}) and a label "
+            f"({', '.join(_LABELS)}) are needed: rename_column gives them these names"
+        )
+    image, label = (row[str(name)] for name in names)
+    if hasattr(image, "getbands"):
+        pixels = np.array(image)
+        if pixels.dtype != np.uint8:
+            raise DataError(f"an image has the mode {image.mode}; convert it to RGB or L, of 8 bits a channel")
+        image = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).movedim(-1, 0).float() / 255
+    return image, label
 
 
 def model(value: Any, data: Samples, normalize: Any = None) -> tuple[nn.Module, str]:

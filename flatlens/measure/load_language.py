@@ -62,7 +62,7 @@ def _identity(spec: RunSpec, weights: str) -> dict[str, object]:
 
 
 def _model(spec: RunSpec) -> language.Language:
-    trust = Trust(spec.trust_pickle, spec.trust_remote_code)
+    trust = Trust(spec.trust_pickle, spec.trust_remote_code, spec.download)
     return language.load(spec.model, dtype=dtype_of(spec.dtype) or torch.float32, trust=trust)
 
 

@@ -110,7 +110,12 @@ def plan(spec: RunSpec) -> Plan:
 
 
 def layer_table(
-    model: str, data: str | None = None, *, trust_pickle: bool = False, trust_remote_code: bool = False
+    model: str,
+    data: str | None = None,
+    *,
+    trust_pickle: bool = False,
+    trust_remote_code: bool = False,
+    download: bool = False,
 ) -> list[LayerRow]:
     """The layers of a model that can be named, in its order, each measured alone for a few samples.
 
@@ -119,6 +124,7 @@ def layer_table(
         data: the data's URI, which gives the shape of an input; the built-in digits when left out.
         trust_pickle: let pickled weights run code, as in ``flatlens.models.load``.
         trust_remote_code: let code beside the model run, as there.
+        download: fetch weights that are missing, as there.
     """
     spec = RunSpec(
         model=model,
@@ -128,6 +134,7 @@ def layer_table(
         device="cpu",
         trust_pickle=trust_pickle,
         trust_remote_code=trust_remote_code,
+        download=download,
     )
     _, job, _ = load(spec)
     return [_layer_row(job, name) for name in probeable(job.model)]

@@ -57,8 +57,8 @@ def trace(
 
     Args:
         model: returns logits ``[n, K]``; in eval mode; never changed. Or the name of one: ``flatlens:digits-cnn``.
-        x: clean inputs ``[n, …]`` within ``bounds``, a tensor or an array; or, without ``y``, a DataLoader, a Dataset,
-            or the name of data: ``flatlens:digits``.
+        x: clean inputs ``[n, …]`` within ``bounds``, a tensor or an array; or, without ``y``, a DataLoader, a Dataset
+            (also of Hugging Face, with columns ``image`` and ``label``), or the name of data: ``flatlens:digits``.
         y: labels ``[n]``.
         attack: one of `flatlens.attacks`, or its name (``"pgd"``, with its defaults; ``"torchattacks:PGD?eps=8/255"``);
             or anybody else's, as `flatlens.attacks.recorded` takes it: an object of torchattacks or foolbox, or a

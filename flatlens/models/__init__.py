@@ -13,7 +13,13 @@ __all__ = ["BUILT_IN", "CODE", "OBJECT", "OPTIONS", "SCHEMES", "load"]
 
 
 def load(
-    uri: str, *, shape: tuple[int, ...], classes: int, trust_pickle: bool = False, trust_remote_code: bool = False
+    uri: str,
+    *,
+    shape: tuple[int, ...],
+    classes: int,
+    trust_pickle: bool = False,
+    trust_remote_code: bool = False,
+    download: bool = False,
 ) -> Loaded:
     """The model that ``uri`` names, in eval mode, on the CPU.
 
@@ -26,6 +32,7 @@ def load(
         classes: how many classes the data have.
         trust_pickle: let pickled weights, and programs of ``torch.export``, run code while they are read.
         trust_remote_code: let Python files beside an ``hf:`` model run.
+        download: fetch the weights of a hub's model that are missing, by network.
 
     Raises:
         ModelError: no such model or option, or weights that are missing, damaged, misfit or not finite.
@@ -33,5 +40,5 @@ def load(
     from flatlens.models import loaders
     from flatlens.specs.trust import Trust
 
-    trust = Trust(trust_pickle, trust_remote_code)
+    trust = Trust(trust_pickle, trust_remote_code, download)
     return loaders.load(uri, shape=shape, classes=classes, trust=trust)

@@ -22,7 +22,7 @@ from flatlens.files.archives import check
 from flatlens.models import statedicts
 
 # What people's checkpoints hold beside tensors, and what can do nothing: figures of NumPy, and an argparse's result.
-_HARMLESS: list[Any] = [
+HARMLESS: list[Any] = [
     np._core.multiarray.scalar,  # type: ignore[attr-defined]
     np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
     np.ndarray,
@@ -74,7 +74,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 def _read_torch(file: Path, trust_pickle: bool, beside: Path | None) -> Any:
     check(file, ModelError, stored=True)
     try:
-        with _importable(beside if trust_pickle else None), torch.serialization.safe_globals(_HARMLESS):
+        with _importable(beside if trust_pickle else None), torch.serialization.safe_globals(HARMLESS):
             return torch.load(file, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
         if trust_pickle:

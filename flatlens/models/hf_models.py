@@ -16,11 +16,14 @@ from torch import nn
 from flatlens.errors import ModelError, one_line
 from flatlens.extras import need, trouble
 from flatlens.files.archives import check, leads_out
+from flatlens.models import fetching
 from flatlens.models.normalized import Normalized
 from flatlens.specs.trust import Trust
 from flatlens.specs.uris import Uri
 
 _WHAT = "'hf:' models"
+_NO_NAME = "'{}' is no folder, and no name of a model such as owner/model"
+_NOT_HERE = "'{0}' is no folder, was not downloaded, and without --download nothing is fetched: hf download {0}"
 _PREPROCESSOR = "preprocessor_config.json"
 
 
@@ -28,7 +31,7 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[
     """The classifier in float32 with eager attention, which can be differentiated twice, and where it comes from.
 
     It is normalised as its ``preprocessor_config.json`` says (``image_mean``, ``image_std`` and ``rescale_factor``),
-    or not at all with ``normalize=none``. Nothing is downloaded.
+    or not at all with ``normalize=none``. Nothing is downloaded unless ``trust.download``.
 
     Raises:
         ModelError: transformers or the model is missing, its files are damaged or do not fit each other, or it would
@@ -44,6 +47,8 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[
         _check_folder(folder, uri)
     elif not uri.path or uri.path.startswith((".", "/", "~")):
         raise ModelError(f"folder '{uri.path}' is not there; hf:FOLDER needs a model saved with save_pretrained")
+    elif trust.download and not _whole(uri):
+        fetching.fetch_folder_of_hub(uri.path)
     mean, std = _normalization(folder, uri) if normalize else ((0.0,), (1.0,))
     model = _load(transformers, str(folder or uri.path), uri, trust)
     return Normalized(
@@ -94,7 +99,7 @@ def _refusal(error: Exception, uri: Uri) -> str:
             "save them as safetensors"
         )
     if not uri.file.is_dir() and ("connect" in said or "cached" in said or "offline" in said):
-        return f"'{uri.path}' is no folder, was not downloaded, and nothing is downloaded here: hf download {uri.path}"
+        return _NOT_HERE.format(uri.path)
     return f"'{uri.text}' cannot be loaded: {one_line(error, kind=True)}"
 
 
@@ -162,6 +167,20 @@ def _normalization(folder: Path | None, uri: Uri) -> tuple[tuple[float, ...], tu
         ) from error
 
 
+def _whole(uri: Uri) -> bool:
+    """Whether a model's configuration and all parts of its weights were downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        index = try_to_load_from_cache(uri.path, "model.safetensors.index.json")
+        parts = {"model.safetensors"}
+        if isinstance(index, str):
+            parts = {str(part) for part in read_json(Path(index)).get("weight_map", {}).values()}
+        return all(isinstance(try_to_load_from_cache(uri.path, part), str) for part in ("config.json", *parts))
+    except ValueError as error:
+        raise ModelError(_NO_NAME.format(uri.path)) from error
+
+
 def _cached(uri: Uri) -> Path:
     from huggingface_hub import try_to_load_from_cache
 
@@ -169,11 +188,9 @@ def _cached(uri: Uri) -> Path:
         found = try_to_load_from_cache(uri.path, "config.json")
         preprocessor = try_to_load_from_cache(uri.path, _PREPROCESSOR)
     except ValueError as error:
-        raise ModelError(f"'{uri.path}' is no folder, and no name of a model such as owner/model") from error
+        raise ModelError(_NO_NAME.format(uri.path)) from error
     if not isinstance(found, str):
-        raise ModelError(
-            f"'{uri.path}' is no folder, was not downloaded, and nothing is downloaded here: hf download {uri.path}"
-        )
+        raise ModelError(_NOT_HERE.format(uri.path))
     return Path(preprocessor) if isinstance(preprocessor, str) else Path(found).with_name(_PREPROCESSOR)
 
 

@@ -26,6 +26,7 @@ from flatlens.models import (
     hf_models,
     normalized,
     plugins,
+    robustbench_models,
     scaled,
     statedicts,
     timm_models,
@@ -110,6 +111,8 @@ def _build(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tupl
         model, source = _build(uri.without(appended.OPTION), shape, classes, trust)
         return appended.of_file(model, file), f"{source}, θ of {file} appended"
     given = normalized.asked(uri)
+    if given is not None and uri.scheme == "robustbench":  # whose normalisation is in the model's own code
+        raise ModelError(f"'{uri.text}' normalises its inputs by itself; leave mean and std out")
     plain = uri.without(*normalized.OPTIONS)
     if given is None:
         return _made(plain, shape, classes, trust)
@@ -246,5 +249,6 @@ MAKERS: dict[str, Callable[[Uri, tuple[int, ...], int, Trust], tuple[nn.Module, 
     "timm": timm_models.make,
     "torchvision": torchvision_models.make,
     "hf": hf_models.make,
+    "robustbench": robustbench_models.make,
     "export": exported.make,
 }

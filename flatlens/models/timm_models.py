@@ -10,6 +10,7 @@ from torch import nn
 
 from flatlens.errors import ModelError, one_line, unknown
 from flatlens.extras import need
+from flatlens.models import fetching
 from flatlens.models.normalized import Normalized, fitted
 from flatlens.specs.trust import Trust
 from flatlens.specs.uris import Uri
@@ -21,7 +22,7 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[
     """The model, normalised as its ``pretrained_cfg`` says, and where its weights come from.
 
     Untrained it is fitted to the data's channels and classes; with ``pretrained=true`` it keeps its own classes, and
-    its weights must lie in the cache already: nothing is downloaded.
+    its weights must lie in the cache already, unless ``trust.download``.
 
     Raises:
         ModelError: timm is missing, does not have it, or its weights are not there.
@@ -43,7 +44,7 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[
             raise ModelError(f"'{uri.text}' is trained on 3 channels, the data have {shape[0]}; use data in colour")
         if "classes" in uri.options:
             raise ModelError(f"'{uri.text}': pretrained=true keeps the model's own classes; leave classes out")
-        settings |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(_cached(timm, uri))}}
+        settings |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(_cached(timm, uri, trust))}}
     else:
         settings |= {"in_chans": shape[0], "num_classes": uri.whole("classes", classes, low=2, high=1_000_000)}
     try:
@@ -55,8 +56,8 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[
     return Normalized(model, mean, std), f"timm {timm.__version__}, {uri.path}, {source}"
 
 
-def _cached(timm: Any, uri: Uri) -> Path:
-    """The trained weights' file, among what was downloaded before."""
+def _cached(timm: Any, uri: Uri, trust: Trust) -> Path:
+    """The trained weights' file, among what was downloaded before, or downloaded now if that is allowed."""
     import torch
     from huggingface_hub import try_to_load_from_cache
 
@@ -68,13 +69,16 @@ def _cached(timm: Any, uri: Uri) -> Path:
         if isinstance(found := try_to_load_from_cache(known.hf_hub_id, name), str):
             return Path(found)
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    if known.url and (file := folder / Path(known.url).name).is_file():
+    file = folder / Path(known.url or "").name
+    if known.url and file.is_file():
         return file
+    if trust.download:
+        return fetching.fetch_of_hub(known.hf_hub_id, names) if known.hf_hub_id else fetching.fetch_url(known.url, file)
     how = (
         f"hf download {known.hf_hub_id}"
         if known.hf_hub_id
         else f"curl -L {known.url} -o {folder / Path(known.url).name}"
     )
     raise ModelError(
-        f"the trained weights of '{uri.text}' are not on this machine, and nothing is downloaded here: {how}"
+        f"the trained weights of '{uri.text}' are not on this machine, and without --download nothing is fetched: {how}"
     )

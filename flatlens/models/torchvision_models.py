@@ -13,7 +13,7 @@ from torch import nn
 
 from flatlens.errors import ModelError, one_line, unknown
 from flatlens.extras import need
-from flatlens.models import checkpoints
+from flatlens.models import checkpoints, fetching
 from flatlens.models.normalized import Normalized
 from flatlens.specs.trust import Trust
 from flatlens.specs.uris import Uri
@@ -39,7 +39,7 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[
         raise ModelError(f"'{uri.text}' needs images [3, H, W], not inputs of shape {shape}; use timm: or flatlens:cnn")
     known = models.get_model_weights(uri.path)
     wanted = uri.options.get("weights")
-    weights = _weights(uri, known, wanted) if wanted is not None else None
+    weights = _weights(uri, known, wanted, trust) if wanted is not None else None
     if weights is not None and "classes" in uri.options:
         raise ModelError(f"'{uri.text}': trained weights keep the model's own classes; leave classes out")
     settings = {} if weights else {"num_classes": uri.whole("classes", classes, low=2, high=1_000_000)}
@@ -53,15 +53,17 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[
     return Normalized(model, transforms.mean, transforms.std), f"torchvision, {uri.path}, {source}"
 
 
-def _weights(uri: Uri, known: Any, name: str) -> Any:
+def _weights(uri: Uri, known: Any, name: str, trust: Trust) -> Any:
     names = [*known.__members__]
     if name not in names:
         raise ModelError(unknown("weights", name, names, where=f"'{uri.path}' has"))
     weights = known[name]
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    if not file.is_file() and trust.download:
+        fetching.fetch_url(weights.url, file)
     if not file.is_file():
         raise ModelError(
-            f"the trained weights of '{uri.text}' are not on this machine, and nothing is downloaded here: "
+            f"the trained weights of '{uri.text}' are not on this machine, and without --download nothing is fetched: "
             f"curl -L {weights.url} -o {file}"
         )
     checkpoints.read(file)  # says in one line what is wrong with them

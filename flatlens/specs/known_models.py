@@ -9,6 +9,7 @@ SCHEMES: dict[str, str] = {
     "timm": "architectures of timm: timm:NAME[?pretrained=true]",
     "torchvision": "classifiers of torchvision: torchvision:NAME[?weights=DEFAULT]",
     "hf": "image classifiers of transformers, a folder or what was downloaded before: hf:FOLDER-OR-NAME",
+    "robustbench": "models of RobustBench, from files that are there: robustbench:NAME[?dataset=cifar10&threat=Linf]",
     "lm": "causal language models of transformers, with their tokenizer: lm:FOLDER-OR-NAME, lm:flatlens-tiny",
     "export": "a program of torch.export, with --trust-pickle: export:FILE.pt2",
     "ckpt": "saved weights put into another model: ckpt:FILE?[key=KEY&]arch=URI",

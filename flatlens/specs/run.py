@@ -27,7 +27,7 @@ from flatlens.specs.known_models import OBJECT
 from flatlens.specs.settings import Settings, all_controls, read_bounds
 from flatlens.specs.spelling import settings_of, unaliased
 from flatlens.specs.train import TrainSpec
-from flatlens.specs.trust import TRUST
+from flatlens.specs.trust import DOWNLOAD, TRUST
 from flatlens.specs.uris import parse
 from flatlens.specs.values import DEFAULT_LINF_EPS, flag, missing, number, shortened, typed, whole, written
 
@@ -36,7 +36,7 @@ TARGETS = ("next", "random", "least-likely")
 NO_EPS = ("ddn",)
 UNHASHED = ("device", "images", "name")
 """What does not determine the numbers."""
-LATER = (("surface", False),)
+LATER = (("surface", False), ("download", False))
 """Settings that came later, and their defaults, which stay unwritten: the specs of before keep their hash."""
 SUBTABLES: Mapping[str, type] = {"train": TrainSpec, "immunize": ImmunizeSpec}
 """Settings that are tables of their own."""
@@ -85,6 +85,7 @@ class RunSpec:
     immunize: ImmunizeSpec | None = None
     trust_pickle: bool = False
     trust_remote_code: bool = False
+    download: bool = False
     name: str | None = None
     prompt: str | None = None
     target: str | None = None
@@ -177,8 +178,8 @@ class RunSpec:
         return found | {key: table.to_dict() for key, table in tables.items() if table is not None}
 
     def to_toml(self) -> str:
-        """The text of ``spec.toml``."""
-        return tomli_w.dumps(self.to_dict())
+        """The text of ``spec.toml``, which fetches nothing by network when it is run again."""
+        return tomli_w.dumps({key: value for key, value in self.to_dict().items() if key != DOWNLOAD})
 
     def __repr__(self) -> str:
         """What was asked for: model, data, and what is not as it is when left out."""

@@ -1,4 +1,4 @@
-"""What may run code while models load: nothing that a file names, unless whoever starts the work says so (no torch).
+"""What may run code, or be fetched, while models load: nothing, unless whoever starts the work says so (no torch).
 
 A model, a sweep file, a ``--config``, a results folder may come from somebody else, and are read without running
 anything of theirs. What the user types himself, ``--model my.py:make``, is his own.
@@ -7,6 +7,7 @@ anything of theirs. What the user types himself, ``--model my.py:make``, is his 
 ``trust_pickle``     pickled weights given by ``ckpt:``, and files of ``torch.export``, may run code; of any model
 ``trust_remote_code``  Python files that lie beside the weights of an ``hf:`` model; of any model
 ``trust_code``       a file that was handed over may name code: ``file.py:factory``, ``pkg.module:factory``, plug-ins
+``download``         weights that are missing may be fetched by network; of any model by a hub's name
 ===================  ==============================================================================================
 """
 
@@ -22,17 +23,19 @@ from flatlens.specs.known_models import CODE, OBJECT, SCHEMES
 from flatlens.specs.uris import parse
 from flatlens.specs.values import flag
 
-TRUST = ("trust_pickle", "trust_remote_code")
-"""Settings that let a model's files run code. Only the user can give them: a file cannot give them to itself."""
+DOWNLOAD = "download"
+TRUST = ("trust_pickle", "trust_remote_code", DOWNLOAD)
+"""Settings that let a model's files run code, or be fetched. Only the user gives them: a file cannot to itself."""
 TRUST_CODE = "trust_code"
 """The same for code that a file names. A model that the user types needs no such permission."""
 
 
 class Trust(NamedTuple):
-    """What may run code while a model is loaded: see the table above."""
+    """What may run code, or be fetched, while a model is loaded: see the table above."""
 
     pickle: bool = False
     remote_code: bool = False
+    download: bool = False
 
 
 NOTHING = Trust()
@@ -56,13 +59,17 @@ NAMES_CODE: dict[str, Callable[[str], bool]] = {"model": runs_code, "attack": at
 
 
 def without_trust(values: Mapping[str, Any], flags: Mapping[str, Any], file: object) -> dict[str, Any]:
-    """The settings of a file, which may not say by itself that code shall run.
+    """The settings of a file, which may not say by itself that code shall run, or files be fetched.
 
     Raises:
         SpecError: it does, and the flags do not say it too.
     """
     for key in TRUST:
         if values.get(key) and not flags.get(key):
+            if key == DOWNLOAD:
+                raise SpecError(
+                    f"'{file}' asks for {key}, by which files are fetched; if they may, give {flag(key)} too"
+                )
             raise SpecError(
                 f"'{file}' asks for {key}, which lets code run; if you trust its model, give {flag(key)} too"
             )

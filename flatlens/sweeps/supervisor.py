@@ -68,6 +68,7 @@ def run_sweep(
     progress: Report | None = None,
     trust_pickle: bool = False,
     trust_remote_code: bool = False,
+    download: bool = False,
     trust_code: bool = False,
 ) -> Result:
     """Do what is missing of a sweep.
@@ -86,6 +87,7 @@ def run_sweep(
         progress: called after each cell.
         trust_pickle: the sweep file may let pickled weights and exported programs run code.
         trust_remote_code: so may it Python files beside an ``hf:`` model.
+        download: weights of hubs' models that are missing may be fetched by network.
         trust_code: so may it models that are code.
 
     Raises:
@@ -98,7 +100,8 @@ def run_sweep(
     starting.check(engine, workers, address, gpus)
     if timeout is not None and not timeout > 0:
         raise SpecError(f"--timeout {timeout:g}: needs a number of seconds above 0")
-    trust = {"trust_pickle": trust_pickle, "trust_remote_code": trust_remote_code, "trust_code": trust_code}
+    trust = {"trust_pickle": trust_pickle, "trust_remote_code": trust_remote_code, "download": download}
+    trust["trust_code"] = trust_code
     found = grid.read(file, **trust)
     mine = starting.shard_of(found.cells, shard)
     if not mine:

@@ -91,7 +91,7 @@ def train(
         force: replace what is there.
         progress: called after each step.
         tell: called with each alarm in the epoch in which it is first seen, and at the end.
-        trust: ``trust_pickle`` and ``trust_remote_code``, as for `flatlens.models.load`.
+        trust: ``trust_pickle``, ``trust_remote_code`` and ``download``, as for `flatlens.models.load`.
 
     Raises:
         RunError: the file holds a model of another recipe, or is no safetensors file's name.

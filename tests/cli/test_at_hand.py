@@ -377,6 +377,7 @@ def test_doctor_knows_all_optional_parts(monkeypatch: pytest.MonkeyPatch, capsys
         assert missing[name].startswith("pip install 'flatlens[")
     for name in ("torchattacks", "pyautoattack"):
         assert missing[name].startswith("pip install --no-deps ")
+    assert "pip install --no-deps robustbench==1.1.1 " in missing["robustbench"]
     assert app.run(["doctor"]) == 0
     assert capsys.readouterr().out.count("  huggingface-hub ") == 2  # among the versions, and among what is missing
 

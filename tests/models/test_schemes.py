@@ -91,7 +91,7 @@ def test_a_trained_network_of_timm(lite0, hub):
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("0")
     uri, data = "timm:tf_efficientnet_lite0?pretrained=true", datasets.load(f"npz:{lite0}/images.npz")
-    assert refused(uri).endswith("nothing is downloaded here: hf download timm/tf_efficientnet_lite0.in1k")
+    assert refused(uri).endswith("without --download nothing is fetched: hf download timm/tf_efficientnet_lite0.in1k")
     (snapshot / "model.safetensors").symlink_to(lite0 / "model.safetensors")
     loaded = load(uri, data.shape, data.classes)
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_a_network_of_torchvision(torchvision, hub):
     uri = "torchvision:resnet18?weights=DEFAULT"
     file = hub / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
     assert refused(uri).endswith(
-        f"nothing is downloaded here: curl -L https://download.pytorch.org/models/{file.name} -o {file}"
+        f"without --download nothing is fetched: curl -L https://download.pytorch.org/models/{file.name} -o {file}"
     )
     file.parent.mkdir(parents=True)
     torch.save(torchvision.models.resnet18().state_dict(), file)
@@ -245,7 +245,7 @@ def test_how_a_processor_normalises(broken_vit):
 
 
 def test_a_wrong_folder_of_transformers(broken_vit, hub):
-    assert refused("hf:nobody/none", GREY).endswith("nothing is downloaded here: hf download nobody/none")
+    assert refused("hf:nobody/none", GREY).endswith("without --download nothing is fetched: hf download nobody/none")
     assert refused("hf:./nowhere", GREY).startswith("folder './nowhere' is not there; hf:FOLDER needs")
     weights, uri = broken_vit / "model.safetensors", f"hf:{broken_vit}"
     whole = weights.read_bytes()

@@ -50,6 +50,7 @@ def test_shards_of_one_folder(here: Path, tmp_path: Path) -> None:
     assert figures(out) == figures(here)
 
 
+@pytest.mark.slow
 def test_a_ray_cluster(here: Path, tmp_path: Path) -> None:
     assets.package("ray", "pip install 'flatlens[ray]'")
     reproduce(ASKED, tmp_path / "out", machines=Machines(1, "ray"))

@@ -289,7 +289,7 @@ def test_a_small_smooth_layer_is_measured_whole() -> None:
         assert (found[layer].trace_se <= 1e-8 * expected.trace.abs()).all()
 
 
-@pytest.mark.parametrize("probes", [8, 16])
+@pytest.mark.parametrize("probes", [8, pytest.param(16, marks=pytest.mark.slow)])
 def test_intervals_of_many_classes_cover_the_truth(probes: int) -> None:
     model, (x, y) = MANY.model(), MANY.data()
     measure, _, here = measured(model, x, y, ["2"], probes=probes, exact_classes=4)

@@ -419,6 +419,8 @@ def test_one_sided_activations_are_never_exact_where_they_can_bend(act: type[nn.
         victim = ImageVictim(model, x, layers=["0", "2", "head"])
         methods = AnyLayer(victim, x).methods
         assert {name: how.exact for name, how in methods.items()} == {"0": False, "2": False, "head": True}
+        if seed % 5:  # of every fifth the numbers, too: both sides, and each of the three places
+            continue
         far = x - 40 * (seed % 2)  # where the other side is in use
         y = torch.arange(3)
         found = fl.curvature(model, far, y, layer="2")

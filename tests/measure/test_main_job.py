@@ -113,6 +113,7 @@ def flatlens(*words: str) -> dict[str, Any]:
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.slow
 def test_mnist_from_training_to_the_report(tmp_path: Path) -> None:
     data = f"idx:{mnist()}"
     weights = tmp_path / "cnn.safetensors"
@@ -143,6 +144,7 @@ def test_notebooks_run(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not file.stem.startswith("03") or "digits, 1,347 images" in said
 
 
+@pytest.mark.slow
 def test_the_notebook_on_defences_runs_on_mnist_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLATLENS_MNIST", str(mnist()))
     said = printed(ROOT / "notebooks" / "03-defences.ipynb", tmp_path, monkeypatch)

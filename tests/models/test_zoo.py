@@ -300,7 +300,7 @@ TRAINED = [
     ("cnn", 10, 3e-3),
     ("mlp", 15, 3e-3),
     ("resnet18?width=8", 4, 3e-3),
-    ("resnet18?width=4&act=swiglu", 4, 3e-3),
+    pytest.param("resnet18?width=4&act=swiglu", 4, 3e-3, marks=pytest.mark.slow),
     ("wide-resnet-28-4?width=2", 4, 3e-3),
     ("densenet121?growth=2", 4, 1e-2),
     ("vgg11-bn?width=8", 8, 3e-3),

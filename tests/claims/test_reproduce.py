@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,18 @@ from flatlens.claims.work import Asked, reproduce
 from flatlens.report import claims_page
 from tests.claims import plain_numpy
 
+SMALLER = {"C5": (2, 20), "C15": (8, 36)}
+"""Claims whose networks are dear, with fewer of their rows than ``--quick`` has."""
+
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     out = tmp_path_factory.mktemp("claims") / "out"
-    reproduce(Asked(tuple(catalogue.FILES), limit=60), out)
-    return out
+    with pytest.MonkeyPatch.context() as patch:
+        for name, sizes in SMALLER.items():
+            patch.setattr(catalogue.module(name), "CLAIM", replace(catalogue.claim(name), sizes=sizes))
+        reproduce(Asked(tuple(catalogue.FILES), limit=60), out)
+        yield out
 
 
 def told(folder: Path) -> list[dict[str, Any]]:

@@ -179,7 +179,7 @@ def test_shipped_models_are_as_good_as_their_recipe_says():
         (
             "flatlen:cnn",
             "no model scheme or Python module 'flatlen'; schemes are: flatlens, file.py, pkg.module, timm, "
-            "torchvision, hf, lm, export, ckpt. Did",
+            "torchvision, hf, robustbench, lm, export, ckpt. Did",
         ),
         ("flatlens.nowhere:cnn", "no model scheme or Python module 'flatlens.nowhere'; schemes are: flatlens, "),
         (

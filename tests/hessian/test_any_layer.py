@@ -263,6 +263,7 @@ def check_intervals(name: str, layer: str, probes: int, seeds: int) -> None:
         assert (bias < 4 * means.std(0) / seeds**0.5).all(), column
 
 
+@pytest.mark.slow
 def test_intervals_of_a_smooth_layer_cover_the_truth() -> None:
     check_intervals("mlp-wide-gelu", "0", probes=8, seeds=340)
 

@@ -302,7 +302,7 @@ TRAINED = [
     ("resnet18?width=8", 4, 3e-3),
     pytest.param("resnet18?width=4&act=swiglu", 4, 3e-3, marks=pytest.mark.slow),
     ("wide-resnet-28-4?width=2", 4, 3e-3),
-    ("densenet121?growth=2", 4, 1e-2),
+    pytest.param("densenet121?growth=2", 4, 1e-2, marks=pytest.mark.slow),
     ("vgg11-bn?width=8", 8, 3e-3),
     ("vit-tiny?width=24&depth=3", 20, 3e-3),
 ]

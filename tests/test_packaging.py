@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pkgutil
 import subprocess
 import sys
@@ -43,15 +42,13 @@ RECORD_SIDE = (
 )
 
 
+OF_OTHERS = ("flatlens.callbacks.lightning", "flatlens.callbacks.huggingface")
+"""Classes of optional packages: imported when they are asked for, and then need those."""
+
+
 def modules(prefix: str = "flatlens.") -> list[str]:
     found = [m.name for m in pkgutil.walk_packages(flatlens.__path__, "flatlens.")]
-    return [name for name in found if name.startswith(prefix) and name not in ("flatlens.__main__", *absent())]
-
-
-def absent() -> list[str]:
-    """Classes of optional packages, where those are not installed."""
-    optional = {"flatlens.callbacks.lightning": "lightning", "flatlens.callbacks.huggingface": "transformers"}
-    return [name for name, package in optional.items() if importlib.util.find_spec(package) is None]
+    return [name for name in found if name.startswith(prefix) and name not in ("flatlens.__main__", *OF_OTHERS)]
 
 
 def python(code: str, cwd: Path) -> str:

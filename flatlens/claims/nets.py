@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from flatlens.claims.claim import ROBUST, STANDARD, TEXT, Claim
@@ -119,8 +119,12 @@ def chosen(
     ]
 
 
+@cache
 def known(data: str, *uris: str | None) -> str:
-    """The weights of models, by their hashes; of one that cannot be loaded nothing: it fails where it is measured."""
+    """The weights of models, by their hashes; of one that cannot be loaded nothing: it fails where it is measured.
+
+    Remembered, as all claims ask for the same ones; `reproduce` forgets it when it begins.
+    """
     from flatlens import datasets, models
 
     found = []

@@ -67,6 +67,7 @@ def reproduce(asked: Asked, out: Path, *, machines: Machines = HERE, progress: R
         RunError: another process is at work in the folder.
         DiskError: it cannot be written.
     """
+    nets.known.cache_clear()  # a file may hold other weights by now
     known = {name: catalogue.claim(name) for name in asked.names}
     reasons = {name: _hindered(claim, asked) for name, claim in known.items()}
     cells = [cell for name, claim in known.items() if not reasons[name] for cell in _cells(claim, asked)]

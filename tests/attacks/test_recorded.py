@@ -20,6 +20,7 @@ from flatlens.attacks.mapping import Call, UnmappableError, paths
 from flatlens.errors import AttackError, FlatlensError, SpecError
 from flatlens.measure import run as execute
 from flatlens.specs.run import RunSpec
+from tests import assets
 from tests.expected import cautioned
 
 pytestmark = cautioned(
@@ -136,7 +137,7 @@ def test_foolbox_returns_what_it_returns_without_flatlens(
 def test_autoattack_returns_what_it_returns_without_flatlens(
     model: nn.Module, batch: tuple[Tensor, Tensor], caplog: pytest.LogCaptureFixture
 ) -> None:
-    library = pytest.importorskip("pyautoattack")
+    library = assets.package("pyautoattack", "pip install --no-deps pyautoattack==0.2.0")
     alone, _ = library.AutoAttack(model, eps=0.15, seed=1).run_standard_evaluation(*batch)
     plain = [r.getMessage() for r in caplog.records if "dynamic" in r.getMessage()]
     attack = fl.attacks.recorded(library.AutoAttack(model, eps=0.15, seed=1))
@@ -503,7 +504,7 @@ def spec(attack: str, **more: Any) -> RunSpec:
 )
 def test_by_name(attack: str, eps: float, steps: int, tmp_path: Any) -> None:
     if attack.startswith("auto"):
-        pytest.importorskip("pyautoattack")
+        assets.package("pyautoattack", "pip install --no-deps pyautoattack==0.2.0")
     run = execute.run(spec(attack), tmp_path / "a")
     again = execute.run(spec(attack, batch_size=3), tmp_path / "b")
     assert (run.spec.eps, run.spec.steps) == (eps, steps)

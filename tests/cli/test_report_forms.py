@@ -17,6 +17,7 @@ from flatlens_cli import app
 
 from flatlens.errors import ResourceError, UsageError
 from flatlens.report import formats, stills
+from tests import assets
 from tests.browser import chromium, executable
 from tests.synthetic import make_trace
 
@@ -38,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_picture_is_what_it_says(
     format: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("kaleido")
+    assets.package("kaleido", "pip install 'flatlens[pictures]'")
     monkeypatch.setenv("BROWSER_PATH", executable())
     assert app.run(["report", str(place / "run"), "--format", format, "--json"]) == 0
     file = Path(json.loads(capsys.readouterr().out)["report"])
@@ -70,7 +71,7 @@ def test_what_is_missing_is_named_and_svg_does_without(
     if kind == "no kaleido":
         monkeypatch.setitem(__import__("sys").modules, "kaleido", None)
     else:
-        pytest.importorskip("kaleido")
+        assets.package("kaleido", "pip install 'flatlens[pictures]'")
     if kind == "no browser":
         monkeypatch.setenv("PATH", str(tmp_path))
     if kind == "a browser that is none":

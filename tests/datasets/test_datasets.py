@@ -16,6 +16,7 @@ import pytest
 from flatlens import datasets
 from flatlens.errors import DataError, UsageError
 from flatlens.specs import uris
+from tests import assets
 from tests.assets import fashion_mnist
 
 
@@ -84,7 +85,7 @@ def test_a_whole_number_is_checked(value):
 
 
 def test_digits_are_scikit_learns():
-    sklearn = pytest.importorskip("sklearn.datasets")
+    sklearn = assets.package("sklearn.datasets", "pip install scikit-learn")
     digits = sklearn.load_digits()
     whole = datasets.load("flatlens:digits?split=all")
     np.testing.assert_array_equal(whole.x[:, 0] * 16, digits.images)

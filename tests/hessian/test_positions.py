@@ -15,6 +15,7 @@ from flatlens.hessian.head import Head
 from flatlens.hessian.positions import HeadAtPositions
 from flatlens.hessian.softmax import _secular, largest_eigenvalue, others, softmax
 from flatlens.hessian.vocabulary import Blocks
+from tests import assets
 
 V, D, T = 97, 24, 5
 COLUMNS = ("trace", "relative_flatness", "confidence_term", "feature_norm_sq")
@@ -53,7 +54,7 @@ def dense(weight: torch.Tensor, loss) -> tuple[float, float, float]:  # type: ig
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_a_language_model_has_the_dense_hessians_numbers(tied: bool) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = assets.package("transformers", "pip install 'flatlens[text]'")
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=V, hidden_size=D, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,

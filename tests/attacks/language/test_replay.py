@@ -21,6 +21,7 @@ from flatlens.measure.run import run
 from flatlens.specs.run import RunSpec
 from flatlens.victims.encoding import Encoding, encode
 from flatlens.wording import CautionWarning
+from tests import assets
 from tests.language import tiny
 
 PROMPTS = [fl.Prompt("Who wrote Hamlet?", "A goldfish."), fl.Prompt("Name a colour.", "No.", id="colour")]
@@ -220,7 +221,7 @@ def test_one_line_says_why_an_attack_cannot_be_recorded(which: str) -> None:
 
 
 def of_nanogcg(model: Any, tokenizer: Any, steps: int, candidates: int, start: str) -> Any:
-    nanogcg = pytest.importorskip("nanogcg")
+    nanogcg = assets.package("nanogcg", "pip install --no-deps nanogcg==0.3.0")
     config = nanogcg.GCGConfig(
         num_steps=steps, search_width=candidates, topk=8, optim_str_init=start, use_prefix_cache=False,
         verbosity="ERROR",

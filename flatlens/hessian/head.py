@@ -110,15 +110,21 @@ class Head:
 
         With q = 1 − p_1 → 0 both are of order q, and the quotient tends to ½ Σ_{k≠1} r_k ‖w_k − w_1‖², r = p / q.
         """
-        lost = (c <= NORMAL).nonzero().squeeze(1)
-        if not len(lost):
+        lost = c <= NORMAL
+        if c.device.type != "cpu" and self._pairwise is not None:
+            # Of all, for to ask a GPU which ones they are is to wait for it.
+            top = logits.argmax(1)
+            limit = 0.5 * (without_top(logits, top) * self._pairwise[top]).sum(1)
+            return torch.where(lost, limit, variance / c)
+        rows = lost.nonzero().squeeze(1)
+        if not len(rows):
             return variance / c
-        top = logits[lost].argmax(1)
+        top = logits[rows].argmax(1)
         if self._pairwise is not None:
             distance = self._pairwise[top]
         else:
             distance = torch.stack([(self.weight - self.weight[k]).square().sum(1) for k in top])
-        return (variance / c).index_copy(0, lost, 0.5 * (without_top(logits[lost], top) * distance).sum(1))
+        return (variance / c).index_copy(0, rows, 0.5 * (without_top(logits[rows], top) * distance).sum(1))
 
 
 def same_logits(

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from flatlens.errors import DataError
 from flatlens.immunity.attackers import IDENTITY, IMMUNIZED
+from flatlens.models import randomness
 from flatlens.progress import Progress, Report
 from flatlens.victims.layers import as_logits
 
@@ -229,8 +230,7 @@ def _tuned(network: Network, data: Data, trial: Trial, epochs: int) -> Done:
         torch.searchsorted(names, data.train.y),
         Samples(data.harmful.x, torch.searchsorted(names, data.harmful.y)),
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(trial.seed)
+    with randomness.seeded(trial.seed, model):
         new = nn.Linear(own.in_features, len(names)).to(own.weight)
         frozen = {id(parameter) for parameter in own.parameters()}
         weights = [parameter for parameter in model.parameters() if id(parameter) not in frozen]

@@ -28,6 +28,7 @@ from flatlens.files.atomic import disk, replacing
 from flatlens.hessian.condition import Floats, condition_of
 from flatlens.immunity.deep_terms import METHODS
 from flatlens.immunity.fine_tuning import Data, Network, Samples, passed
+from flatlens.models import randomness
 from flatlens.progress import Progress, Report
 from flatlens.victims.layers import as_logits
 
@@ -111,8 +112,7 @@ def immunized(
     head = model.get_submodule(network.head)
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     order = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # what the network draws by itself, as dropout does
+    with randomness.seeded(seed, model):
         begun = _read(snapshot, identity, model, optimizer, order)
         for epoch in range(begun, epochs):
             model.train()
@@ -202,7 +202,7 @@ def _write(
         return
     kept = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epochs": epochs, "identity": identity}
     with disk(file), replacing(file) as out:
-        torch.save(kept | {"rng": [order.get_state(), torch.get_rng_state()]}, out)
+        torch.save(kept | {"rng": [order.get_state(), *randomness.states(model)]}, out)
 
 
 def _read(file: Path | None, identity: str, model: nn.Module, optimizer: Any, order: torch.Generator) -> int:
@@ -215,12 +215,12 @@ def _read(file: Path | None, identity: str, model: nn.Module, optimizer: Any, or
             return 0
         model.load_state_dict(kept["model"])
         optimizer.load_state_dict(kept["optimizer"])
-        own, everyones = kept["rng"]
+        own, cpu, *gpus = kept["rng"]
         epochs = int(kept["epochs"])
     except Exception as error:  # a damaged file raises whatever its bytes provoke
         raise ModelError(f"'{file}' is damaged; remove it, and the training begins anew") from error
     order.set_state(own)
-    torch.set_rng_state(everyones)
+    randomness.go_on_from([cpu, *gpus], model)
     return epochs
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flatlens.attacks.balls import column
 from flatlens.measure.rows import Ints
 from flatlens.records.schema import Gradients, Images
 from flatlens.victims.protocol import Pass
@@ -49,25 +50,24 @@ class ImageKeeper:
     def look(self, step: Ints, here: Pass, flipped: Tensor, measure: Tensor | None) -> None:
         """See one pass; ``step``, ``flipped`` and ``measure`` are ``[n]``."""
         self._look_back()
-        who = torch.arange(len(here.x)) if here.rows is None else here.rows
-        now = _Shot(here.x.detach(), here.logits.detach(), who, torch.from_numpy(step))
+        now = _Shot.of(here, step)
         self._before = now, here
-        flipped = flipped.cpu()
+        flipped = flipped.to(now.x.device)
+        measure = None if measure is None else measure.to(now.x.device)
         if self._all is not None:
             self._all.append(now)
         if self._flipped is None:  # clean; flip, peak and end hold the clean input until there is something to hold
             self._key = [now] * 4
             self._slopes = [_Slopes.none(now.x)] * 3
-            self._flipped = flipped.clone()
-            self._highest = None if measure is None else measure.cpu().clone()
+            self._flipped, self._highest = flipped.clone(), measure
             return
         clean, flip, peak, end = self._key
-        flip = flip.where(flipped & ~self._flipped[who], now)
-        self._flipped[who] |= flipped
+        flip = flip.where(flipped & ~now.of_mine(self._flipped), now)
+        self._flipped = now.put(self._flipped, flipped, flipped)
         if measure is not None and self._highest is not None:
-            higher = measure.cpu() > self._highest[who]
+            higher = measure > now.of_mine(self._highest)
             peak = peak.where(higher, now)
-            self._highest[who] = torch.where(higher, measure.cpu(), self._highest[who])
+            self._highest = now.put(self._highest, higher, measure)
         end = now if here.rows is None else end.where(torch.ones_like(flipped), now)
         self._key = [clean, flip, peak, end]
 
@@ -79,13 +79,15 @@ class ImageKeeper:
         if here.gradient is not None:
             # At the end no gradient is taken, and no step before it is known to be the last.
             for i, shot in enumerate(self._key[:3]):
-                self._slopes[i] = self._slopes[i].where(shot.step[now.who] == now.step, now, here.gradient.detach())
+                self._slopes[i] = self._slopes[i].where(now.of_mine(shot.step) == now.step, now, here.gradient)
         self._before = None
 
     def kept(self, ids: Tensor) -> Images:
         """What was kept, ordered by sample, then step, each step once."""
         shots = self._key if self._all is None else self._all
-        x, logits, who, at = (torch.cat([part.cpu() for part in parts]) for parts in zip(*shots, strict=True))
+        x, logits, who, at = (
+            torch.cat([part.cpu() for part in parts]) for parts in zip(*(shot[:4] for shot in shots), strict=True)
+        )
         chosen = _once(who, at)
         return _images(x[chosen], ids[who[chosen]], at[chosen], logits[chosen])
 
@@ -101,26 +103,28 @@ class ImageKeeper:
             the gradients; None where there are none at all.
         """
         self._look_back()
-        found = [*self._slopes, _Slopes.none(self._key[3].x)]
-        owned = [shot.step == slopes.step for shot, slopes in zip(self._key, found, strict=True)]
+        # What says whose and when is compared on the CPU, x stays where the model is.
+        key = [shot._replace(who=shot.who.cpu(), step=shot.step.cpu()) for shot in self._key]
+        found = [slopes._replace(step=slopes.step.cpu()) for slopes in (*self._slopes, _Slopes.none(key[3].x))]
+        owned = [shot.step == slopes.step for shot, slopes in zip(key, found, strict=True)]
         losses: dict[int, Tensor | None] = {}
         # The end first: flip or peak may be at the same step.
         for i in (3, 0, 1, 2):
-            shot, missing = self._key[i], ~owned[i]
+            shot, missing = key[i], ~owned[i]
             for j in losses:
-                missing &= shot.step != self._key[j].step
+                missing &= shot.step != key[j].step
             if missing.any():
                 losses[i] = slope(shot.x, any(bool(mine.any()) for mine in owned))
         parts = []
-        for shot, slopes, mine in zip(self._key, found, owned, strict=True):
+        for shot, slopes, mine in zip(key, found, owned, strict=True):
             filled, there = slopes.values, mine.clone()
             for j, loss in losses.items():
                 if loss is not None:
-                    same = ~mine & (shot.step == self._key[j].step)
+                    same = ~mine & (shot.step == key[j].step)
                     filled = _put(filled, same, loss[same.to(loss.device)])
                     there |= same
             parts.append((filled.cpu(), there, mine, shot.who, shot.step))
-        values, there, taken, everyone, steps = (torch.cat(column) for column in zip(*parts, strict=True))
+        values, there, taken, everyone, steps = (torch.cat(values) for values in zip(*parts, strict=True))
         # Of one step kept twice, that with the attack's own gradient.
         order = torch.argsort((~taken).to(torch.int8), stable=True)
         order = order[there[order]]
@@ -158,36 +162,59 @@ class _Slopes(NamedTuple):
     @classmethod
     def none(cls, x: Tensor) -> _Slopes:
         """Of samples of whom no gradient is known yet."""
-        return cls(torch.zeros_like(x), torch.full((len(x),), -1))
+        return cls(torch.zeros_like(x), torch.full((len(x),), -1, device=x.device))
 
     def where(self, taken: Tensor, now: _Shot, new: Tensor) -> _Slopes:
         """These, but ``new`` for those samples of a pass that are taken."""
-        if not taken.any():
+        if _none(taken):
             return self
-        mine = torch.zeros(len(self.step), dtype=torch.bool)
-        mine[now.who[taken]] = True
-        step = self.step.index_copy(0, now.who[taken], now.step[taken].to(self.step.dtype))
-        return _Slopes(_put(self.values, mine, new[taken.to(new.device)]), step)
+        return _Slopes(now.put(self.values, taken, new.detach()), now.put(self.step, taken, now.step))
 
 
 class _Shot(NamedTuple):
-    """Inputs ``x`` with their ``logits``, whose they are and at which step, ``[n, …]`` each."""
+    """Inputs ``x`` with their ``logits``, whose they are and at which step, ``[n, …]`` each, all where the model is.
+
+    Attributes:
+        everyone: they are of all samples of the batch, in order.
+    """
 
     x: Tensor
     logits: Tensor
     who: Tensor
     step: Tensor
+    everyone: bool
+
+    @classmethod
+    def of(cls, here: Pass, step: Ints) -> _Shot:
+        """What is seen of a pass. Nothing waits for the GPU, which may be far behind."""
+        x = here.x.detach()
+        at = torch.from_numpy(step).to(x.device, non_blocking=True)
+        all_of_them = here.rows is None
+        who = torch.arange(len(x), device=x.device) if here.rows is None else here.rows.to(x.device, non_blocking=True)
+        return cls(x, here.logits.detach(), who, at, all_of_them)
+
+    def of_mine(self, values: Tensor) -> Tensor:
+        """What all samples of the batch have, of those that are here."""
+        return values if self.everyone else values[self.who]
+
+    def put(self, held: Tensor, taken: Tensor, new: Tensor) -> Tensor:
+        """What all samples hold, but ``new`` for those here that are taken. Out of place: it may be another's."""
+        if self.everyone:
+            return torch.where(column(taken, held), new.to(held.dtype), held)
+        return held.index_copy(0, self.who[taken], new[taken].to(held.dtype))
 
     def where(self, taken: Tensor, now: _Shot) -> _Shot:
         """This one of all samples, but ``now`` for those of its samples that are taken."""
-        if not taken.any():
+        if _none(taken):
             return self
-        there = now.who[taken]
-        x, logits, step = (
-            held.index_copy(0, there.to(held.device), new[taken.to(new.device)])
-            for held, new in ((self.x, now.x), (self.logits, now.logits), (self.step, now.step))
-        )
-        return _Shot(x, logits, self.who, step)
+        pairs = ((self.x, now.x), (self.logits, now.logits), (self.step, now.step))
+        x, logits, step = (now.put(held, taken, new) for held, new in pairs)
+        return _Shot(x, logits, self.who, step, self.everyone)
+
+
+def _none(taken: Tensor) -> bool:
+    """Whether nothing is: not asked of a GPU, where the answer would be waited for."""
+    return taken.device.type == "cpu" and not taken.any()
 
 
 def with_result(images: Images, ids: Tensor, x: Tensor, logits: Tensor) -> Images:

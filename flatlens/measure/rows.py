@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,40 +18,63 @@ from flatlens.victims.protocol import Pass
 Ints = NDArray[np.int64]
 
 
-class Column:
-    """One column's values, pass by pass, in blocks.
+class _Block(NamedTuple):
+    """Columns of one type, pass behind pass: ``values`` ``[columns, room]``, of which ``used`` are there."""
+
+    names: tuple[str, ...]
+    values: Tensor
+    used: int
+
+
+class Sheet:
+    """Columns' values, pass by pass, in blocks of all columns of one type: two operations a pass, and no copy off it.
 
     A small tensor kept from every pass would lie between the large ones that the pass has freed, and the memory
     in use would grow with the number of steps.
     """
 
-    BLOCK = 4096
+    ROOM = 4096
 
     def __init__(self) -> None:
-        self._blocks: list[Tensor] = []
-        self._free = 0
+        self._blocks: list[_Block] = []
+        self._latest: dict[str, int] = {}
+        """The number of the block that has a column's values of the last pass."""
 
-    def add(self, values: Tensor) -> None:
-        """The values of one pass, ``[n]``."""
-        if self._free < len(values) or self._blocks[-1].dtype != values.dtype:
-            self._close()
-            self._free = max(self.BLOCK, len(values))
-            self._blocks.append(values.new_empty(self._free))
-        last = self._blocks[-1]
-        start = len(last) - self._free
-        last[start : start + len(values)] = values
-        self._free -= len(values)
+    def add(self, columns: Mapping[str, Tensor]) -> None:
+        """The values of one pass, ``[n]`` each."""
+        kinds: dict[tuple[Any, ...], list[str]] = {}
+        for name, values in columns.items():
+            kinds.setdefault((values.dtype, values.device), []).append(name)
+        for names in map(tuple, kinds.values()):
+            new = torch.stack([columns[name].detach() for name in names])
+            block = self._room(names, new)
+            end = block.used + new.shape[1]
+            block.values[:, block.used : end] = new
+            self._blocks[self._latest[names[0]]] = block._replace(used=end)
 
-    def _close(self) -> None:
-        if self._blocks:
-            self._blocks[-1] = self._blocks[-1][: len(self._blocks[-1]) - self._free]
+    def _room(self, names: tuple[str, ...], new: Tensor) -> _Block:
+        """The block of these columns' last pass, if it is of one type and has room, or else a new one."""
+        numbers = {self._latest.get(name) for name in names}
+        number = numbers.pop()
+        if number is not None and not numbers:
+            block = self._blocks[number]
+            like = block.names == names and block.values.dtype == new.dtype and block.values.device == new.device
+            if like and block.used + new.shape[1] <= block.values.shape[1]:
+                return block
+        self._latest |= dict.fromkeys(names, len(self._blocks))
+        self._blocks.append(_Block(names, new.new_empty(len(names), max(self.ROOM, new.shape[1])), 0))
+        return self._blocks[-1]
 
-    def values(self) -> Tensor:
-        """All of them, in order, on the CPU."""
-        self._close()
-        self._free = 0
-        found = torch.cat(self._blocks).cpu()
-        return found.float() if found.dtype == torch.bfloat16 else found  # NumPy has no bfloat16
+    def values(self) -> dict[str, Tensor]:
+        """All of each column, in order, on the CPU."""
+        found: dict[str, list[Tensor]] = {}
+        for names, values, used in self._blocks:
+            here = values[:, :used].cpu()
+            if here.dtype == torch.bfloat16:  # NumPy has none
+                here = here.float()
+            for name, column in zip(names, here, strict=True):
+                found.setdefault(name, []).append(column)
+        return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 class Rows:
@@ -64,9 +87,8 @@ class Rows:
 
     def __init__(self, ids: Tensor, begin: int = 0) -> None:
         self._ids = ids
-        self._columns: dict[str, Column] = {}
+        self._early, self._late = Sheet(), Sheet()
         self._constant: dict[str, Any] = {}
-        self._late: set[str] = set()
         self._who: list[Ints] = []
         self._step: list[Ints] = []
         self._kind: list[str] = []
@@ -85,19 +107,13 @@ class Rows:
         self._who.append(who)
         self._step.append(step)
         self._kind.append(here.kind)
-        for name, values in columns.items():
-            if isinstance(values, Tensor):
-                self._columns.setdefault(name, Column()).add(values)
-            else:
-                self._constant[name] = values
+        self._early.add({name: values for name, values in columns.items() if isinstance(values, Tensor)})
+        self._constant |= {name: value for name, value in columns.items() if not isinstance(value, Tensor)}
         return step
 
     def late(self, columns: Columns) -> None:
         """Columns of the pass that was added last, known only when it is over; null where they are NaN."""
-        self._late |= columns.keys()
-        for name, values in columns.items():
-            assert isinstance(values, Tensor)
-            self._columns.setdefault(name, Column()).add(values)
+        self._late.add({name: values for name, values in columns.items() if isinstance(values, Tensor)})
 
     @property
     def reached(self) -> int:
@@ -124,7 +140,8 @@ class Rows:
                 arrays[name] = value.cpu().numpy()[who]
             elif value is not None:
                 arrays[name] = pa.repeat(value, len(who))
-        arrays |= {name: column.values().numpy()[order] for name, column in self._columns.items()}
+        late = self._late.values()
+        arrays |= {name: values.numpy()[order] for name, values in (self._early.values() | late).items()}
         if "trace" in arrays:
             finite = np.isfinite(arrays["trace"]) & np.isfinite(arrays["relative_flatness"])
             arrays["status"] = np.where(finite, OK, NOT_FINITE)
@@ -140,5 +157,5 @@ class Rows:
                 known = np.where(there, value, 0).astype(f.type.to_pandas_dtype())
                 columns.append(pa.array(known, type=f.type, mask=~there))
             else:  # a late column is null where it was never computed; in the others NaN is a finding and stays
-                columns.append(pa.array(value, type=f.type, from_pandas=f.name in self._late))
+                columns.append(pa.array(value, type=f.type, from_pandas=f.name in late))
         return pa.table(columns, schema=schema)

@@ -160,7 +160,7 @@ def watch(
         raise ModelError(
             f"the model's weights change in the watched block ('{changed[0]}'); what was attacked is no longer there"
         )
-    seen.sort(calls, job.x.to(next(model.parameters(), job.x).dtype), job.victim.bounds)
+    seen.sort(calls, job.x.to("cpu", next(model.parameters(), job.x).dtype), job.victim.bounds)
     with warnings.catch_warnings():
         # Said again below, of the line with the block.
         warnings.simplefilter("ignore", CautionWarning)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -33,6 +32,7 @@ from flatlens.models import (
     torchvision_models,
     zoo,
 )
+from flatlens.models.randomness import seeded
 from flatlens.specs import uris
 from flatlens.specs.trust import NOTHING, Trust
 from flatlens.specs.uris import Uri
@@ -67,7 +67,7 @@ def load(uri: str, *, shape: tuple[int, ...], classes: int, trust: Trust = NOTHI
     parsed = uris.parse(uri, ModelError)
     if classes < 2:
         raise ModelError(f"'{uri}' cannot tell {classes} class; data of at least 2 classes are needed")
-    with _seeded(0):  # a factory's random weights, too, are the same each time
+    with seeded(0):  # a factory's random weights, too, are the same each time
         model, source = _build(parsed, tuple(shape), classes, trust)
     try:
         guard.check_kind(model)
@@ -214,15 +214,6 @@ def _others() -> list[str]:
 # ---- what comes with flatlens -------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Random weights from ``seed``; afterwards the global random numbers are as they were."""
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would also seed the accelerators, whose states are not forked.
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
 def _built_in(uri: Uri, shape: tuple[int, ...], classes: int) -> tuple[nn.Module, str]:
     name = uri.path
     if f"flatlens:{name}" not in BUILT_IN:
@@ -238,7 +229,7 @@ def _built_in(uri: Uri, shape: tuple[int, ...], classes: int) -> tuple[nn.Module
         statedicts.put(checkpoints.read(_SHIPPED / f"{name}.safetensors"), model, name)
         return model, f"trained on flatlens:digits, shipped with flatlens as {name}.safetensors"
     seed = architectures.seed_of(uri)
-    with _seeded(seed):
+    with seeded(seed):
         model = architectures.make(uri, shape, classes)
     return model, f"built in, untrained, seed {seed}"
 

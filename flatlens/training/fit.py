@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from flatlens.errors import DataError, ModelError, SpecError
 from flatlens.files.atomic import disk, replacing
+from flatlens.models import randomness
 from flatlens.training.conditions import Conditions
 from flatlens.training.inner import Free, Inner
 from flatlens.training.losses import Adversarial, Loss, cross_entropy
@@ -113,8 +114,7 @@ def train(
     if conditions is not None:
         parts["conditions"] = conditions
     state = _State(parts, rng)
-    with torch.random.fork_rng(devices=[]):  # what the model draws by itself, as dropout does
-        torch.default_generator.manual_seed(rng.initial_seed())
+    with randomness.seeded(rng.initial_seed(), model):
         if snapshot is not None and snapshot.exists():
             state.read(snapshot)
         if conditions is not None and not conditions.rows:
@@ -300,7 +300,7 @@ class _State:
 
     def write(self, file: Path) -> None:
         kept = {name: part.state_dict() for name, part in self._parts.items()} | {
-            "rng": [self._rng.get_state(), torch.get_rng_state()],
+            "rng": [self._rng.get_state(), *randomness.states(self._parts["model"])],
             "losses": self.losses,
             "rights": self.rights,
             "best": self.best,
@@ -314,12 +314,12 @@ class _State:
             for name, part in self._parts.items():
                 if name in kept:
                     part.load_state_dict(kept[name])
-            own, everyones = kept["rng"]
+            own, cpu, *gpus = kept["rng"]
             self.losses, self.rights, self.best = kept["losses"], kept["rights"], kept.get("best")
         except Exception as error:  # a damaged file raises whatever its bytes provoke
             raise ModelError(f"'{file}' is damaged; remove it, and the training begins anew") from error
         self._rng.set_state(own)
-        torch.set_rng_state(everyones)
+        randomness.go_on_from([cpu, *gpus], self._parts["model"])
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from tests.benchmarks.timing import RUNS, environment
 
-GROUPS = ("head", "positions", "layers", "recorded", "sweeps", "memory", "page", "defences", "language")
+GROUPS = ("head", "positions", "layers", "recorded", "sweeps", "memory", "page", "defences", "language", "gpu")
 
 
 def main(names: list[str]) -> None:

@@ -51,7 +51,7 @@ def variant(name: str) -> Callable[[], object]:
 
     def bare() -> None:
         job = prepare(model, x, y, attack=attack, settings=Settings(batch_size=BATCH))
-        for here in job.attack(job.victim, job.batch(0), None):  # type: ignore[arg-type]
+        for here in job.attack.own(job.victim, job.batch(0), None):
             last = here
         evaluate(last.x.detach())
 

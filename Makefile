@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-torch lint bench docs docs-links notebooks clean
+.PHONY: demo test test-slow test-gpu test-torch lint bench docs docs-links notebooks clean
 
 demo: .venv/installed
 	$(BIN)/flatlens demo --out runs/demo
@@ -13,6 +13,10 @@ test: .venv/tests
 
 test-slow: .venv/tests
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: .venv/tests
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m tests.benchmarks gpu
 
 test-torch:
 	tests/torch_range.sh $(TORCH)

@@ -16,6 +16,8 @@ EIGH_CLASSES = 64
 """Up to this many classes a K×K eigenproblem is cheaper than bisecting the secular equation."""
 NEWTON_STEPS = 60
 """At most; about 8 are taken."""
+ENOUGH = 10
+"""Newton's steps for at most `EIGH_CLASSES` classes, where it is not asked whether all are settled."""
 
 
 class Softmax(NamedTuple):
@@ -128,11 +130,16 @@ def _secular(soft: Softmax) -> Float[Tensor, " n"]:
     return (low + high) / 2
 
 
-def largest_eigenvalue(seen: Others) -> Float[Tensor, " n"]:
+def largest_eigenvalue(seen: Others, *, steps: int | None = None) -> Float[Tensor, " n"]:
     """λ_max(A) of many classes, by Newton on the secular equation that `_secular` bisects, without sorting.
 
     λ − p₁r − (p₁ − λ) Σ_{k≠1} p_k² / (λ − p_k) rises and is concave between p₂ and p₁: from the left of the root Newton
     goes up to it and never past. The largest eigenvalue of classes 1 and 2 alone lies to the left.
+
+    Args:
+        seen: the softmax.
+        steps: of Newton; until all are settled when None. Of at most `EIGH_CLASSES` classes `ENOUGH` settle all, and
+            nobody waits for a GPU's answer.
     """
     r, first = seen.rest, seen.p_top
     rest = seen.q * r.unsqueeze(1)
@@ -141,7 +148,7 @@ def largest_eigenvalue(seen: Others) -> Float[Tensor, " n"]:
     value = torch.maximum((own + other) / 2 + torch.hypot((own - other) / 2, first * second), second)
     high = torch.maximum(torch.minimum(first, 2 * torch.maximum(own, other)), value)
     eps, tiny = torch.finfo(first.dtype).eps, torch.finfo(first.dtype).tiny
-    for _ in range(NEWTON_STEPS):
+    for _ in range(steps or NEWTON_STEPS):
         # The nearest that λ comes to p₂ is the rounding of both.
         gap = torch.maximum(value.unsqueeze(1) - rest, (value * eps).clamp(min=tiny).unsqueeze(1))
         part = rest / gap
@@ -151,7 +158,7 @@ def largest_eigenvalue(seen: Others) -> Float[Tensor, " n"]:
         moved = torch.minimum((value - height / slope).clamp(min=0), high)
         settled = (moved - value).abs() <= 2 * eps * value
         value = torch.maximum(value, moved)
-        if bool((settled | ~torch.isfinite(value)).all()):
+        if steps is None and bool((settled | ~torch.isfinite(value)).all()):
             break
     return value
 

@@ -47,7 +47,7 @@ NETWORKS = (
     "flatlens:mlp?width=12",
     "flatlens:digits-cnn",
     "flatlens:vit-tiny?width=12&depth=1",
-    "flatlens:resnet18?width=4",
+    "flatlens:resnet18?width=2",
 )
 
 

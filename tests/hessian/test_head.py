@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import hessian
 
 from flatlens.hessian.head import Head
-from flatlens.hessian.softmax import EIGH_CLASSES, _secular, eigenvalues, softmax
+from flatlens.hessian.softmax import EIGH_CLASSES, ENOUGH, _secular, eigenvalues, largest_eigenvalue, others, softmax
 
 MEASURES = ("trace", "top_eigenvalue", "relative_flatness", "relative_sharpness", "confidence_term")
 
@@ -187,3 +187,12 @@ def test_float32_features_lose_nothing_more_than_their_rounding() -> None:
     again.load_state_dict(single.state_dict())
     expected = Head(again)(a.float().double())
     torch.testing.assert_close(found.relative_flatness, expected.relative_flatness, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 20.0, 100.0])
+@pytest.mark.parametrize("classes", [2, 3, 10, EIGH_CLASSES])
+def test_so_many_steps_of_newton_are_enough(classes: int, scale: float) -> None:
+    logits = scale * torch.randn(300, classes, generator=torch.Generator().manual_seed(classes), dtype=torch.float64)
+    for drawn in (logits, logits.round(), logits.index_copy(1, torch.tensor([0]), logits[:, 1:2])):
+        exact = eigenvalues(softmax(drawn))[:, 0]
+        torch.testing.assert_close(largest_eigenvalue(others(drawn), steps=ENOUGH), exact, rtol=1e-12, atol=1e-300)

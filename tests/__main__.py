@@ -1,29 +1,34 @@
-"""All tests, in two processes side by side: `python -m tests`, with pytest's own words behind it.
+"""All tests, in three processes side by side: `python -m tests`, with pytest's own words behind it.
 
-What computes is on one side; what starts processes, browsers and clusters, and waits for them, on the other, so that
-no two of those meet. Each process has one thread of PyTorch: two that each take all cores are in each other's way.
+What computes is in one; what starts processes and clusters, and waits for them, in another; what opens browsers in the
+third. Each has one thread of PyTorch: several that each take all cores are in each other's way.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 HERE = Path(__file__).parent
-STARTING = ("cli", "files", "report", "sweeps", "test_documentation.py")
-"""What starts others; all else is the other side, whatever is added."""
+STARTING = ("files", "measure", "sweeps")
+"""What starts processes."""
+OPENING = ("cli", "export", "report", "viewer", "test_documentation.py", "test_site.py")
+"""What opens browsers, or makes pages; all else, whatever is added, is the first process's."""
 NOTHING = 5
 """pytest's exit code where nothing was selected."""
 
 
-def sides() -> tuple[list[str], list[str]]:
-    """The folders and files of tests, each on one of the two sides."""
+def sides() -> tuple[list[str], list[str], list[str]]:
+    """The folders and files of tests of each process: what computes, what starts others, what opens pages."""
     found = sorted({path.relative_to(HERE).parts[0] for path in HERE.rglob("test_*.py")})
-    return [name for name in found if name not in STARTING], [name for name in found if name in STARTING]
+    computing = [name for name in found if name not in (*STARTING, *OPENING)]
+    return computing, [n for n in found if n in STARTING], [n for n in found if n in OPENING]
 
 
 def worst(codes: Iterable[int]) -> int:
@@ -33,23 +38,27 @@ def worst(codes: Iterable[int]) -> int:
 
 
 def main(words: list[str]) -> int:
-    """Run both sides and show one after the other; 0 if neither fails."""
-    pytest = [sys.executable, "-m", "pytest", *words]
-    computing, starting = (
-        [*pytest, "-o", f"cache_dir=.pytest_cache/{number}", *(str(HERE / name) for name in side)]
-        for number, side in enumerate(sides())
-    )
+    """Run all sides and show one after the other, the first as it goes; 0 if none fails."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile() as kept:
-        other = subprocess.Popen(computing, env=environment, stdout=kept, stderr=subprocess.STDOUT)
+    running: list[tuple[subprocess.Popen[bytes], IO[bytes] | None]] = []
+    with contextlib.ExitStack() as files:
         try:
-            codes = [subprocess.run(starting, env=environment, check=False).returncode, other.wait()]
+            for number, side in enumerate(sides()):
+                kept = files.enter_context(tempfile.TemporaryFile()) if number else None
+                where = ["-o", f"cache_dir=.pytest_cache/{number}", *(str(HERE / name) for name in side)]
+                command = [sys.executable, "-m", "pytest", *words, *where]
+                running.append((subprocess.Popen(command, env=environment, stdout=kept, stderr=kept), kept))
+            codes = []
+            for process, kept in running:
+                codes.append(process.wait())
+                if kept is not None:
+                    kept.seek(0)
+                    sys.stdout.flush()
+                    sys.stdout.buffer.write(kept.read())
         finally:
-            other.kill()
-            other.wait()
-        kept.seek(0)
-        sys.stdout.flush()
-        sys.stdout.buffer.write(kept.read())
+            for process, _ in running:
+                process.kill()
+                process.wait()
     return worst(codes)
 
 

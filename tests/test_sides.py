@@ -1,4 +1,4 @@
-"""`make test` runs all tests in two processes: each file in one of them, and no failure is lost."""
+"""`make test` runs all tests in three processes: each file in one of them, and no failure is lost."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.__main__ import HERE, NOTHING, STARTING, sides, worst
+from tests.__main__ import HERE, NOTHING, OPENING, STARTING, sides, worst
 
 
 def test_every_file_is_on_one_side():
-    computing, starting = sides()
-    assert set(starting) == set(STARTING), "what is named is there"
+    computing, starting, opening = sides()
+    assert (set(starting), set(opening)) == (set(STARTING), set(OPENING)), "what is named is there"
+    every = [*computing, *starting, *opening]
     for file in HERE.rglob("test_*.py"):
-        assert [*computing, *starting].count(file.relative_to(HERE).parts[0]) == 1
-    assert all(Path(HERE, name).exists() for name in (*computing, *starting))
+        assert every.count(file.relative_to(HERE).parts[0]) == 1
+    assert all(Path(HERE, name).exists() for name in every)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,9 @@ def test_every_file_is_on_one_side():
         ([-9, 0], -9),
         ([0, -9], -9),
         ([2, NOTHING], 2),
+        ([0, NOTHING, 1], 1),
+        ([0, 0, NOTHING], 0),
     ],
 )
-def test_what_fails_on_either_side_fails(codes, expected):
+def test_what_fails_on_any_side_fails(codes, expected):
     assert worst(codes) == expected

@@ -1,7 +1,8 @@
 """All tests, in three processes side by side: `python -m tests`, with pytest's own words behind it.
 
 What computes is in one; what starts processes and clusters, and waits for them, in another; what opens browsers in the
-third. Each has one thread of PyTorch: several that each take all cores are in each other's way.
+third. Each has one thread of PyTorch: several that each take all cores are in each other's way. Annotations are checked
+in the first, which calls everything that computes; it costs a quarter of the time.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
+from tests.checked import UNCHECKED
+
 HERE = Path(__file__).parent
-STARTING = ("files", "measure", "sweeps")
+STARTING = ("files", "sweeps", "training")
 """What starts processes."""
-OPENING = ("cli", "export", "report", "viewer", "test_documentation.py", "test_site.py")
-"""What opens browsers, or makes pages; all else, whatever is added, is the first process's."""
+OPENING = ("claims", "cli", "export", "measure", "report", "viewer", "test_documentation.py", "test_site.py")
+"""What opens browsers, makes pages, or traces whole runs; all else, whatever is added, is the first process's."""
 NOTHING = 5
 """pytest's exit code where nothing was selected."""
 
@@ -39,13 +42,13 @@ def worst(codes: Iterable[int]) -> int:
 
 def main(words: list[str]) -> int:
     """Run all sides and show one after the other, the first as it goes; 0 if none fails."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     running: list[tuple[subprocess.Popen[bytes], IO[bytes] | None]] = []
     with contextlib.ExitStack() as files:
         try:
             for number, side in enumerate(sides()):
                 kept = files.enter_context(tempfile.TemporaryFile()) if number else None
                 where = ["-o", f"cache_dir=.pytest_cache/{number}", *(str(HERE / name) for name in side)]
+                environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({UNCHECKED: "1"} if number else {})
                 command = [sys.executable, "-m", "pytest", *words, *where]
                 running.append((subprocess.Popen(command, env=environment, stdout=kept, stderr=kept), kept))
             codes = []

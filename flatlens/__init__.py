@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flatlens.measure.trace_text import trace_text as trace_text
     from flatlens.measure.watch import watch as watch
     from flatlens.models.normalized import normalized as normalized
+    from flatlens.progress import progress_bar as progress_bar
     from flatlens.records.runs import Run as Run
     from flatlens.records.trajectory import Trace as Trace
     from flatlens.specs.run import RunSpec as RunSpec
@@ -80,6 +81,7 @@ _PUBLIC = {
     "loggers": ("flatlens.loggers", None),
     "models": ("flatlens.models", None),
     "normalized": ("flatlens.models.normalized", "normalized"),
+    "progress_bar": ("flatlens.progress", "progress_bar"),
     "robustness": ("flatlens.measure.robustness", "robustness"),
     "run": ("flatlens.measure.run", "run"),
     "run_sweep": ("flatlens.sweeps.supervisor", "run_sweep"),
@@ -119,6 +121,7 @@ __all__ = [
     "models",
     "normalized",
     "open",
+    "progress_bar",
     "robustness",
     "run",
     "run_sweep",

@@ -44,6 +44,7 @@ OBJECTS: dict[str, tuple[Any, set[str]]] = {
             "loggers",
             "models",
             "normalized",
+            "progress_bar",
             "open",
             "robustness",
         }

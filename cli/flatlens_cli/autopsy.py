@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flatlens.progress import progress_bar
 from flatlens.specs.values import radius
 from flatlens_cli import completing, options, terminal
 from flatlens_cli.options import run_spec
@@ -88,7 +89,7 @@ def autopsy(
     restarts and targets, and without gradients.
     """
     spec = run_spec({**context.params, "attack": "apgd-ce"})
-    with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
+    with terminal.stdout_kept_clean(json), progress_bar(not quiet) as progress:
         from flatlens.trials import asked, folder
         from flatlens.trials.autopsy import of
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from flatlens.progress import progress_bar
 from flatlens.specs.values import radius
 from flatlens_cli import options, terminal
 from flatlens_cli.autopsy import Eps, Force, Norm, Out
@@ -60,7 +61,7 @@ def detect(
     pairs and tried on others, of the same attack and of every other; and two attacks aim at the κ of clean inputs.
     """
     spec = run_spec({**context.params, "attack": "apgd-ce"})
-    with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
+    with terminal.stdout_kept_clean(json), progress_bar(not quiet) as progress:
         from flatlens.trials import asked, folder
         from flatlens.trials.detectors import of
 

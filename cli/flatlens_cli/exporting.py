@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flatlens.errors import UsageError
+from flatlens.progress import progress_bar
 from flatlens_cli import completing, options, terminal
 
 SHOWN = 6
@@ -72,7 +73,7 @@ def export(
         if done is None:  # nobody reads on
             return
     else:
-        with terminal.progress_bar(not quiet) as progress:
+        with progress_bar(not quiet) as progress:
             done = export(folder, out=out, progress=progress, **wanted)
     if not quiet:
         for line in _notes(done):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flatlens.errors import SpecError, UsageError
+from flatlens.progress import progress_bar
 from flatlens.specs.immunize import classes
 from flatlens_cli import completing, options, terminal
 from flatlens_cli.options import run_spec
@@ -139,7 +140,7 @@ def immunize(
     known = {key: context.params[key] for key in ("model", "layer", "limit", "batch_size", "device")}
     known |= {key: context.params[key] for key in ("trust_pickle", "trust_remote_code", "download")}
     spec = None if tables else run_spec({**known, "data": primary})
-    with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
+    with terminal.stdout_kept_clean(json), progress_bar(not quiet) as progress:
         from flatlens.immunity.immunize import checked
         from flatlens.immunity.of_models import Data, of_names, of_tables
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flatlens.errors import FlatlensError, UsageError, one_line
+from flatlens.progress import progress_bar
 from flatlens.specs.immunize import METHODS
 from flatlens_cli import completing, options, terminal
 from flatlens_cli.options import run_spec
@@ -87,7 +88,7 @@ def pairs(
         raise UsageError("--halve is of pixels, and --model takes its inputs as they are; leave one of them out")
     if model is None and layer:
         raise UsageError("--layer needs --model; without one the features are the pixels")
-    with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
+    with terminal.stdout_kept_clean(json), progress_bar(not quiet) as progress:
         from flatlens.immunity.immunize import checked
         from flatlens.immunity.of_pairs import PIXELS, of_data
 

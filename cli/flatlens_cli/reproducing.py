@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flatlens.errors import SpecError, UsageError
+from flatlens.progress import progress_bar
 from flatlens_cli import completing, options, terminal
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def reproduce(
     if asked["limit"] is not None and asked["limit"] < 1:
         raise SpecError(f"--limit {limit}: needs a whole number of at least 1")
     many = None if workers is None else options.whole(workers)
-    with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
+    with terminal.stdout_kept_clean(json), progress_bar(not quiet) as progress:
         from flatlens.claims import catalogue, records, work
         from flatlens.claims.machines import Machines
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flatlens.progress import progress_bar
 from flatlens.specs.catalogue import QUERIES
 from flatlens.specs.values import radius
 from flatlens_cli import completing, options, terminal
@@ -82,7 +83,7 @@ def robustness(
     each sample that withstands PGD on the cross-entropy is attributed to one cause.
     """
     spec = run_spec({**context.params, "attack": "square", "steps": str(QUERIES)})
-    with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
+    with terminal.stdout_kept_clean(json), progress_bar(not quiet) as progress:
         from flatlens.measure.robustness import of_names
 
         found = of_names(spec, progress)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flatlens.errors import RunError, UsageError
+from flatlens.progress import progress_bar
 from flatlens_cli import completing, options, planning, terminal
 from flatlens_cli.terminal import FAILED, INTERRUPTED
 
@@ -96,7 +97,7 @@ def sweep(
     if out is None:
         raise UsageError(f"--out is missing; name a folder for the results, for example --out runs/{file.stem}")
     try:
-        with _terminable(), terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
+        with _terminable(), terminal.stdout_kept_clean(json), progress_bar(not quiet) as progress:
             from flatlens.sweeps.supervisor import run_sweep
 
             result = run_sweep(

@@ -23,8 +23,6 @@ _NO_WIDTH = 10_000
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from flatlens.progress import Progress as Progress_
-
 
 def visible(text: str, *, lines: bool = False) -> str:
     r"""Text in which all that a terminal would obey, or not show, is written out: ``\x1b``, ``\u202e``, ``\n``.
@@ -189,31 +187,6 @@ def stdout_kept_clean(wanted: bool) -> Iterator[None]:
     """Send what a user's own model prints to stderr, so that stdout holds the JSON object alone."""
     with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
         yield
-
-
-@contextlib.contextmanager
-def progress_bar(wanted: bool) -> Iterator[Callable[[Progress_], None]]:
-    """A bar on stderr with the time left and what is being done; nothing without a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True, highlight=False)
-    if not wanted or not console.is_terminal:
-        yield lambda _: None
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task("loading", total=None)
-
-        def advance(progress: Progress_) -> None:
-            bar.update(task, completed=progress.done, total=progress.total, description=visible(progress.what))
-
-        yield advance
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from flatlens.errors import DataError, RunError, UsageError
+from flatlens.progress import progress_bar
 from flatlens.specs.run import RunSpec
 from flatlens.wording import CautionWarning
 from flatlens_cli import options, terminal
@@ -143,7 +144,7 @@ def _run(
 ) -> None:
     trackers = _trackers(log, out)
     try:
-        with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
+        with terminal.stdout_kept_clean(json), progress_bar(not quiet) as progress:
             from flatlens.measure.run import run
             from flatlens.report import html_file
 

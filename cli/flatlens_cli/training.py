@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from flatlens.errors import ResourceError, UsageError, one_line
+from flatlens.progress import progress_bar
 from flatlens.specs.defences import in_words, uses_eps
 from flatlens.specs.run import train_from_dict
 from flatlens.specs.train import TrainSpec
@@ -103,7 +104,7 @@ def train(
     recipe = train_from_dict({key: params[key] for key in _KEYS if params[key] is not None})
     assert model is not None and out is not None
     try:
-        with terminal.stdout_kept_clean(json), terminal.progress_bar(not quiet) as progress:
+        with terminal.stdout_kept_clean(json), progress_bar(not quiet) as progress:
             from flatlens.training import recipes
 
             trust = {"trust_pickle": bool(trust_pickle), "trust_remote_code": bool(trust_remote_code)}

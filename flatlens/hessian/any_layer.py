@@ -26,7 +26,7 @@ from flatlens.hessian.bends import bending
 from flatlens.hessian.columns import Columns
 from flatlens.hessian.directions import Directions, check_loss, directions, exhausts
 from flatlens.hessian.gauss_newton import CHUNK, Products, contract, pull_back
-from flatlens.hessian.head import Head
+from flatlens.hessian.head import Check, Head
 from flatlens.hessian.hutchinson import Residual, Rest, rest
 from flatlens.hessian.preflight import preflight
 from flatlens.hessian.scale_free import scale_free
@@ -120,19 +120,20 @@ class AnyLayer:
             return Method(STRATIFIED, False)
         return Method(EXACT, True)
 
-    def __call__(self, here: Pass, *, spectrum: bool = False) -> dict[str, Curvature]:
+    def __call__(self, here: Pass, *, spectrum: bool = False, later: list[Check] | None = None) -> dict[str, Curvature]:
         """Curvature of every layer at a pass whose graph is alive; the graph is kept.
 
         Args:
             here: made by `victim`. The attack's own gradient, which frees the graph, comes after.
             spectrum: also the non-zero eigenvalues, where the method is exact.
+            later: takes what is to be asked when the attack is done with the pass (`Head`); asked now when None.
 
         Raises:
             ResourceError: memory ran out, even in the smallest pieces.
             LayerError: the model does more at these inputs than it did at the first ones.
         """
         found = {
-            name: head(here.taps[name].input, here.y, logits=here.logits, spectrum=spectrum)
+            name: head(here.taps[name].input, here.y, logits=here.logits, spectrum=spectrum, later=later)
             for name, head in self._heads.items()
         }
         if self._columns:

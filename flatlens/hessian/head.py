@@ -6,6 +6,8 @@ which the attack's own forward pass has computed. They do not depend on the labe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -28,6 +30,8 @@ from flatlens.hessian.vocabulary import Blocks
 from flatlens.victims.checks import ROUNDINGS
 from flatlens.victims.precision import wide
 
+Check = Callable[[], None]
+"""Raises where something is not as it has to be."""
 PAIRWISE_CLASSES = 4096
 """Up to this many classes the K×K distances between class weights are kept (128 MiB at most)."""
 
@@ -56,6 +60,7 @@ class Head:
         *,
         logits: Float[Tensor, "n k"] | None = None,
         spectrum: bool = False,
+        later: list[Check] | None = None,
     ) -> Curvature:
         """Curvature at the head's inputs ``features``; the logits are recomputed in float64.
 
@@ -64,6 +69,7 @@ class Head:
             y: labels, for the gradient's norm alone.
             logits: the model's own, to be compared with those recomputed.
             spectrum: also the eigenvalues.
+            later: takes the comparison of the logits, to be called when it need not be waited for; made now when None.
 
         Raises:
             LayerError: the model's own logits are others: its head does more than W·a + b at these inputs.
@@ -72,7 +78,7 @@ class Head:
         own = torch.nn.functional.linear(a, self.weight, self.bias)
         norm_sq = (a * a).sum(1)
         if logits is not None:
-            self._compare(own, logits, norm_sq.sqrt())
+            self._compare(own, logits, norm_sq.sqrt(), later)
         soft = softmax(own)
         c = soft.confidence_term
         trace = norm_sq * c
@@ -104,9 +110,15 @@ class Head:
             spectrum=(norm_sq * blank).unsqueeze(1) * eigenvalues(safe) if spectrum else None,
         )
 
-    def _compare(self, own: Float[Tensor, "n k"], logits: Float[Tensor, "n k"], norm: Float[Tensor, " n"]) -> None:
+    def _compare(
+        self,
+        own: Float[Tensor, "n k"],
+        logits: Float[Tensor, "n k"],
+        norm: Float[Tensor, " n"],
+        later: list[Check] | None,
+    ) -> None:
         """Raise LayerError where the model's logits differ by more than the rounding of their dtype."""
-        same_logits(own, logits, norm * self._longest + self._largest_bias, self.weight.shape[1])
+        same_logits(own, logits, norm * self._longest + self._largest_bias, self.weight.shape[1], later=later)
 
     def _weight_variance(self, p: Float[Tensor, "n k"], logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
         """Σ_k p_k ‖w_k − w̄‖² = ½ Σ_{j,k} p_j p_k ‖w_j − w_k‖²: the second form has terms of one sign only."""
@@ -141,7 +153,12 @@ class Head:
 
 
 def same_logits(
-    own: Float[Tensor, "n k"], logits: Float[Tensor, "n k"], scale: Float[Tensor, " n"], width: int
+    own: Float[Tensor, "n k"],
+    logits: Float[Tensor, "n k"],
+    scale: Float[Tensor, " n"],
+    width: int,
+    *,
+    later: list[Check] | None = None,
 ) -> None:
     """Compare a head's logits with the model's, rounded in its dtype.
 
@@ -150,6 +167,7 @@ def same_logits(
         logits: the model's.
         scale: a bound of the logits, ‖a‖ · max ‖w‖ + max |b|.
         width: how long a is.
+        later: takes what asks and raises, for a GPU's answer is waited for; asked now when None.
 
     Raises:
         LayerError: they differ by more than the rounding.
@@ -157,12 +175,20 @@ def same_logits(
     error = (own - logits.detach().to(own.device, own.dtype)).abs().amax(1)
     # The model rounds the sums of a row as long as a; finite numbers may also overflow in its dtype.
     wrong = error > ROUNDINGS * torch.finfo(logits.dtype).eps * float(width) ** 0.5 * scale
-    if bool((wrong & torch.isfinite(error)).any()):
-        worst = float(torch.where(torch.isfinite(error), error, 0).max())
-        raise LayerError(
-            f"the head's logits W·a + b differ from the model's own by up to {worst:.2g} at some inputs: "
-            "the model does more with them there (a branch, a clamp); its head cannot be probed"
-        )
+    differs = (wrong & torch.isfinite(error)).any()
+
+    def demand() -> None:
+        if bool(differs):
+            worst = float(torch.where(torch.isfinite(error), error, 0).max())
+            raise LayerError(
+                f"the head's logits W·a + b differ from the model's own by up to {worst:.2g} at some inputs: "
+                "the model does more with them there (a branch, a clamp); its head cannot be probed"
+            )
+
+    if later is None:
+        demand()
+    else:
+        later.append(demand)
 
 
 def _squared_distances(weight: Float[Tensor, "k i"]) -> Float[Tensor, "k k"]:

@@ -26,7 +26,7 @@ from flatlens.models import guard
 from flatlens.probes import Probe, StepProbe
 from flatlens.probes.bending import Bending
 from flatlens.probes.certificate import Certificate, Certified
-from flatlens.probes.flatness import Flatness
+from flatlens.probes.flatness import Flatness, Settled
 from flatlens.probes.gradients import GradientFlow, dead_units
 from flatlens.probes.prediction import perturbation, prediction
 from flatlens.progress import Progress, Report
@@ -133,7 +133,7 @@ class Job:
         bound = [] if certificate is None else [Certified(certificate)]
         after = [StepProbe(read, late=True) for read in (GradientFlow(), Bending())]
         of_steps = [StepProbe(read) for read in (prediction, perturbation, dead_units)]
-        return [*of_steps, flatness, *bound, *after]
+        return [*of_steps, flatness, *bound, *after, Settled(flatness)]
 
     def _measured(self, index: int, batch: Batch, walks: Walks, tick: Callable[[str], None]) -> Piece:
         certificate, flatness = Certificate.of(self.victim), Flatness(self.measure)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import pyarrow as pa
 import torch
 
 from flatlens.hessian import Curvature
 from flatlens.hessian.any_layer import AnyLayer
+from flatlens.hessian.head import Check
 from flatlens.probes import Columns, Path
 from flatlens.probes.gradients import zero_inputs
 from flatlens.records.schema import LAYERS
@@ -31,6 +33,7 @@ class Flatness:
     def __init__(self, measure: AnyLayer) -> None:
         self._measure = measure
         self._clean: Mapping[str, Columns] = {}
+        self._open: list[Check] = []
 
     def __call__(self, here: Pass, path: Path) -> Mapping[str, Columns]:
         """The columns of each layer, ``[n]`` float64 each."""
@@ -39,11 +42,35 @@ class Flatness:
             return self._clean
         found: dict[str, Columns] = {
             name: columns(curvature) | zero_inputs(here.taps[name], len(here.logits))
-            for name, curvature in self._measure(here).items()
+            for name, curvature in self._measure(here, later=self._open).items()
         }
         if at_clean:
             self._clean = found
         return found
+
+    def settle(self) -> None:
+        """Ask what is open: whether the head's logits were the model's.
+
+        Raises:
+            LayerError: they were not.
+        """
+        for check in self._open:
+            check()
+        self._open.clear()
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Settles what `Flatness` left open at a pass once the attack's gradient is on its way: a GPU is busy then."""
+
+    flatness: Flatness
+    table: str = "layers"
+    late: bool = True
+
+    def __call__(self, here: Pass, path: Path) -> Mapping[str, Columns]:
+        """No columns."""
+        self.flatness.settle()
+        return {}
 
 
 def columns(found: Curvature) -> dict[str, torch.Tensor | str | bool]:

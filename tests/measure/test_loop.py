@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import flatlens as fl
-from flatlens.errors import AttackError
+from flatlens.errors import AttackError, LayerError
 from flatlens.records.schema import BEST, ITERATE
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch, Pass, Victim
@@ -145,3 +145,25 @@ def test_the_clean_input_comes_first(kind: str) -> None:
 
     with pytest.raises(AttackError, match="clean input"):
         fl.trace(net(), *data(), attack=attack)
+
+
+class Branching(nn.Module):
+    """A head that does more than W·a + b where the inputs are bright."""
+
+    def __init__(self, bright: float) -> None:
+        super().__init__()
+        self.head, self.bright = nn.Linear(4, 3), bright
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.head(x)
+        return 2 * z if float(x.mean()) > self.bright else z
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_head_that_does_more_at_some_step_is_said_of_whichever_step(step: int) -> None:
+    x = torch.full((5, 4), 0.1)
+    points = torch.stack([x + 0.1 * k for k in range(4)])
+    model = Branching(0.05 + 0.1 * step).eval()
+    with pytest.raises(LayerError, match=r"head's logits W·a \+ b differ"):
+        fl.trace(model, x, model(x).argmax(1), attack=fl.attacks.along(points), images="none")
+    fl.trace(Branching(1.0).eval(), x, model(x).argmax(1), attack=fl.attacks.along(points), images="none")

@@ -82,18 +82,18 @@ def factory(shape, classes):
 
 
 def test_fashion_mnist_with_a_factory_of_ones_own(tmp_path: Path) -> None:
-    data = datasets.load(f"idx:{fashion_mnist()}?split=train").take(np.arange(4000))
+    data = datasets.load(f"idx:{fashion_mnist()}?split=train").take(np.arange(2000))
     x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
     (tmp_path / "mine.py").write_text(FACTORY)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = zoo.cnn((1, 28, 28), 10, width=16)
-    training.train(model, x, y, epochs=3, rng=torch.Generator().manual_seed(0))
+    training.train(model, x, y, epochs=4, rng=torch.Generator().manual_seed(0))
     save_file(model.state_dict(), tmp_path / "mine.safetensors")
     command = [
         sys.executable, "-m", "flatlens", "trace", "--json",
         "--model", f"ckpt:{tmp_path}/mine.safetensors?arch={tmp_path}/mine.py:factory",
-        "--data", f"idx:{fashion_mnist()}", "--limit", "100", "--eps", "0.2", "--steps", "20", "--control", "all",
+        "--data", f"idx:{fashion_mnist()}", "--limit", "60", "--eps", "0.2", "--steps", "20", "--control", "all",
         "--out", str(tmp_path / "run"),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -129,8 +129,10 @@ def test_mnist_from_training_to_the_report(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "report.html").stat().st_size > 1_000_000
 
 
+SLOW = ("02", "03", "05")
+"""Notebooks whose functions the others' blocks and the documentation's call, too."""
 NOTEBOOKS = [
-    pytest.param(file, id=file.stem, marks=[pytest.mark.slow] if "architectures" in file.stem else [])
+    pytest.param(file, id=file.stem, marks=[pytest.mark.slow] if file.stem[:2] in SLOW else [])
     for file in sorted((ROOT / "notebooks").glob("*.ipynb"))
 ]
 

@@ -304,7 +304,7 @@ TRAINED = [
     ("wide-resnet-28-4?width=2", 4, 3e-3),
     pytest.param("densenet121?growth=2", 4, 1e-2, marks=pytest.mark.slow),
     ("vgg11-bn?width=8", 8, 3e-3),
-    ("vit-tiny?width=24&depth=3", 20, 3e-3),
+    pytest.param("vit-tiny?width=24&depth=3", 20, 3e-3, marks=pytest.mark.slow),
 ]
 """Model, epochs and learning rate with which it gets more than nine in ten of the digits right: 92 to 95 % as seen."""
 

@@ -264,7 +264,7 @@ def test_what_the_inspector_says_is_where_every_dot_is(it, trace):
     rng = np.random.default_rng(1)
     measures, layers, paths = it.look("[flatlens.run.measures, flatlens.run.layers.length, flatlens.run.paths.length]")
     placed = 0
-    for _ in range(25):
+    for _ in range(12):
         at = {
             "measure": str(rng.choice(measures)), "layer": int(rng.integers(layers)), "path": int(rng.integers(paths)),
             "sample": int(rng.integers(80)), "step": int(rng.integers(21)), "align": str(rng.choice(["raw", "flip"])),
@@ -292,7 +292,7 @@ def test_what_the_inspector_says_is_where_every_dot_is(it, trace):
         for name, number in (("value", value), ("loss", loss), ("margin", margin)):
             assert read(seen["said"][name]) == pytest.approx(number, rel=6e-3), name
         assert seen["slider"] == at["step"] and seen["said"]["value"] in seen["live"]
-    assert placed > 40
+    assert placed > 20
 
 
 def read(text):

@@ -268,6 +268,7 @@ def struck_when(work, ripe, strike):
     assert struck.is_set()
 
 
+@pytest.mark.slow
 def test_a_node_is_lost(work, cluster):
     file, count = work.sweep(cells(6, "steady")), 6
     assert run_sweep(file, work.path / "local", workers=2, trust_code=True).done == count
@@ -312,6 +313,7 @@ def test_cells_that_cannot_be_done(work, cluster):
 # ---- as a user does it ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_interrupted_killed_and_gone_on_with(work, monkeypatch):
     """A cluster of this machine: nobody else can reach it, and nothing of it is left, whatever ends the sweep."""
     file, out = work.sweep(cells(8, "steady")), work.path / "out"

@@ -96,9 +96,9 @@ def test_infinities_are_numbers_and_nothing_known_is_null(own):
     assert (row["depth"], row["depth_low"], row["depth_high"], row["rise"]) == (np.inf, 1.0, np.inf, None)
 
 
-def test_ten_thousand_cells_take_seconds(small_sweep, tmp_path):
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_ten_thousand_cells_take_seconds(small_sweep, tmp_path, count):
     """Printed, not asserted: run with -s."""
-    count = 10_000
     plan = plan_of(small_sweep)
     key, spec = next(iter(plan["cells"].items()))
     keys = [f"{i:016x}" for i in range(count)]

@@ -1,8 +1,9 @@
-"""All tests, in three processes side by side: `python -m tests`, with pytest's own words behind it.
+"""All tests, in four processes side by side: `python -m tests`, with pytest's own words behind it.
 
-What computes is in one; what starts processes and clusters, and waits for them, in another; what opens browsers in the
-third. Each has one thread of PyTorch: several that each take all cores are in each other's way. Annotations are checked
-in the first, which calls everything that computes; it costs a quarter of the time.
+Some compute and some wait, for processes, clusters and browsers: side by side they leave no core idle. What starts
+processes is in one of the four, and so no two of those meet. Each has one thread of PyTorch: several that each take all
+cores are in each other's way. Annotations are checked in the first, which has the tests of what is checked; it costs
+a quarter of the time.
 """
 
 from __future__ import annotations
@@ -19,19 +20,21 @@ from typing import IO
 from tests.checked import UNCHECKED
 
 HERE = Path(__file__).parent
-STARTING = ("files", "sweeps", "training")
+STARTING = ("files", "sweeps")
 """What starts processes."""
-OPENING = ("claims", "cli", "export", "measure", "report", "viewer", "test_documentation.py", "test_site.py")
-"""What opens browsers, makes pages, or traces whole runs; all else, whatever is added, is the first process's."""
+OPENING = ("cli", "export", "report", "viewer", "test_documentation.py", "test_packaging.py", "test_site.py")
+"""What opens browsers and runs commands."""
+TRACING = ("claims", "immunity", "measure", "models", "records", "training", "trials")
+"""What trains and traces; all else, whatever is added, is the first process's."""
 NOTHING = 5
 """pytest's exit code where nothing was selected."""
 
 
-def sides() -> tuple[list[str], list[str], list[str]]:
-    """The folders and files of tests of each process: what computes, what starts others, what opens pages."""
+def sides() -> tuple[list[str], ...]:
+    """The folders and files of tests of each process: all that is not named, then those that are."""
     found = sorted({path.relative_to(HERE).parts[0] for path in HERE.rglob("test_*.py")})
-    computing = [name for name in found if name not in (*STARTING, *OPENING)]
-    return computing, [n for n in found if n in STARTING], [n for n in found if n in OPENING]
+    named = (STARTING, OPENING, TRACING)
+    return [n for n in found if n not in sum(named, ())], *([n for n in found if n in side] for side in named)
 
 
 def worst(codes: Iterable[int]) -> int:

@@ -1,4 +1,4 @@
-"""`make test` runs all tests in three processes: each file in one of them, and no failure is lost."""
+"""`make test` runs all tests in four processes: each file in one of them, and no failure is lost."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.__main__ import HERE, NOTHING, OPENING, STARTING, sides, worst
+from tests.__main__ import HERE, NOTHING, OPENING, STARTING, TRACING, sides, worst
 
 
 def test_every_file_is_on_one_side():
-    computing, starting, opening = sides()
-    assert (set(starting), set(opening)) == (set(STARTING), set(OPENING)), "what is named is there"
-    every = [*computing, *starting, *opening]
+    computing, *named = sides()
+    assert [set(side) for side in named] == [set(STARTING), set(OPENING), set(TRACING)], "what is named is there"
+    every = [*computing, *(name for side in named for name in side)]
     for file in HERE.rglob("test_*.py"):
         assert every.count(file.relative_to(HERE).parts[0]) == 1
     assert all(Path(HERE, name).exists() for name in every)

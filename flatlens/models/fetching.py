@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from flatlens.files.locks import file_lock
 from flatlens.files.places import cache
 
 FLAG = "--download"
+NO_NAME = "'{}' is no folder, and no name of a model such as owner/model"
 
 
 def fetch(file: Path, download: Callable[[Path], object], source: str) -> Path:
@@ -91,20 +93,43 @@ def fetch_of_hub(name: str, files: Sequence[str]) -> Path:
     raise ModelError(f"'{name}' on huggingface.co has no {' or '.join(files)}; name another model")
 
 
-def fetch_folder_of_hub(name: str) -> None:
+def fetch_folder_of_hub(name: str, more: Sequence[str] = ()) -> None:
     """All that a model of transformers is loaded from, without pickles, into the cache of the Hugging Face hub.
 
+    Nothing is asked where its configuration and all parts of its weights are there.
+
+    Args:
+        name: ``owner/model``.
+        more: patterns of other files that it needs.
+
     Raises:
-        ModelError: the download broke off.
+        ModelError: the download broke off, or that is no name.
     """
     import huggingface_hub
 
+    if _is_whole(name):
+        return
     try:
-        folder = huggingface_hub.snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors"])
+        folder = huggingface_hub.snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors", *more])
     except Exception as error:  # the network, the far side, and the client
         raise ModelError(_broke_off(name, "huggingface.co", error)) from error
     for file in sorted(Path(folder).glob("*.safetensors")):
         record_of_hub(file, name)
+
+
+def _is_whole(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        index = try_to_load_from_cache(name, "model.safetensors.index.json")
+        parts = {"model.safetensors"}
+        if isinstance(index, str):
+            parts = {str(part) for part in json.loads(Path(index).read_bytes())["weight_map"].values()}
+        return all(isinstance(try_to_load_from_cache(name, part), str) for part in ("config.json", *parts))
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError):
+        return False  # a damaged list of the parts: all is fetched again
+    except ValueError as error:
+        raise ModelError(NO_NAME.format(name)) from error
 
 
 def _broke_off(name: str, source: str, error: Exception) -> str:

@@ -22,7 +22,6 @@ from flatlens.specs.trust import Trust
 from flatlens.specs.uris import Uri
 
 _WHAT = "'hf:' models"
-_NO_NAME = "'{}' is no folder, and no name of a model such as owner/model"
 _NOT_HERE = "'{0}' is no folder, was not downloaded, and without --download nothing is fetched: hf download {0}"
 _PREPROCESSOR = "preprocessor_config.json"
 
@@ -47,7 +46,7 @@ def make(uri: Uri, shape: tuple[int, ...], classes: int, trust: Trust) -> tuple[
         _check_folder(folder, uri)
     elif not uri.path or uri.path.startswith((".", "/", "~")):
         raise ModelError(f"folder '{uri.path}' is not there; hf:FOLDER needs a model saved with save_pretrained")
-    elif trust.download and not _whole(uri):
+    elif trust.download:
         fetching.fetch_folder_of_hub(uri.path)
     mean, std = _normalization(folder, uri) if normalize else ((0.0,), (1.0,))
     model = _load(transformers, str(folder or uri.path), uri, trust)
@@ -167,20 +166,6 @@ def _normalization(folder: Path | None, uri: Uri) -> tuple[tuple[float, ...], tu
         ) from error
 
 
-def _whole(uri: Uri) -> bool:
-    """Whether a model's configuration and all parts of its weights were downloaded."""
-    from huggingface_hub import try_to_load_from_cache
-
-    try:
-        index = try_to_load_from_cache(uri.path, "model.safetensors.index.json")
-        parts = {"model.safetensors"}
-        if isinstance(index, str):
-            parts = {str(part) for part in read_json(Path(index)).get("weight_map", {}).values()}
-        return all(isinstance(try_to_load_from_cache(uri.path, part), str) for part in ("config.json", *parts))
-    except ValueError as error:
-        raise ModelError(_NO_NAME.format(uri.path)) from error
-
-
 def _cached(uri: Uri) -> Path:
     from huggingface_hub import try_to_load_from_cache
 
@@ -188,7 +173,7 @@ def _cached(uri: Uri) -> Path:
         found = try_to_load_from_cache(uri.path, "config.json")
         preprocessor = try_to_load_from_cache(uri.path, _PREPROCESSOR)
     except ValueError as error:
-        raise ModelError(_NO_NAME.format(uri.path)) from error
+        raise ModelError(fetching.NO_NAME.format(uri.path)) from error
     if not isinstance(found, str):
         raise ModelError(_NOT_HERE.format(uri.path))
     return Path(preprocessor) if isinstance(preprocessor, str) else Path(found).with_name(_PREPROCESSOR)

@@ -1,7 +1,8 @@
 """``lm:FOLDER`` or ``lm:NAME``: causal language models of transformers, with their tokenizers.
 
 A folder as ``save_pretrained`` makes it, or what was downloaded before; ``lm:flatlens-tiny`` comes with flatlens.
-Nothing is downloaded; pickled weights are not read, and code beside a model runs only with ``--trust-remote-code``.
+Only with ``--download`` is one fetched that is not there; pickled weights are not read, and code beside a model runs
+only with ``--trust-remote-code``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import nn
 
 from flatlens.errors import ModelError, one_line
 from flatlens.extras import need
+from flatlens.models import fetching
 from flatlens.models.hf_models import check_index, quiet
 from flatlens.models.loaders import sha256
 from flatlens.specs import uris
@@ -73,6 +75,8 @@ def load(uri: str, *, dtype: torch.dtype = torch.float32, trust: Trust = NOTHING
         _check_folder(folder, parsed)
     elif parsed.path.startswith((".", "/", "~")):
         raise ModelError(f"folder '{parsed.path}' is not there; lm:FOLDER needs a model saved with save_pretrained")
+    elif trust.download:
+        fetching.fetch_folder_of_hub(parsed.path, ["*.model", *(["*.py"] if trust.remote_code else ())])
     model, tokenizer = _load(transformers, str(folder or parsed.path), parsed, dtype, trust)
     model.eval()
     for name, tensor in model.named_parameters():
@@ -139,7 +143,10 @@ def _refusal(error: Exception, uri: uris.Uri) -> str:
             "--trust-remote-code"
         )
     if not uri.file.is_dir() and any(word in said for word in ("connect", "cached", "offline", "not a valid model")):
-        return f"'{uri.path}' is no folder, was not downloaded, and nothing is downloaded here: hf download {uri.path}"
+        return (
+            f"'{uri.path}' is no folder, was not downloaded, and without --download nothing is fetched: "
+            f"hf download {uri.path}"
+        )
     if "okenizer" in said:
         return f"'{uri.text}' has no tokenizer that can be read ({one_line(error)}); save it beside the model"
     return f"'{uri.text}' cannot be loaded: {one_line(error, kind=True)}"

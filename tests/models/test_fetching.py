@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 
 from flatlens import models
 from flatlens.errors import ModelError
-from flatlens.models import fetching
+from flatlens.models import fetching, language
+from flatlens.specs.trust import Trust
 from tests.assets import package
+from tests.language import tiny
 
 COLOUR = (3, 32, 32)
 
@@ -123,4 +125,34 @@ def test_a_model_of_transformers(hub, monkeypatch, capsys):
         loaded = models.load("hf:own/er", shape=(1, 28, 28), classes=10, download=True)
         assert torch.equal(loaded.model.model.classifier.weight, net.classifier.weight)
     assert len(asked) == 1 and not any("bin" in pattern or "py" in pattern for pattern in asked[0])
+    assert sha256(place / "model.safetensors") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_language_model(hub, monkeypatch, capsys, trusted):
+    net, tokenizer = tiny()
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", broken)
+    with pytest.raises(ModelError, match=r"'own/er' could not be downloaded from huggingface.co \(OSError: "):
+        language.load("lm:own/er", trust=Trust(download=True))
+    with pytest.raises(ModelError, match="without --download nothing is fetched: hf download own/er"):
+        language.load("lm:own/er")
+    with pytest.raises(ModelError, match="'a/b/c' is no folder, and no name of a model such as owner/model"):
+        language.load("lm:a/b/c", trust=Trust(download=True))
+    place = hub / "hub" / "models--own--er" / "snapshots" / "0"
+
+    def whole(repo_id, allow_patterns):
+        asked.append(allow_patterns)
+        net.save_pretrained(place)
+        tokenizer.save_pretrained(place)
+        (place.parents[1] / "refs").mkdir()
+        (place.parents[1] / "refs" / "main").write_text("0")
+        return str(place)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", whole)
+    for _ in range(2):  # the second time it is there
+        loaded = language.load("lm:own/er", trust=Trust(download=True, remote_code=trusted))
+        assert torch.equal(loaded.model.lm_head.weight, net.lm_head.weight)
+    assert len(asked) == 1 and "*.model" in asked[0] and ("*.py" in asked[0]) == trusted
+    assert not any("bin" in pattern for pattern in asked[0])
     assert sha256(place / "model.safetensors") in capsys.readouterr().err

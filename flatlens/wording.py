@@ -22,6 +22,7 @@ _YES = (
     "only-correct",
     "dead-units",
     "surface",
+    "worst-case",
     "random-start",
     "force",
     "download",

@@ -197,6 +197,14 @@ Surface = Annotated[
     bool | None,
     _option(_MEASURE, "Also κ and loss on planes of inputs and weights, of 12 samples.", "--surface/--no-surface"),
 ]
+WorstCase = Annotated[
+    bool | None,
+    _option(
+        _MEASURE,
+        "Also what the worst of several attacks leaves, and whether gradients are masked.",
+        "--worst-case/--no-worst-case",
+    ),
+]
 Condition = Annotated[
     bool,
     typer.Option(

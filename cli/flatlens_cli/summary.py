@@ -34,8 +34,10 @@ def facts(trace: Trace) -> dict[str, Any]:
         for each, the fields of `flatlens.records.valley.Summary`, intervals as ``value``, ``low``, ``high``, ``n`` and
         ``count`` of a share; ``cautions``; the ``measure`` and ``layer`` that valleys were looked for in; and, where it
         was asked for, ``condition``: condition numbers at the attack's ``start`` and ``end`` (None where they are not
-        finite), and their ``ridge``.
+        finite), and their ``ridge``; and ``worst_case``: the fields of `fl.robustness`.
     """
+    from flatlens.records import worst_case
+
     clean, attacked, n = _accuracy(trace)
     return {
         "accuracy": {"clean": clean, "attacked": attacked, "n": n},
@@ -44,6 +46,7 @@ def facts(trace: Trace) -> dict[str, Any]:
         "measure": MEASURE,
         "layer": trace.layer_names[0],
         **({} if (found := _condition(trace)) is None else {"condition": found}),
+        **({} if (left := worst_case.told(trace.manifest)) is None else {worst_case.KEY: dict(left)}),
     }
 
 
@@ -52,6 +55,7 @@ def text(trace: Trace, page: Path) -> RenderableType:
     from rich.console import Group
     from rich.padding import Padding
 
+    from flatlens.records import worst_case
     from flatlens.records.digest import attacked_at
     from flatlens.records.schema import MEASURES
 
@@ -72,6 +76,8 @@ def text(trace: Trace, page: Path) -> RenderableType:
         head.append(
             ("condition", f"{start} clean → {end}: of a probe on the head's features, ridge {found['ridge']:g}")
         )
+    if (left := worst_case.told(trace.manifest)) is not None:
+        head.append(("worst case", worst_case.line(left)))
     tail = [("caution", caution.message) for caution in trace.cautions]
     tail.append(("report", str(page)))
     tau = next(iter(summaries.values())).tau

@@ -77,6 +77,7 @@ def trace(
     only_correct: options.OnlyCorrect = None,
     dead_units: options.DeadUnits = None,
     surface: options.Surface = None,
+    worst_case: options.WorstCase = None,
     condition: options.Condition = False,
     ridge: options.Ridge = None,
     images: options.Images = None,

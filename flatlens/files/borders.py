@@ -194,6 +194,9 @@ IMMUNIZED = table(
     | dict.fromkeys(("harmful_left", "harmful_left_before", "primary_left", "primary_left_before"), SIZE.optional())
 )
 """Of the model of a run: what its immunization reached."""
+_LEFT = table({"value": NUMBER, "low": NUMBER, "high": NUMBER, "n": whole()})
+WORST_CASE = table({"worst": _LEFT, "masked": FLAG, "attacks": table({})})
+"""Of a run that was asked for it: what the worst of several attacks left."""
 MANIFEST = {
     "schema_version": whole(1),
     "state": one_of("running", "finished"),
@@ -206,6 +209,7 @@ MANIFEST = {
     "recorded_accuracy": NUMBER.optional(),
     "trained": TRAINED.optional(),
     "immunized": IMMUNIZED.optional(),
+    "worst_case": WORST_CASE.optional(),
     "files": HASHES.optional(),
     **{
         name: TEXT.optional()
@@ -354,10 +358,11 @@ _SETTINGS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("eps", "step_size", "momentum", "condition"), (int, float)),
     **dict.fromkeys(("steps", "restarts", "probes", "limit", "batch_size", "seed"), (int,)),
     **dict.fromkeys(
-        ("random_start", "only_correct", "dead_units", "surface", "trust_pickle", "trust_remote_code", "download"),
+        ("random_start", "only_correct", "dead_units", "surface", "worst_case", "trust_pickle", "trust_remote_code"),
         (bool,),
     ),
     **dict.fromkeys(("control", "layer", "samples", "bounds"), (list,)),
     **dict.fromkeys(("train", "immunize"), (dict,)),
+    "download": (bool,),
 }
 """What the settings of a specification are in JSON; those that are not listed may be anything plain."""

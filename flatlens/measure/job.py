@@ -68,6 +68,7 @@ class Job:
     images: str
     preflight: tuple[Caution, ...]
     surface: bool = False
+    worst_case: bool = False
     condition: Probed | None = None
     """Of which features the condition number is taken along, where it is."""
     study: tuple[Tensor, Tensor] | None = None

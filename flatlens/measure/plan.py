@@ -12,7 +12,7 @@ import torch
 
 from flatlens.errors import LayerError
 from flatlens.hessian.any_layer import AnyLayer
-from flatlens.measure import surface
+from flatlens.measure import surface, worst_of_attacks
 from flatlens.measure.job import Job
 from flatlens.measure.load import DIGITS, load
 from flatlens.specs.catalogue import ATTACKS
@@ -89,6 +89,7 @@ def plan(spec: RunSpec) -> Plan:
     # The user's own model confirms what each run has found.
     forwards = points * (job.runs + len(job.controls)) + job.batches * job.runs
     planes = surface.cost(job) if job.surface else surface.Cost(0, 0)
+    judged = worst_of_attacks.passes(job) if job.worst_case else 0
     weights = sum(p.numel() * p.element_size() for p in job.model.parameters())
     trust = {key: getattr(spec, key) for key in TRUST}
     training = recipes.NOTHING if recipe is None else recipes.cost(spec.model, recipe, **trust)
@@ -98,10 +99,10 @@ def plan(spec: RunSpec) -> Plan:
         samples=len(job.x),
         batch_size=job.batch_size,
         batches=job.batches,
-        forward_passes=forwards + planes.forward + learning[0],
-        backward_passes=backward + planes.backward + learning[0],
+        forward_passes=forwards + planes.forward + learning[0] + judged,
+        backward_passes=backward + planes.backward + learning[0] + judged,
         memory_bytes=2 * job.batch_size * bytes_per_sample(job.victim, job.x, job.y) + 2 * weights,
-        seconds=(forwards + planes.forward) * measured + backward * backward_seconds + learning[1],
+        seconds=(forwards + planes.forward + judged) * measured + (backward + judged) * backward_seconds + learning[1],
         training_passes=training.passes,
         training_seconds=training.seconds,
         steps=job.length,

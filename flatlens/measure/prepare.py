@@ -19,6 +19,7 @@ from flatlens.models import guard
 from flatlens.records import cautions
 from flatlens.records.schema import Caution
 from flatlens.specs.settings import Settings
+from flatlens.specs.worst_case import demand_ball
 from flatlens.victims.images import ImageVictim
 from flatlens.victims.memory import batch_that_fits, bytes_per_sample, keep_freed_memory
 from flatlens.victims.samples import check_data as check_data
@@ -75,6 +76,8 @@ def prepare(
     )  # fmt: skip
     check_labels(y, ids, victim.classes)
     eps = attack.radius
+    if settings.worst_case:
+        demand_ball(attack.name, attack.norm, eps)
     if isinstance(eps, tuple):
         if len(eps) != len(x):
             raise AttackError(f"eps has {len(eps)} values for {len(x)} samples; give one number, or one per sample")
@@ -116,6 +119,7 @@ def prepare(
             *cautions.not_probed(skipped),
         ),
         surface=settings.surface,
+        worst_case=settings.worst_case,
         condition=of_head,
         study=study,
         weights=weights,

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from flatlens.measure import conditions, load_language
+from flatlens.measure import conditions, load_language, worst_of_attacks
 from flatlens.measure.job import Job
 from flatlens.measure.language_job import LanguageJob
 from flatlens.measure.load import load
 from flatlens.measure.surface import surfaces
 from flatlens.progress import Report
-from flatlens.records import beginning, cautions, claims, digest, learnt, runs
+from flatlens.records import beginning, cautions, claims, digest, learnt, runs, worst_case
 from flatlens.records.schema import Caution
 from flatlens.records.trajectory import Trace
 from flatlens.specs.run import RunSpec
@@ -51,7 +51,7 @@ def run(spec: RunSpec, out: str | Path, *, force: bool = False, progress: Report
         begun = begin(spec, out, force=force, progress=progress)
         if not begun.run.finished:
             measure(begun, begun.run.missing(), progress=progress)
-            begun.run.keep(digest.FILE, digest.digest(finish(begun)))
+            begun.run.keep(digest.FILE, digest.digest(finish(begun, progress)))
     warn(Caution(**caution) for caution in begun.run.manifest.get("warnings", ()))
     return begun.run
 
@@ -109,7 +109,7 @@ def measure(begun: Begun, batches: Sequence[int], *, until: float = math.inf, pr
             return
 
 
-def finish(begun: Begun) -> Trace:
+def finish(begun: Begun, progress: Report | None = None) -> Trace:
     """Join the batches, which are all there, and judge the whole."""
     result = begun.run
     notes, seconds = result.merge()
@@ -125,5 +125,9 @@ def finish(begun: Begun) -> Trace:
             table = conditions.table(taken, len(begun.job.x), probed.ridge)
         result.save_condition(table)
         made = dataclasses.replace(made, condition=table)
-    result.finish(made.cautions, seconds=round(seconds, 3), **({learnt.KEY: told} if told else {}))
+    known = {learnt.KEY: told} if told else {}
+    if isinstance(begun.job, Job) and begun.job.worst_case:
+        made = worst_of_attacks.added(begun.job, made, progress)
+        known[worst_case.KEY] = made.manifest[worst_case.KEY]
+    result.finish(made.cautions, seconds=round(seconds, 3), **known)
     return made

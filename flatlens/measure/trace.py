@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from flatlens.measure import conditions, given
+from flatlens.measure import conditions, given, worst_of_attacks
 from flatlens.measure.job import Job, provenance
 from flatlens.measure.prepare import prepare
 from flatlens.measure.surface import surfaces
@@ -46,6 +46,7 @@ def trace(
     labels: Sequence[str] | None = None,
     dead_units: bool = False,
     surface: bool = False,
+    worst_case: bool = False,
     condition: float | None = None,
     out: str | Path | None = None,
     force: bool = False,
@@ -79,6 +80,8 @@ def trace(
         labels: names of the classes.
         dead_units: also count, at every step, the ReLU units that pass no gradient (column ``dead_share``).
         surface: also κ and the loss of 12 samples on planes of inputs and of the head's weight (`Trace.surfaces`).
+        worst_case: also how many of the samples the worst of several attacks leaves, within the attack's eps and norm,
+            and whether gradients are masked: ``Trace.manifest["worst_case"]``, the figures of `robustness`.
         condition: also the condition number of a linear probe on the head's features at each step, of all samples
             together (`Trace.condition`), with this ridge, such as 0.01; 0 for none, which needs at least as many
             samples as features.
@@ -106,6 +109,7 @@ def trace(
         settings = asked(
             layers, layer, controls, control, probes=probes, batch_size=batch_size, seed=seed, device=device,
             dtype=dtype, images=images, bounds=bounds, dead_units=dead_units, surface=surface, condition=condition,
+            worst_case=worst_case,
         )  # fmt: skip
         job = prepare(net, data.x, data.y, attack=made, settings=settings)
         known = given.labels(labels, job.victim.classes) or data.labels
@@ -126,6 +130,8 @@ def trace(
         result = replace(result, manifest={**result.manifest, learnt.KEY: told})
     found = (*job.cautions(notes, cautions.wrong(result)), *cautions.of_trace(result), *learnt.cautions(told))
     result = result.with_cautions(found)
+    if job.worst_case:
+        result = worst_of_attacks.added(job, result, progress)
     if job.surface:
         result = replace(result, surfaces=surfaces(job, result))
     if job.condition is not None:
@@ -169,5 +175,6 @@ def _describe(job: Job, model: str, data: str, named: str | None, layers: Sequen
         "images": job.images,
         "bounds": list(job.victim.bounds),
         **({"surface": True} if job.surface else {}),
+        **({"worst_case": True} if job.worst_case else {}),
         **({} if job.condition is None else {"condition": job.condition.ridge}),
     }

@@ -14,7 +14,7 @@ from flatlens.specs.run import KEYS, RunSpec, from_dict
 from flatlens.specs.settings import DTYPES
 from flatlens.specs.uris import parse
 
-_ALWAYS = ("batch_size", "seed", "images", "layer", "control", "surface")
+_ALWAYS = ("batch_size", "seed", "images", "layer", "control", "surface", "worst_case")
 _ATTACKS_OWN = ("eps", "norm", "steps", "step_size", "random_start", "targeted", "objective", "momentum", "restarts")
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flatlens.records import worst_case
 from flatlens.records.digest import attacked_at
 from flatlens.records.digest import record as record
 from flatlens.records.schema import ATTACK, MEASURES
@@ -98,7 +99,7 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
         made.add("spectrum", "", drawn.spectrum(spread.position, spread.curves, spread.tick.tolist(), values))
     return {
         "name": name,
-        "spec": [[str(k), text(k, v)] for k, v in trace.spec.items() if v not in (None, [], ())],
+        "spec": [[str(k), text(k, v)] for k, v in _settings(trace).items() if v not in (None, [], ())],
         "cautions": [[c.code, c.message] for c in trace.cautions],
         "n": len(samples),
         "steps": length - 1,
@@ -125,6 +126,12 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
         "eps": _number(trace.spec.get("eps")),
         "spectrum_samples": None if spread is None else spread.samples,
     }
+
+
+def _settings(trace: Trace) -> dict[str, Any]:
+    """What was asked for; of the worst of several attacks, what it left."""
+    left = worst_case.told(trace.manifest)
+    return dict(trace.spec) | ({} if left is None else {worst_case.KEY: worst_case.line(left)})
 
 
 class Figures:

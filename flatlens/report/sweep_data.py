@@ -45,6 +45,8 @@ class DrawnCell(NamedTuple):
     """What the record of its model's training tells; None of a model that was not trained by recipe."""
     immunized: Mapping[str, Any] | None = None
     """What its model's immunization reached; None of a model that was not immunized."""
+    worst_case: Mapping[str, Any] | None = None
+    """What the worst of several attacks leaves of its samples; None where it was not asked for."""
 
 
 def page(cells: Sequence[DrawnCell], name: str) -> Plain:
@@ -73,7 +75,9 @@ def page(cells: Sequence[DrawnCell], name: str) -> Plain:
             "seconds": pack(np.array([_number(cell.seconds) for cell in cells])),
             "model": [wording.model_of(spec, epochs="train.epochs" in keys) for spec in specs],
             "cautions": {str(i): found for i, cell in enumerate(cells) if (found := _cautions(cell))},
-            "accuracy": {at: pack(_table(_accuracy(cell, at) for cell in cells)) for at in ("clean", "attacked")},
+            "accuracy": {at: pack(_table(_accuracy(cell, at) for cell in cells)) for at in ("clean", "attacked")}
+            | ({"worst": pack(_table(map(_worst, cells)))} if any(cell.worst_case for cell in cells) else {}),
+            "masked": [i for i, cell in enumerate(cells) if cell.worst_case and cell.worst_case["masked"]],
         },
         "rows": _rows(cells, layers, paths),
         "curves": _curves(cells, layers, paths),
@@ -165,6 +169,14 @@ def _all(cell: DrawnCell, name: str) -> Sequence[Mapping[str, Any]]:
 
 def _accuracy(cell: DrawnCell, at: str) -> list[float]:
     return [math.nan] * 5 if cell.digest is None else _share(cell.digest["accuracy"][at])
+
+
+def _worst(cell: DrawnCell) -> list[float]:
+    """What the worst of several attacks leaves, whose record has no count."""
+    if not cell.worst_case:
+        return [math.nan] * 5
+    found = cell.worst_case["worst"]
+    return _share({**found, "count": round(found["value"] * found["n"])})
 
 
 def _share(of: Mapping[str, Any]) -> list[float]:

@@ -56,7 +56,7 @@ _BESIDE = {"random-direction": ("embedding",)}
 _OF_IMAGES = (
     "immunize",
     "eps", "norm", "random_start", "targeted", "objective", "momentum", "restarts", "only_correct", "dead_units",
-    "surface", "bounds", "train", "images", "condition",
+    "surface", "worst_case", "bounds", "train", "images", "condition",
 )  # fmt: skip
 _WHOLE = {"slot_len": 10_000, "candidates": 1_000_000, "topk": 1_000_000, "swaps": 10_000, "stop_after": 1_000_000}
 

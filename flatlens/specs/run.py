@@ -30,13 +30,14 @@ from flatlens.specs.train import TrainSpec
 from flatlens.specs.trust import DOWNLOAD, TRUST
 from flatlens.specs.uris import parse
 from flatlens.specs.values import DEFAULT_LINF_EPS, flag, missing, number, shortened, typed, whole, written
+from flatlens.specs.worst_case import demand_ball
 
 NEEDED = ("model", "data")
 TARGETS = ("next", "random", "least-likely")
 NO_EPS = ("ddn",)
 UNHASHED = ("device", "images", "name")
 """What does not determine the numbers."""
-LATER = (("surface", False), ("download", False))
+LATER = (("surface", False), ("worst_case", False), ("download", False))
 """Settings that came later, and their defaults, which stay unwritten: the specs of before keep their hash."""
 SUBTABLES: Mapping[str, type] = {"train": TrainSpec, "immunize": ImmunizeSpec}
 """Settings that are tables of their own."""
@@ -102,6 +103,7 @@ class RunSpec:
     stop_after: int | None = None
     condition: float | None = None
     sharpen: float | None = None
+    worst_case: bool = False
 
     def __post_init__(self) -> None:
         for key in ("control", "layer"):
@@ -332,6 +334,8 @@ def _check(spec: RunSpec) -> None:
         if value is not None and value < 1:
             raise SpecError(f"{flag(key)} {value}: needs a whole number of at least 1")
     _ = spec.settings
+    if spec.worst_case and not spec.foreign:  # what others' attacks are within is known when they are made
+        demand_ball(spec.attack, spec.norm, None if spec.attack in NO_EPS else spec.eps or DEFAULT_LINF_EPS)
     if spec.targeted is not None and spec.targeted not in TARGETS and whole(spec.targeted) is None:
         raise SpecError(unknown("target", spec.targeted, ["LABEL (a number)", *TARGETS], where="there are"))
 

@@ -67,6 +67,7 @@ class Settings:
         only_correct: leave out samples that are wrong before the attack.
         dead_units: count the ReLU units that pass no gradient.
         surface: also κ and the loss of a few samples on planes of inputs and of weights.
+        worst_case: also how many samples the worst of several attacks leaves, and whether gradients are masked.
         condition: also the condition number of a linear probe on the head's features at each step, of all samples
             together, with this ridge; 0 for none, None to leave it out.
 
@@ -86,6 +87,7 @@ class Settings:
     only_correct: bool = False
     dead_units: bool = False
     surface: bool = False
+    worst_case: bool = False
     condition: float | None = None
 
     def __post_init__(self) -> None:
@@ -111,7 +113,7 @@ class Settings:
             value = getattr(self, key)
             if value not in known and not (value is None and key == "dtype"):
                 raise SpecError(unknown(key, str(value), known, where="there are"))
-        for key in ("only_correct", "dead_units", "surface"):
+        for key in ("only_correct", "dead_units", "surface", "worst_case"):
             typed(key, getattr(self, key), bool, bool)
 
         if self.condition is not None and not 0 <= typed("condition", self.condition, (int, float), float) < math.inf:

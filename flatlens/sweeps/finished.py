@@ -10,7 +10,7 @@ from urllib.parse import quote
 from flatlens.errors import RunError, unknown
 from flatlens.files.borders import DamageError
 from flatlens.records import digest as digests
-from flatlens.records import runs
+from flatlens.records import runs, worst_case
 from flatlens.records.trajectory import Trace
 from flatlens.sweeps.folder import DONE, STATES, Sweep
 from flatlens.sweeps.opening import damaged
@@ -111,7 +111,7 @@ def listed(sweep: Sweep, folder: Path) -> list[DrawnCell]:
             except RunError as damage:
                 about, found, error = {}, None, str(damage)
             link = _link(sweep.cell(key) / "report.html", folder)
-            told = {"trained": about.get("trained"), "immunized": about.get("immunized")}
+            told = {name: about.get(name) for name in ("trained", "immunized", worst_case.KEY)}
             cells.append(DrawnCell(key, spec, found, link, DONE, error, about.get("seconds"), **told))
         else:
             failure = sweep.failure(key)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from flatlens.errors import RunError
 from flatlens.files.atomic import disk, replacing
 from flatlens.files.borders import DamageError
-from flatlens.records import runs
+from flatlens.records import runs, worst_case
 from flatlens.records.digest import ADDED
 from flatlens.records.schema import LAYERS, STEPS
 from flatlens.records.stored import KEY as KEY
@@ -204,6 +204,8 @@ _TRAINED = [
     _Figure(pa.field("train_step_seconds", pa.float64()), "step_seconds"),
 ]
 """Of what the record of a training by recipe tells; null of other models."""
+_WORST_CASE = [*_parts("worst", Fraction), _Figure(pa.field("masked", pa.bool_()), "masked")]
+"""Of the worst of several attacks on a cell's own samples; null where it was not asked for."""
 _IMMUNIZED = [
     _Figure(pa.field(f"{IMMUNIZE}_{name}", pa.float64()), name)
     for name in ("i", "ii", "rir", "bound", "heldout_i", "heldout_ii", "heldout_rir", "harmful_left",
@@ -218,7 +220,7 @@ CELLS = pa.schema(
         *map(column, _SETTINGS),
         *((name, pa.string()) for name in _HASHES),
         ("seconds", pa.float64()),
-        *(figure.field for figure in (*_ACCURACY, *_TRAINED, *_IMMUNIZED, *_ROW)),
+        *(figure.field for figure in (*_ACCURACY, *_WORST_CASE, *_TRAINED, *_IMMUNIZED, *_ROW)),
     ]
 )
 """The columns of the table of cells."""
@@ -233,6 +235,7 @@ def _figures(sweep: Sweep, keys: Sequence[str]) -> pa.Table:
         about += [[setting(point, key) for point in points] for key in _SETTINGS]
         about += [[found.get(name) for found in manifests] for name in (*_HASHES, "seconds")]
         about += [[_at(found["accuracy"], figure) for found in digests] for figure in _ACCURACY]
+        about += [[_told(worst_case.told(found), figure) for found in manifests] for figure in _WORST_CASE]
         about += [[_told(found.get("trained"), figure) for found in manifests] for figure in _TRAINED]
         about += [[_told(found.get("immunized"), figure) for found in manifests] for figure in _IMMUNIZED]
         rows = [(i, row) for i, found in enumerate(digests) for row in found["rows"]]
@@ -257,7 +260,12 @@ def _at(row: Mapping[str, Any], figure: _Figure) -> Any:
 
 def _told(trained: Mapping[str, Any] | None, figure: _Figure) -> Any:
     found = None if trained is None else trained.get(figure.name)
-    return found if figure.part is None or found is None else found.get(figure.part)
+    if figure.part is None or found is None:
+        return found
+    if figure.part != "count":
+        return found.get(figure.part)
+    # A share in a record has no count, which follows from it; one of no samples is null.
+    return round(found["value"] * found["n"]) if isinstance(found["value"], (int, float)) else None
 
 
 def _array(values: list[Any], field: pa.Field) -> pa.Array:

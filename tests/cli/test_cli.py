@@ -83,7 +83,7 @@ def test_without_flags_a_spec_has_its_own_defaults(planned, flatlens):
 def test_all_flags_reach_the_spec(planned, flatlens):
     words = (
         "--attack pgd --eps 8/255 --norm l2 --step-size 0.01 --steps 7 --random-start --targeted 3 --control all "
-        "--objective dlr --momentum 0.5 --restarts 3 --dead-units --surface "
+        "--objective dlr --momentum 0.5 --restarts 3 --dead-units --surface --worst-case "
         "--control gaussian-noise --layer head --layer last:2 --probes 9 --limit 5 --samples 3,17 --only-correct "
         "--batch-size 4 --seed 2 --device cpu --dtype float64 --images none --set bounds=[-1,1]"
     )
@@ -92,7 +92,7 @@ def test_all_flags_reach_the_spec(planned, flatlens):
         spec.RunSpec(
             model="flatlens:digits-cnn", data="flatlens:digits", attack="pgd", eps=8 / 255, norm="l2",
             step_size=0.01, steps=7, random_start=True, targeted="3", objective="dlr", momentum=0.5, restarts=3,
-            dead_units=True, surface=True, control=("all", "gaussian-noise"),
+            dead_units=True, surface=True, worst_case=True, control=("all", "gaussian-noise"),
             layer=("head", "last:2"), probes=9, limit=5, samples=(3, 17), only_correct=True, batch_size=4, seed=2,
             device="cpu", dtype="float64", images="none", bounds=(-1.0, 1.0),
         )

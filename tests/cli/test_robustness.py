@@ -148,3 +148,14 @@ def test_numbers_of_other_libraries_are_numbers_and_a_radius_for_each_sample_is_
     assert one == other
     with pytest.raises(FlatlensError, match=r"eps=.*needs a number"):
         fl.robustness(model, x, y, eps=(0.1, 0.2))
+
+
+def test_a_trace_says_the_same_of_its_own_samples(flatlens: Any, tmp_path: Path) -> None:
+    words = ("--model", MODEL, "--data", DATA, "--eps", 0.1, "--limit", 12, "--json")
+    traced = flatlens("trace", *words, "--steps", 2, "--worst-case", "--out", tmp_path / "run")
+    found, alone = json.loads(traced.out), json.loads(flatlens("robustness", *words).out)
+    assert found["worst_case"] == {key: value for key, value in alone.items() if key not in ("model", "data")}
+    worst = alone["worst"]
+    said = f"{100 * worst['value']:.1f} % [{100 * worst['low']:.1f}, {100 * worst['high']:.1f}] of 12 are left by"
+    assert f"worst case  {said}" in traced.err
+    assert "worst_case" not in json.loads(flatlens("trace", *words, "--steps", 2, "--out", tmp_path / "bare").out)

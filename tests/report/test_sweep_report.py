@@ -51,6 +51,18 @@ def test_varying_settings_come_in_the_order_of_a_specification():
     assert varying([]) == []
 
 
+def test_the_worst_case_is_told_where_a_cell_has_it():
+    told = {"worst": {"value": 0.25, "low": 0.1, "high": 0.6, "n": 8}, "masked": True, "attacks": {}}
+    cells = [DrawnCell(str(k), spec(seed=k), None, None, "done") for k in range(3)]
+    bare = sweep_data.page(cells, "s")["cells"]
+    assert "worst" not in bare["accuracy"] and bare["masked"] == []
+    cells[1:] = [cells[1]._replace(worst_case=told), cells[2]._replace(worst_case=told | {"masked": False})]
+    found = sweep_data.page(cells, "s")["cells"]
+    expected = np.array([[np.nan] * 5, [0.25, 0.1, 0.6, 2, 8], [0.25, 0.1, 0.6, 2, 8]], np.float32)
+    np.testing.assert_array_equal(unpack(found["accuracy"]["worst"]), expected)
+    assert found["masked"] == [1]
+
+
 def test_trained_or_not_is_a_difference_by_itself():
     specs = [spec(), spec(train=ROBUST)]
     assert varying(specs) == ["train"]

@@ -59,6 +59,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "images": ({"images": "all"}, "--images all: is of image classifiers"),
     "only right ones": ({"only_correct": True}, "--only-correct True: is of image classifiers"),
     "a surface": ({"surface": True}, "--surface True: is of image classifiers"),
+    "the worst case": ({"worst_case": True}, "--worst-case True: is of image classifiers"),
     "restarts": ({"restarts": 2}, "--restarts 2: is of image classifiers"),
     "an attack on images": ({"attack": "pgd"}, "attack 'pgd' is of image classifiers"),
     "an attack by another name": ({"attack": "gcgg"}, "Did you mean 'gcg'"),

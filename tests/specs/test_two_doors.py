@@ -41,6 +41,7 @@ MISUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "layer": ({"layers": "fx"}, ["--layer", "fx"]),
     "layer-last": ({"layers": "last:0"}, ["--layer", "last:0"]),
     "surface": ({"surface": "maybe"}, ["--set", "surface='maybe'"]),
+    "worst-case": ({"worst_case": "maybe"}, ["--set", "worst_case='maybe'"]),
     "attack": ({"attack": "pdg"}, ["--attack", "pdg"]),
     "attack-scheme": ({"attack": "torchatack:PGD"}, ["--attack", "torchatack:PGD"]),
 }

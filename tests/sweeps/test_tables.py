@@ -96,6 +96,33 @@ def test_infinities_are_numbers_and_nothing_known_is_null(own):
     assert (row["depth"], row["depth_low"], row["depth_high"], row["rise"]) == (np.inf, 1.0, np.inf, None)
 
 
+SHARE = {"value": 0.25, "low": 0.1, "high": 0.6, "n": 8}
+OF_A_TRAINING = {
+    "worst": SHARE,
+    "pgd": SHARE,
+    "loss_gap": SHARE,
+    "masked": True,
+    "eps": 0.3,
+    "norm": "linf",
+    "alarms": [],
+}
+OF_ITS_OWN = {"worst": SHARE, "masked": False, "attacks": {"pgd": "PGD-20"}}
+
+
+@pytest.mark.parametrize(
+    ("record", "known", "unknown"), [("trained", "train_", ""), ("worst_case", "", "train_")], ids=["trained", "own"]
+)
+def test_the_worst_case_of_a_training_and_of_a_cell_are_columns_of_their_own(own, record, known, unknown):
+    key = finished.keys(own)[0]
+    file = unsealed(own.cell(key)) / "manifest.json"
+    told = {"trained": OF_A_TRAINING, "worst_case": OF_ITS_OWN}[record]
+    file.write_text(json.dumps(json.loads(file.read_text()) | {record: told}))
+    row = next(row for row in own.cells.to_pylist() if row["cell"] == key)
+    parts = ("worst", "worst_low", "worst_high", "worst_count", "worst_n", "masked")
+    assert [row[f"{known}{part}"] for part in parts] == [0.25, 0.1, 0.6, 2, 8, told["masked"]]
+    assert [row[f"{unknown}{part}"] for part in parts] == [None] * 6
+
+
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_ten_thousand_cells_take_seconds(small_sweep, tmp_path, count):
     """Printed, not asserted: run with -s."""

@@ -9,9 +9,9 @@ const MEASURES = { relative_flatness: "κ, relative flatness (Petzka et al.)", l
 
 /**
  * Twelve runs over model × training × seed, one that failed and one that waits; `truth` tells each share, median and curve by cell, layer and path.
- * @param {{ control?: string }} [options]
+ * @param {{ control?: string, worst?: boolean }} [options] `worst`: what the worst of several attacks leaves is known of all runs, and run 2 is masked
  */
-export function madeSweep({ control = PATHS[1] } = {}) {
+export function madeSweep({ control = PATHS[1], worst = false } = {}) {
   const draw = random(3), done = MODELS.flatMap((_, m) => TRAINED.flatMap((_, t) => SEEDS.map((_, s) => [m, t, s]))), size = done.length;
   const share = () => { const v = draw(); return [v, v / 2, (v + 1) / 2, Math.round(40 * v), 40]; };
   const curve = () => [0, -1, 1].map((shift) => Array.from({ length: 5 }, () => 6 * draw() - 3 + shift));
@@ -32,7 +32,7 @@ export function madeSweep({ control = PATHS[1] } = {}) {
       key: Array.from({ length: size + 2 }, (_, k) => k.toString(16).padStart(16, "0")), state: [...done.map(() => "done"), "failed", "waiting"],
       page: [...done.map((_, k) => `cells/${k}/report.html`), null, null], error: { [size]: "heads=3 does not divide width=16" },
       seconds: packed([...done.map((_, k) => k + 0.5), NaN, NaN]), model: [...done.map(([m]) => MODELS[m]), MODELS[0], MODELS[1]],
-      cautions: {}, accuracy: Object.fromEntries(["clean", "attacked"].map((at) => [at, packed([...done.map(share), ...[0, 1].map(() => Array(5).fill(NaN))])])),
+      cautions: {}, masked: worst ? [2] : [], accuracy: Object.fromEntries(["clean", "attacked", ...(worst ? ["worst"] : [])].map((at) => [at, packed([...done.map(share), ...[0, 1].map(() => Array(5).fill(NaN))])])),
     },
     rows: {
       cell: rows.map((r) => r.cell), layer: rows.map((r) => r.layer), path: rows.map((r) => r.path), measure: rows.map(() => 0), probe: rows.map(() => 0),

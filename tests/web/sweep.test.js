@@ -140,6 +140,14 @@ describe("the columns", () => {
     expect(columnsOf(bookOf({ ...data, varying: [] }), first)[0]).toMatchObject({ key: "key", first: true });
   });
 
+  it("tell the worst case where a run was asked for it, and which are masked", () => {
+    const asking = bookOf(madeSweep({ worst: true }).data), keys = columnsOf(asking, first).map((c) => c.key), worst = columnsOf(asking, first).find((c) => c.key === "worst");
+    expect(keys.slice(keys.indexOf("attacked"), keys.indexOf("flipped"))).toEqual(["attacked", "worst"]);
+    expect([worst.title, worst.of({ cell: 4, layer: 0 }), worst.of({ cell: 12, layer: -1 })]).toEqual(["right, worst case", accuracyOf(asking, 4, "worst"), null]);
+    expect([1, 2].map((cell) => worst.masked({ cell, layer: 0 }))).toEqual([false, true]);
+    expect(worst.masked({ cell: 0, layer: 0, group: [0, 1, 2].map((cell) => ({ cell, layer: 0 })) })).toBe(true);
+  });
+
   it("say what stands in a row", () => {
     const of = asked({ layer: ALL_LAYERS }), says = (key, item) => columnsOf(book, of).find((c) => c.key === key).of(item), item = { cell: 4, layer: 1 };
     expect([says("model", item), says("seed", item), says("layer", item), says("state", item), says("seconds", item)]).toEqual(["cnn", "1", "conv1", "done", 4.5]);

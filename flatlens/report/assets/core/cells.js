@@ -59,7 +59,7 @@ export function medianOf(book, row, name) {
   return { value, low, high, n };
 }
 
-/** @param {Book} book @param {number} cell @param {string} at `clean` or `attacked` @returns {Told | null} */
+/** @param {Book} book @param {number} cell @param {string} at `clean`, `attacked` or `worst` @returns {Told | null} */
 export function accuracyOf(book, cell, at) {
   const [value, low, high, count, n] = book.data.cells.accuracy[at].row(cell);
   return Number.isNaN(value) ? null : { value, low, high, count, n };

@@ -12,11 +12,11 @@ import { fixed, num } from "./text.js";
 /**
  * @typedef {{ key: string, title: string, sort: (item: Item) => string | number | null | undefined }
  *   & ({ kind: "setting", of: (item: Item) => string, whole?: (item: Item) => string, scheme?: string, first?: boolean }
- *   | { kind: "share", of: (item: Item) => Told | null, both?: boolean }
+ *   | { kind: "share", of: (item: Item) => Told | null, both?: boolean, masked?: (item: Item) => boolean }
  *   | { kind: "median", of: (item: Item) => Told | null, write: (value: number) => string }
  *   | { kind: "curve", of: (item: Item) => import("./medians.js").Quartiles | null }
  *   | { kind: "number", of: (item: Item) => number }
- *   | { kind: "state", of: (item: Item) => string })} Column `first`: it names the row; `both`: the control's share is drawn beside the attack's
+ *   | { kind: "state", of: (item: Item) => string })} Column `first`: it names the row; `both`: the control's share is drawn beside the attack's; `masked`: whether gradients are, of one of the runs
  */
 
 /** @param {Book} book @param {Asked} asked @returns {Column[]} */
@@ -35,6 +35,7 @@ export function columnsOf(book, asked) {
     ...(asked.layer === ALL_LAYERS ? [{ key: "layer", title: "layer", kind: /** @type {const} */ ("setting"), of: (/** @type {Item} */ item) => layerOf(item) ?? "–", sort: layerOf }] : []),
     { ...right("clean"), kind: "share" },
     { ...right("attacked"), kind: "share" },
+    ...(data.cells.accuracy.worst ? [{ ...right("worst"), title: "right, worst case", kind: /** @type {const} */ ("share"), masked: (/** @type {Item} */ item) => (item.group ?? [item]).some(({ cell }) => data.cells.masked.includes(cell)) }] : []),
     { ...share("flipped", "flipped", 0, "flipped"), kind: "share" },
     { key: "curve", title: "median κ", kind: "curve", of: (item) => quartilesOf(book, item, 0), sort: () => null },
     { ...share("valley", `valley, ${shareWords(asked)}`), kind: "share", both: true },

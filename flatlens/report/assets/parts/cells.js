@@ -97,7 +97,8 @@ function cellOf(view, column, item) {
   }
   const span = make("small", { title: told.runs ? `median and range of ${told.runs} runs` : null },
     ` ${(100 * told.low).toFixed(1)}–${(100 * told.high).toFixed(1)}${told.runs ? ` of ${told.runs}` : ""}`);
-  return make("td", { title: `${count(told.count ?? 0)} of ${count(told.n)}` }, percent(told.value), span, column.both ? make("small", { class: "drawn" }, bothOf(view, item, told)) : null);
+  return make("td", { title: `${count(told.count ?? 0)} of ${count(told.n)}` }, percent(told.value), span,
+    column.masked?.(item) ? make("small", { title: "attacks on the cross-entropy overstate this model’s robustness: see the run’s cautions" }, " masked") : null, column.both ? make("small", { class: "drawn" }, bothOf(view, item, told)) : null);
 }
 
 const nothing = () => make("td", { class: "empty" }, "–");

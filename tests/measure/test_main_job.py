@@ -82,13 +82,13 @@ def factory(shape, classes):
 
 
 def test_fashion_mnist_with_a_factory_of_ones_own(tmp_path: Path) -> None:
-    data = datasets.load(f"idx:{fashion_mnist()}?split=train").take(np.arange(2000))
+    data = datasets.load(f"idx:{fashion_mnist()}?split=train").take(np.arange(4000))
     x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
     (tmp_path / "mine.py").write_text(FACTORY)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = zoo.cnn((1, 28, 28), 10, width=16)
-    training.train(model, x, y, epochs=4, rng=torch.Generator().manual_seed(0))
+    training.train(model, x, y, epochs=3, rng=torch.Generator().manual_seed(0))
     save_file(model.state_dict(), tmp_path / "mine.safetensors")
     command = [
         sys.executable, "-m", "flatlens", "trace", "--json",

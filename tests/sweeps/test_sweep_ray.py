@@ -223,6 +223,7 @@ def test_a_large_cell_is_shared_out(work, cluster):
     assert len({cell.pid for cell in work.begun()[before:]}) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [False, True], ids=["one-after-the-other", "together"])
 def test_shards(work, reference, together):
     file, out = work.sweep(GRID), work.path / "out"
@@ -294,6 +295,7 @@ def test_a_worker_is_killed(work, cluster):
     assert len(work.begun()) == 7  # one was begun twice
 
 
+@pytest.mark.slow
 def test_cells_that_cannot_be_done(work, cluster):
     """One hangs, one kills its process each time, as when memory runs out, one raises, and one is well."""
     names = [f"models.py:{name}" for name in ("hanging", "killing", "wrong", "quick")]
@@ -373,6 +375,7 @@ def test_room(nodes, threads, gpus, expected):
     assert room(nodes, threads, gpus) == expected
 
 
+@pytest.mark.slow
 def test_what_a_task_sees_of_the_gpus(work, cluster):
     for gpus, model, expected in ((0.5, "quick", {"0"}), (None, "quick", {""})):
         before = len(work.begun())

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-gpu test-torch lint bench docs docs-links notebooks clean
+.PHONY: demo test test-faults test-slow test-gpu test-torch lint bench docs docs-links notebooks clean
 
 demo: .venv/installed
 	$(BIN)/flatlens demo --out runs/demo
@@ -10,6 +10,9 @@ demo: .venv/installed
 test: .venv/tests
 	@tests/setup.sh
 	@$(BIN)/python -m tests; status=$$?; cat .cache/left-out; exit $$status
+
+test-faults: .venv/tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults
 
 test-slow: .venv/tests
 	$(BIN)/python -m pytest -m slow

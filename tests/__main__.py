@@ -1,7 +1,7 @@
 """All tests, in four processes side by side: `python -m tests`, with pytest's own words behind it.
 
 Some compute and some wait, for processes, clusters and browsers: side by side they leave no core idle. What starts
-processes is in one of the four, and so no two of those meet. Each has one thread of PyTorch: several that each take all
+processes is in one of the four, and so no two of those meet; what kills them is left to `make test-faults`. Each has one thread of PyTorch: several that each take all
 cores are in each other's way. Annotations are checked in the first, which has the tests of what is checked; it costs
 a quarter of the time.
 """
@@ -20,11 +20,11 @@ from typing import IO
 from tests.checked import UNCHECKED
 
 HERE = Path(__file__).parent
-STARTING = ("files", "sweeps")
-"""What starts processes."""
-OPENING = ("cli", "export", "report", "viewer", "test_documentation.py", "test_packaging.py", "test_site.py")
+STARTING = ("files", "models", "sweeps", "viewer")
+"""What starts processes and servers, and loads models."""
+OPENING = ("cli", "export", "report", "test_documentation.py", "test_packaging.py", "test_site.py")
 """What opens browsers and runs commands."""
-TRACING = ("claims", "immunity", "measure", "models", "records", "training", "trials")
+TRACING = ("claims", "immunity", "measure", "records", "training", "trials")
 """What trains and traces; all else, whatever is added, is the first process's."""
 NOTHING = 5
 """pytest's exit code where nothing was selected."""

@@ -43,6 +43,7 @@ def uninterrupted(tmp_path_factory):
 # ---- signals ------------------------------------------------------------------------------------
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
 def test_the_same_command_goes_on_with_a_run_that_was_stopped(uninterrupted, tmp_path, blow):
     out = tmp_path / "run"

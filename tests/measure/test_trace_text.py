@@ -217,6 +217,7 @@ def undisturbed(which: str) -> fl.Trace:
     return traced(load_language.load(spec(**RESUMED[which])).job, None)
 
 
+@pytest.mark.faults
 @pytest.mark.filterwarnings("ignore:bfloat16")
 @pytest.mark.parametrize("which", RESUMED)
 @pytest.mark.parametrize("after", [2, 10])

@@ -11,6 +11,8 @@ import pytest
 
 from flatlens.sweeps import folder as sweeps
 
+pytestmark = pytest.mark.faults
+
 SCRIPTS = sorted((Path(__file__).parents[2] / "data" / "sweeps").glob("slurm-*.sh"))
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do echo "$1" >> "$OPTIONS"; shift; done

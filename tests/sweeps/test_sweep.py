@@ -20,6 +20,8 @@ from flatlens.sweeps.engines.local import Local
 from flatlens.sweeps.supervisor import run_sweep
 from tests.swept import Place, family, gone, killed_afterwards, names, same, until, workers
 
+pytestmark = pytest.mark.faults
+
 CELLS, WORKERS = 6, 2
 SLOW = "0.02"  # seconds a pass: a cell of 15 passes takes long enough to be killed in the middle
 

@@ -28,6 +28,8 @@ from flatlens.sweeps.supervisor import run_sweep
 from flatlens.training import recipes as trained
 from tests.swept import Place, killed_afterwards, names, same, until
 
+pytestmark = pytest.mark.faults
+
 CELLS = 4
 
 

@@ -28,6 +28,8 @@ from flatlens.sweeps.owners import supervised
 from flatlens.sweeps.supervisor import run_sweep
 from tests import assets
 
+pytestmark = pytest.mark.faults
+
 ray = assets.package("ray", "pip install 'flatlens[ray]'")
 
 
@@ -223,7 +225,6 @@ def test_a_large_cell_is_shared_out(work, cluster):
     assert len({cell.pid for cell in work.begun()[before:]}) == 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("together", [False, True], ids=["one-after-the-other", "together"])
 def test_shards(work, reference, together):
     file, out = work.sweep(GRID), work.path / "out"
@@ -269,7 +270,6 @@ def struck_when(work, ripe, strike):
     assert struck.is_set()
 
 
-@pytest.mark.slow
 def test_a_node_is_lost(work, cluster):
     file, count = work.sweep(cells(6, "steady")), 6
     assert run_sweep(file, work.path / "local", workers=2, trust_code=True).done == count
@@ -295,7 +295,6 @@ def test_a_worker_is_killed(work, cluster):
     assert len(work.begun()) == 7  # one was begun twice
 
 
-@pytest.mark.slow
 def test_cells_that_cannot_be_done(work, cluster):
     """One hangs, one kills its process each time, as when memory runs out, one raises, and one is well."""
     names = [f"models.py:{name}" for name in ("hanging", "killing", "wrong", "quick")]
@@ -315,7 +314,6 @@ def test_cells_that_cannot_be_done(work, cluster):
 # ---- as a user does it ----------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_interrupted_killed_and_gone_on_with(work, monkeypatch):
     """A cluster of this machine: nobody else can reach it, and nothing of it is left, whatever ends the sweep."""
     file, out = work.sweep(cells(8, "steady")), work.path / "out"
@@ -375,7 +373,6 @@ def test_room(nodes, threads, gpus, expected):
     assert room(nodes, threads, gpus) == expected
 
 
-@pytest.mark.slow
 def test_what_a_task_sees_of_the_gpus(work, cluster):
     for gpus, model, expected in ((0.5, "quick", {"0"}), (None, "quick", {""})):
         before = len(work.begun())

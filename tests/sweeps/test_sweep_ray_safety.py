@@ -16,6 +16,8 @@ import tomli_w
 
 from tests import assets
 
+pytestmark = pytest.mark.faults
+
 assets.package("ray", "pip install 'flatlens[ray]'")
 
 MODULES = (

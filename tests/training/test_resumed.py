@@ -152,6 +152,7 @@ def test_a_cost_is_known_before(name: str, monkeypatch: pytest.MonkeyPatch, tmp_
     assert cost.seconds > 0 and cost.passes > plain.passes > 0
 
 
+@pytest.mark.faults
 def test_killed_and_gone_on_with(tmp_path: Path) -> None:
     """The command itself, with all that a snapshot holds: a generator, the best epoch, a rising eps."""
     spec = TrainSpec(**TINY | {"epochs": 20}, defence="gan", penalty="fam", keep="best", eps_warmup=3)

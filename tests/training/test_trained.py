@@ -56,6 +56,7 @@ def uncut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
 def test_a_training_cut_off_goes_on_to_the_same_bits(tmp_path: Path, uncut: Path, blow: signal.Signals) -> None:
     words, out = CUT, tmp_path / "cut.safetensors"

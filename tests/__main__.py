@@ -1,9 +1,9 @@
 """All tests, in four processes side by side: `python -m tests`, with pytest's own words behind it.
 
-Some compute and some wait, for processes, clusters and browsers: side by side they leave no core idle. What starts
-processes is in one of the four, and so no two of those meet; what kills them is left to `make test-faults`. Each has one thread of PyTorch: several that each take all
-cores are in each other's way. Annotations are checked in the first, which has the tests of what is checked; it costs
-a quarter of the time.
+Some compute and some wait, for processes and browsers: side by side they leave no core idle. What starts servers and
+processes is in one of the four, and so no two of those meet; what kills them is left to `make test-faults`. Each has
+one thread of PyTorch: several that each take all cores are in each other's way. Annotations are checked in the first,
+which has the tests of what is checked; it costs a quarter of the time.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ test: .venv/tests
 	@$(BIN)/python -m tests; status=$$?; cat .cache/left-out; exit $$status
 
 test-faults: .venv/tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults
+	$(BIN)/python -m tests -m faults
 
 test-slow: .venv/tests
 	$(BIN)/python -m pytest -m slow

@@ -124,7 +124,7 @@ def test_the_worst_case_of_a_training_and_of_a_cell_are_columns_of_their_own(own
 
 
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_ten_thousand_cells_take_seconds(small_sweep, tmp_path, count):
+def test_many_cells_take_seconds(small_sweep, tmp_path, count):
     """Printed, not asserted: run with -s."""
     plan = plan_of(small_sweep)
     key, spec = next(iter(plan["cells"].items()))

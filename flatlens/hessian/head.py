@@ -15,17 +15,7 @@ from torch import Tensor, nn
 from flatlens.errors import LayerError
 from flatlens.hessian import Curvature
 from flatlens.hessian.scale_free import NORMAL, over_gap, without_top
-from flatlens.hessian.softmax import (
-    EIGH_CLASSES,
-    ENOUGH,
-    eigenvalues,
-    gradient_norm,
-    largest_eigenvalue,
-    others,
-    participation,
-    softmax,
-    top_eigenvalue,
-)
+from flatlens.hessian.softmax import eigenvalues, gradient_norm, others, participation, softmax, top_eigenvalue
 from flatlens.hessian.vocabulary import Blocks
 from flatlens.victims.checks import ROUNDINGS
 from flatlens.victims.precision import wide
@@ -84,20 +74,13 @@ class Head:
         trace = norm_sq * c
         variance = self._weight_variance(soft.p, own)
         zero = torch.zeros_like(trace)
-        finite = torch.isfinite(norm_sq) & torch.isfinite(c)
-        # LAPACK refuses NaN: a sample that is not finite keeps NaN in every column and harms no other.
-        safe = type(soft)(*(torch.where(finite.unsqueeze(1), t, 1 / t.shape[1]) for t in soft))
-        blank = torch.where(finite, 1.0, torch.nan)
-        # LAPACK's counterparts on a GPU are waited for; Newton's method is not.
-        asked = c.device.type == "cpu" or soft.p.shape[1] > EIGH_CLASSES
-        top = top_eigenvalue(safe) if asked else largest_eigenvalue(others(own), steps=ENOUGH)
         return Curvature(
             method="closed-form",
             exact=True,
             trace=trace,
             trace_se=zero,
             ggn_trace=trace,
-            top_eigenvalue=norm_sq * top * blank,
+            top_eigenvalue=norm_sq * top_eigenvalue(others(own)),
             relative_flatness=norm_sq * variance,
             relative_flatness_se=zero,
             relative_sharpness=self.weight_norm**2 * trace,
@@ -106,8 +89,8 @@ class Head:
             confidence_term=c,
             scale_free=over_gap(norm_sq * self._variance_over(c, variance, own), own),
             weight_grad_norm=norm_sq.sqrt() * (torch.full_like(c, torch.nan) if y is None else gradient_norm(soft, y)),
-            effective_rank=participation(safe) * blank,
-            spectrum=(norm_sq * blank).unsqueeze(1) * eigenvalues(safe) if spectrum else None,
+            effective_rank=participation(soft),
+            spectrum=norm_sq.unsqueeze(1) * eigenvalues(soft) if spectrum else None,
         )
 
     def _compare(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from flatlens.hessian import Curvature
 from flatlens.hessian.head import same_logits
-from flatlens.hessian.softmax import Others, largest_eigenvalue, others
+from flatlens.hessian.softmax import Others, others, top_eigenvalue
 from flatlens.hessian.vocabulary import Blocks
 from flatlens.victims.precision import wide
 
@@ -125,7 +125,7 @@ class HeadAtPositions:
         # NaN reaches each column by itself, but for those that compare.
         blank = torch.where(finite, 1.0, torch.nan)
         c, variance = seen.confidence_term, seen.rest * self._blocks.variance_over_rest(seen)
-        lam = norm_sq * largest_eigenvalue(seen)
+        lam = norm_sq * top_eigenvalue(seen)
         rows = {
             "nll": blank * (seen.first - target + torch.log1p(seen.odds)),
             "rank_of_target": blank * _rank(given, label.to(given.device)).to(a.device),

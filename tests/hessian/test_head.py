@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.func import hessian
 
 from flatlens.hessian.head import Head
-from flatlens.hessian.softmax import EIGH_CLASSES, ENOUGH, _secular, eigenvalues, largest_eigenvalue, others, softmax
 
 MEASURES = ("trace", "top_eigenvalue", "relative_flatness", "relative_sharpness", "confidence_term")
 
@@ -123,19 +122,6 @@ def test_thousand_classes(gap: float) -> None:
         assert abs(mp.mpf(found.relative_flatness.item()) / kappa - 1) < 1e-9
 
 
-@pytest.mark.parametrize("gap", [0, 1, 20, 100, 600])
-@pytest.mark.parametrize("classes", [2, 3, EIGH_CLASSES, 300])
-def test_bisection_and_eigenproblem_agree(classes: int, gap: float) -> None:
-    head, a = linear(classes, gap=gap)
-    soft = softmax(head(a).detach())
-    torch.testing.assert_close(_secular(soft), eigenvalues(soft)[:, 0], rtol=1e-12, atol=0)
-
-
-def test_equal_classes_have_a_known_spectrum() -> None:
-    soft = softmax(torch.zeros(1, 100, dtype=torch.float64))
-    torch.testing.assert_close(_secular(soft), torch.tensor([0.01], dtype=torch.float64), rtol=1e-14, atol=0)
-
-
 def test_centred_form_for_more_classes_than_distances_are_kept_for(monkeypatch: pytest.MonkeyPatch) -> None:
     head, a = linear(30, gap=200)
     kept = Head(head)(a).relative_flatness
@@ -187,12 +173,3 @@ def test_float32_features_lose_nothing_more_than_their_rounding() -> None:
     again.load_state_dict(single.state_dict())
     expected = Head(again)(a.float().double())
     torch.testing.assert_close(found.relative_flatness, expected.relative_flatness, rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 20.0, 100.0])
-@pytest.mark.parametrize("classes", [2, 3, 10, EIGH_CLASSES])
-def test_so_many_steps_of_newton_are_enough(classes: int, scale: float) -> None:
-    logits = scale * torch.randn(300, classes, generator=torch.Generator().manual_seed(classes), dtype=torch.float64)
-    for drawn in (logits, logits.round(), logits.index_copy(1, torch.tensor([0]), logits[:, 1:2])):
-        exact = eigenvalues(softmax(drawn))[:, 0]
-        torch.testing.assert_close(largest_eigenvalue(others(drawn), steps=ENOUGH), exact, rtol=1e-12, atol=1e-300)

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from flatlens.errors import LayerError
 from flatlens.hessian.head import Head
 from flatlens.hessian.positions import HeadAtPositions
-from flatlens.hessian.softmax import _secular, largest_eigenvalue, others, softmax
+from flatlens.hessian.softmax import others
 from flatlens.hessian.vocabulary import Blocks
 from tests import assets
 
@@ -292,16 +292,6 @@ def test_variance_of_tokens_whose_weights_are_alike(near: float) -> None:
             centred = [[x - mpmath.fdot(p, column) for x in column] for column in columns]
             expected = mpmath.fsum(mpmath.fdot(p, [x * x for x in column]) for column in centred)
             assert value == 0 if near == 0 else abs(mpmath.mpf(value) / expected - 1) < 1e-9
-
-
-@pytest.mark.parametrize("gap", [0, 1, 20, 100, 600])
-@pytest.mark.parametrize("classes", [2, 3, 300])
-def test_newton_and_bisection_find_the_same_eigenvalue(classes: int, gap: float) -> None:
-    logits = 2 * torch.randn(5, classes, generator=torch.Generator().manual_seed(classes), dtype=torch.float64)
-    logits[:, 0] += gap
-    logits[0, :2] = logits[0].max()  # two that tie
-    logits[1] = 1.0
-    close(largest_eigenvalue(others(logits)), _secular(softmax(logits)), 1e-12)
 
 
 def test_samples_in_groups_are_samples(monkeypatch: pytest.MonkeyPatch) -> None:

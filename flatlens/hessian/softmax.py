@@ -116,8 +116,8 @@ def top_eigenvalue(seen: Others) -> Float[Tensor, " n"]:
         w + q₂ − p₁ = (p₁ − r q₂ − r w) Σ_{k≠1} q_k² / (w + q₂ − q_k).
 
     The sum is replaced by c + s / w, of its value and slope where w is, and the quadratic equation that is left gives
-    the next w. The replacement lies above the sum on both sides: after the first step w comes down to the root and never
-    passes it. It is exact where the classes but the first are alike, and begins as if classes 1 and 2 were alone.
+    the next w. The replacement lies above the sum on both sides: after the first step w comes down to the root and
+    never passes it. It is exact where the classes but the first are alike, and begins as if classes 1 and 2 were alone.
 
     Every sum has terms of one sign. Nothing asks whether it has settled, for that would wait for a GPU.
 

@@ -12,7 +12,7 @@ test: .venv/tests
 	@$(BIN)/python -m tests; status=$$?; cat .cache/left-out; exit $$status
 
 test-faults: .venv/tests
-	$(BIN)/python -m tests -m faults
+	$(BIN)/python -m tests -m "faults and not slow"
 
 test-slow: .venv/tests
 	$(BIN)/python -m pytest -m slow

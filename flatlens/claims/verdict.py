@@ -66,6 +66,9 @@ def judge(claim: Claim, tables: Sequence[Table]) -> Judged:
         why = f"{samples} {row}s of the {claim.samples} that the rule asks for"
         return Judged(claim, INCONCLUSIVE, why, outcomes, nets, samples)
     verdict, why = _verdict(said)
+    forced = [found.part.says for found in outcomes if found.part.forced and found.outcome == HOLDS]
+    if verdict == NOT and forced:
+        why = f"no part holds but by construction: {'; '.join(forced)}"
     return Judged(claim, verdict, why, outcomes, nets, samples)
 
 

@@ -81,6 +81,13 @@ def test_a_control_decides_nothing() -> None:
     assert found.verdict == REPRODUCED and found.outcomes[1].outcome == verdict.SHOWN
 
 
+def test_a_claim_that_fails_tells_what_holds_in_it_by_construction() -> None:
+    tables = [table({"one": LOW, "two": HIGH}, seed) for seed in range(6)]
+    found = judge(claim(of("one"), of("two", forced="an identity")), tables)
+    assert found.verdict == NOT and found.why == "no part holds but by construction: two"
+    assert judge(claim(of("one")), tables).why == "no part holds"
+
+
 def test_what_is_forced_is_no_evidence_and_told_where_it_breaks() -> None:
     forced = Part("same", "same", exceptions("same"), Region(high=0), "an identity")
     holds = [table({"same": 1.1}, seed) for seed in range(5)]

@@ -143,7 +143,7 @@ def _spread(values: Iterable[float | None]) -> list[float | None]:
 
 
 def _line(row: Plain) -> str:
-    cells = [f"<td>{row['seeds']}</td>"]
+    cells = [f'<td data-value="{row["seeds"]}">{row["seeds"]}</td>']
     for kind, key in _COLUMNS.values():
         middle, low, high = row[key]
         write = {"ratio": short, "loss": share, "share": _percent}[kind]
@@ -151,7 +151,7 @@ def _line(row: Plain) -> str:
             cells.append('<td class="empty">–</td>')
             continue
         ends = f"<small> {escape(write(low))} to {escape(write(high))}</small>" if low != high else ""
-        cells.append(f"<td>{escape(write(middle))}{ends}</td>")
+        cells.append(f'<td data-value="{middle!r}">{escape(write(middle))}{ends}</td>')
     return f'<tr><th scope="row">{escape(row["name"])}</th>{"".join(cells)}</tr>'
 
 

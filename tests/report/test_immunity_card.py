@@ -92,5 +92,15 @@ def test_it_stands_on_the_page_of_the_sweep(browser, tmp_path, width):
         assert it.look("document.querySelectorAll('#immunity-table tbody tr').length") == 3
         assert it.look("document.documentElement.scrollWidth") <= width
         assert it.problems == [] and barriers(it.look) == []
+        values = """(k) => [...document.querySelectorAll(`#immunity-table tbody tr > :nth-child(${k + 1})`)]
+            .map((cell) => cell.dataset.value).filter((value) => value !== undefined).map(Number)"""
+        heads = it.page.locator("#immunity-table .sort")
+        for k in range(1, heads.count()):
+            heads.nth(k).click()
+            told = it.look(values, k)
+            assert told and told == sorted(told, reverse=True)
+            heads.nth(k).click()
+            assert it.look(values, k) == sorted(told)
+        assert it.problems == []
     text = file.read_text()
     assert len(re.findall('id="immunity-card"', text)) == 1

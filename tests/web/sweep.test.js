@@ -145,6 +145,10 @@ describe("the columns", () => {
     expect(keys.slice(keys.indexOf("attacked"), keys.indexOf("flipped"))).toEqual(["attacked", "worst"]);
     expect([worst.title, worst.of({ cell: 4, layer: 0 }), worst.of({ cell: 12, layer: -1 })]).toEqual(["right, worst case", accuracyOf(asking, 4, "worst"), null]);
     expect([1, 2].map((cell) => worst.masked({ cell, layer: 0 }))).toEqual([false, true]);
+    const [head, ...rows] = runsTable(asking, asked(), shownOf(asking, asked(), undefined)), at = head.indexOf("right, worst case masked");
+    const marked = Object.fromEntries(rows.map((row) => [row[0], row[at]])), done = asking.data.cells.key.filter((_, k) => asking.data.cells.state[k] === "done");
+    expect(done.map((key) => marked[key])).toEqual(done.map((key) => String(key === asking.data.cells.key[2])));
+    expect(rows.every((row) => row.length === head.length)).toBe(true);
     expect(worst.masked({ cell: 0, layer: 0, group: [0, 1, 2].map((cell) => ({ cell, layer: 0 })) })).toBe(true);
   });
 

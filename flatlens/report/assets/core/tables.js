@@ -19,14 +19,17 @@ const numbers = (told) => (told && told.n ? [told.value, told.low, told.high, to
 /** @param {number} log */
 const valueOfLog = (log) => (log < LOWEST ? 0 : 10 ** log);
 
+/** @param {import("./columns.js").Column} column @param {Item} item */
+const toldOf = (column, item) => Boolean(/** @type {Told | null} */ (column.of(item))?.n);
+
 /** All rows that are shown, with every column. @type {Table} */
 export function runsTable(book, asked, shown) {
   const columns = columnsOf(book, asked).filter((column) => column.kind !== "curve");
   const wide = (/** @type {import("./columns.js").Column} */ { kind }) => kind === "share" || kind === "median";
-  const head = columns.flatMap((column) => (wide(column) ? interval(column.title) : [column.title]));
+  const head = columns.flatMap((column) => (wide(column) ? [...interval(column.title), ...("masked" in column ? [`${column.title} masked`] : [])] : [column.title]));
   return [["key", ...head, "error"], ...shown.map((item) => [
     book.data.cells.key[item.cell],
-    ...columns.flatMap((column) => (wide(column) ? numbers(/** @type {Told | null} */ (column.of(item))) : [column.kind === "setting" && column.whole ? column.whole(item) : column.of(item)])),
+    ...columns.flatMap((column) => (wide(column) ? [...numbers(/** @type {Told | null} */ (column.of(item))), ...("masked" in column && column.masked ? [toldOf(column, item) ? String(column.masked(item)) : ""] : [])] : [column.kind === "setting" && column.whole ? column.whole(item) : column.of(item)])),
     book.data.cells.error[item.cell] ?? "",
   ])];
 }

@@ -1,6 +1,6 @@
 // The defences of a sweep against each other: κ and the Lipschitz bound against the worst case, a dot for each training; and their table.
 
-import { decadesOf, dotsOf, meansOf, nextDot, orderOf, percentsOf } from "../core/defences.js";
+import { decadesOf, dotsOf, meansOf, nextDot, percentsOf } from "../core/defences.js";
 import { placed } from "../core/placing.js";
 import { brief, count, num, raised } from "../core/text.js";
 import { fontOf, isNarrow } from "../draw/chart.js";
@@ -168,22 +168,4 @@ function drawKeys(of, means, left) {
     ...kinds.map((kind) => key(shape(kind, 9, 9, 5, { fill: inkOf(kind) }), kind ? "trained against an attack" : "not trained against an attack")),
     ...(of.points.some((point) => point.masked) ? [key(shape(false, 9, 9, 5, { fill: "none", stroke: "var(--muted)", "stroke-width": 1.6 }), "hollow: its gradients are masked")] : []),
     ...(means.some((mean) => mean.seeds > 1) ? [key(shape(false, 9, 9, 7, { fill: "none", stroke: "var(--muted)", "stroke-width": 2 }), `ringed: mean over seeds${left ? "" : ", named"}`)] : []));
-}
-
-/** The table is sorted by a press on a column's name. */
-export function listenDefences() {
-  const table = $("defences-table");
-  if (!table) return;
-  const heads = [...table.querySelectorAll("thead th")];
-  heads.forEach((head, column) => {
-    const press = () => {
-      const down = head.getAttribute("aria-sort") !== "descending" && (column > 0 || head.getAttribute("aria-sort") === "ascending");
-      const lines = [...table.querySelectorAll("tbody tr")], told = (/** @type {any} */ cell) => (column ? (cell.dataset.value === undefined ? null : Number(cell.dataset.value)) : cell.textContent);
-      table.querySelector("tbody").append(...orderOf(lines.map((line) => told(line.children[column])), down).map((i) => lines[i]));
-      heads.forEach((other) => other.setAttribute("aria-sort", other === head ? (down ? "descending" : "ascending") : "none"));
-      heads.forEach((other) => { other.querySelector("span").textContent = other === head ? (down ? " ↓" : " ↑") : ""; });
-    };
-    head.setAttribute("aria-sort", "none");
-    head.replaceChildren(make("button", { type: "button", class: "sort", onclick: press }, head.textContent, make("span", { "aria-hidden": "true" })));
-  });
 }

@@ -55,7 +55,7 @@ def document(found: Result) -> str:
         packed=True,
         what=escape(name),
         sentence=_sentence(pairs),
-        below=escape(_below(told)),
+        below=escape(_below(told, pairs)),
         numbers="".join(key_number(*one) for one in _numbers(pairs)),
         buttons="".join(_button(column) for column in shown_maps),
         maps="".join(_map(pairs, column) for column in shown_maps) or '<p class="note">No pair has a ratio.</p>',
@@ -78,11 +78,16 @@ def _sentence(pairs: Mapping[str, Any]) -> str:
     return said + (f": ln RIR {logs.mean():.1f} on average, at least {logs.min():.1f}." if len(logs) else ".")
 
 
-def _below(told: Mapping[str, Any]) -> str:
+def _below(told: Mapping[str, Any], pairs: Mapping[str, Any]) -> str:
     model = part(told, "model")
     of = f"Features: the inputs of {shown(model.get('layer') or 'the model')} of {shown(model.get('uri', '?'))}." if (
         model) else "Features: the pixels themselves."  # fmt: skip
-    return (
+    unseen = np.isfinite(pairs["heldout_i"]) & np.isfinite(pairs["heldout_ii"])
+    both = int(((pairs["heldout_i"] > 1) & (pairs["heldout_ii"] < 1) & unseen).sum())
+    held = (
+        f"On samples that no extractor has seen it is so in {both:,} of {int(unseen.sum()):,}. " if unseen.any() else ""
+    )
+    return held + (
         "Condition numbers alone: they say how slow plain gradient descent on a new head becomes. Conjugate gradients, "
         f"least squares and whitening are as fast as before, in every pair. {of} Ridge {short(told.get('ridge'))}."
     )

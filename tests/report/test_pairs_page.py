@@ -62,6 +62,16 @@ def test_the_sentence_counts_pairs_that_have_both():
     )
 
 
+def test_below_it_stands_how_many_pairs_keep_both_on_samples_that_were_held_out():
+    table = pairs()
+    table["heldout_i"], table["heldout_ii"] = np.full(6, 2.0), np.array([0.5, 0.5, 1.5, 2.0, np.nan, 0.9])
+    below = re.search('<p id="below">(.*?)</p>', document(table), re.S) or re.search(
+        "</h1>(.*?)</p>", document(table), re.S
+    )
+    assert "On samples that no extractor has seen it is so in 3 of 5." in below[1]
+    assert "no extractor has seen it" not in document(pairs(held=False))
+
+
 @pytest.mark.parametrize("held", [True, False])
 def test_what_was_not_held_out_has_no_map_and_no_column(held):
     text = document(pairs(held=held))

@@ -102,7 +102,6 @@ def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Mean:
         second: ``[n]``, of the same samples in the same order.
     """
     n = len(first)
-    one, other = wilson(int(first.sum()), n), wilson(int(second.sum()), n)
     if n == 0:
         return Mean(np.nan, np.nan, np.nan, 0)
     a, b = int((first & second).sum()), int((first & ~second).sum())
@@ -111,6 +110,21 @@ def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Mean:
     products = a * d - b * c
     # The continuity correction takes nothing from a negative correlation.
     phi = 0.0 if size == 0 else (max(products - n / 2, 0.0) if products > 0 else float(products)) / size
+    return _difference(wilson(int(first.sum()), n), wilson(int(second.sum()), n), phi, n)
+
+
+def apart(first: Fraction, second: Fraction) -> Mean:
+    """How much larger the first share is than the second, of other samples, with its 95 % interval.
+
+    The hybrid score interval for independent shares (Newcombe 1998, Stat. Med. 17, 873, method 10). NaN where a share
+    is of no samples; ``n`` is the smaller of the two.
+    """
+    n = min(first.n, second.n)
+    return _difference(first, second, 0.0, n) if n else Mean(np.nan, np.nan, np.nan, 0)
+
+
+def _difference(one: Fraction, other: Fraction, phi: float, n: int) -> Mean:
+    """Of two shares whose Wilson intervals are joined by the shares' correlation."""
 
     def reach(above: float, below: float) -> float:
         return math.sqrt(max(above**2 - 2 * phi * above * below + below**2, 0.0))

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flatlens.records import intervals
 from flatlens.records.intervals import Median, median
 from flatlens.records.schema import ATTACK
 from flatlens.records.trajectory import Trace
 from flatlens.records.valley import Valley
-from flatlens.report.sentence import Z
 
 Plain = dict[str, Any]
 
@@ -54,18 +54,14 @@ def difference(first: Valley, other: Valley, *, same: bool) -> Difference:
     """
     if not same:
         a, b = first.summary().valley_of_flipped, other.summary().valley_of_flipped
-        apart = b.value - a.value
-        half = Z * np.sqrt(sum(s.value * (1 - s.value) / s.n if s.n else np.nan for s in (a, b)))
-        return Difference(False, b.n, (apart, apart - half, apart + half), median(np.zeros(0)))
+        return Difference(False, b.n, intervals.apart(b, a)[:3], median(np.zeros(0)))
     _, i, j = np.intersect1d(first.sample, other.sample, return_indices=True)
     both = first.flipped[i] & other.flipped[j]
     i, j = i[both], j[both]
-    moved = other.is_valley[j].astype(float) - first.is_valley[i]
-    middle = float(moved.mean()) if len(moved) else np.nan
-    half = Z * float(moved.std()) / np.sqrt(len(moved)) if len(moved) else np.nan
+    share = intervals.paired(other.is_valley[j], first.is_valley[i])[:3]
     with np.errstate(invalid="ignore"):
         deeper = other.depth[j] - first.depth[i]
-    return Difference(True, len(moved), (middle, middle - half, middle + half), median(deeper[np.isfinite(deeper)]))
+    return Difference(True, len(i), share, median(deeper[np.isfinite(deeper)]))
 
 
 def comparison(traces: Sequence[Trace], measures: Sequence[str]) -> Plain:

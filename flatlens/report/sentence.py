@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flatlens.records.digest import Accuracy
+from flatlens.records.intervals import Mean, paired
 from flatlens.records.schema import ATTACK
 from flatlens.records.trajectory import Trace
 from flatlens.records.valley import Fraction, Median, Valley
@@ -18,7 +19,6 @@ from flatlens.report.roles import looks
 
 ALIKE = 0.1
 """Shares that differ by less are told as alike, whatever their interval."""
-Z = 1.959963984540054
 
 
 class Part(NamedTuple):
@@ -60,59 +60,55 @@ def lead(trace: Trace, found: Mapping[str, Valley], accuracy: Accuracy) -> Lead:
     share = summary.valley_of_flipped
     if not share.n:
         return Lead((Part("The attack flips none of the samples."),), _said_of(summary.flipped), numbers)
-    control = next((path for path in looks(trace.paths) if looks(trace.paths)[path].role == "cross"), None)
-    mine = Part(_percent(share), ATTACK)
-    sentence: tuple[Part, ...]
-    if control is None or not found[control].summary().valley_of_flipped.n:
-        sentence = (mine, Part(f" of the {_flipped(share)} end in a flat valley under attack."))
-        below = f"Without a control nothing of it can be attributed to the attack. 95 %: {_span(share)}."
-        return Lead(sentence, below, numbers)
+    lines = [path for path, look in looks(trace.paths).items() if look.role == "cross"]
+    control = next((path for path in lines if found[path].summary().valley_of_flipped.n), None)
+    mine = Part(_share(share), ATTACK)
+    end = " flipped samples ends" if share.n == 1 else " of the flipped samples end"
+    end += " in a flat valley under attack"
+    if control is None:
+        why = "No sample flips on a straight line: without" if lines else "Without"
+        below = f"{why} a control nothing of it can be attributed to the attack. 95 %: {_span(share)}."
+        return Lead((mine, Part(f"{end}.")), below, numbers)
     other = found[control].summary().valley_of_flipped
-    name = {"line-to-other-class": "a straight line to another class", "line-to-end": "a straight line to its end"}[
-        control
-    ]
-    theirs = Part(_percent(other), "cross")
-    low, middle, high = difference(found[ATTACK], found[control])
-    span = f"95 %: {_span(share)}, {_span(other)}."
-    if abs(middle) < ALIKE or low <= 0 <= high:
-        sentence = (mine, Part(f" of the {_flipped(share)} end in a flat valley under attack, and "), theirs,
-                    Part(f" on {name}."))  # fmt: skip
-        below = f"{_ENOUGH[control]} {span}"
-    elif middle > 0:
-        sentence = (mine, Part(f" of the {_flipped(share)} end in a flat valley under attack, but only "), theirs,
-                    Part(f" on {name}."))  # fmt: skip
-        below = (
-            f"Of what the attack does, {_points(low, middle, high)} are not owed to crossing a boundary alone. {span}"
-        )
+    theirs, name = Part(_share(other), "cross"), _LINES[control]
+    apart = difference(found[ATTACK], found[control])
+    if not apart.n:
+        than, below = "and", "No sample flips on both paths, so that nothing compares them."
+    elif abs(apart.value) < ALIKE:
+        than, below = "and", _HARDLY if max(share.value, other.value) < ALIKE else _ENOUGH[control]
+    elif apart.low <= 0 <= apart.high:
+        than, below = "and", "The difference may be chance."
+    elif apart.value > 0:
+        than = "but only"
+        below = f"Of what the attack does, {_points(apart)} are not owed to crossing a boundary alone."
     else:
-        sentence = (mine, Part(f" of the {_flipped(share)} end in a flat valley under attack, fewer than the "), theirs,
-                    Part(f" on {name}."))  # fmt: skip
-        below = (
-            f"A straight line has more valleys, by {_points(low, middle, high)}: the attack ends near the boundary. "
-        )
-        below += span
-    return Lead(sentence, below, numbers)
+        than = "fewer than the"
+        below = f"A straight line has more valleys, by {_points(apart)}: a path that ends near the boundary has none."
+    sentence = (mine, Part(f"{end}, {than} "), theirs, Part(f" on {name}."))
+    return Lead(sentence, f"{below} 95 %: {_span(share)}, {_span(other)}.", numbers)
 
 
+_LINES = {"line-to-other-class": "a straight line to another class", "line-to-end": "a straight line to its end"}
+"""What the controls are called that cross a boundary."""
 _ENOUGH = {
     "line-to-other-class": "Crossing a boundary confidently is enough: the line knows nothing of the attack.",
     "line-to-end": "Where the path ends is enough: the straight line there has not taken the attack's way.",
 }
 """What it means that the control has as many valleys as the attack."""
+_HARDLY = "Crossing the boundary is not enough for a valley here, neither by the attack nor straight."
+"""What it means that both have next to none."""
 
 
-def difference(attack: Valley, control: Valley) -> tuple[float, float, float]:
-    """By how much the attack's share of valleys is above the control's: low, value, high of a 95 % interval.
+def difference(attack: Valley, control: Valley) -> Mean:
+    """By how much the attack's share of valleys is above the control's, with its 95 % interval.
 
-    Paired: over the samples that flip on both paths.
+    Paired: over the samples that flip on both paths; where there are none, nothing is known: 0, from −1 to 1.
     """
     _, mine, theirs = np.intersect1d(attack.sample, control.sample, return_indices=True)
     both = attack.flipped[mine] & control.flipped[theirs]
-    apart = attack.is_valley[mine][both].astype(float) - control.is_valley[theirs][both]
-    if not len(apart):
-        return -1.0, 0.0, 1.0
-    middle, half = float(apart.mean()), Z * float(apart.std()) / float(np.sqrt(len(apart)))
-    return middle - half, middle, middle + half
+    if not both.any():
+        return Mean(0.0, -1.0, 1.0, 0)
+    return paired(attack.is_valley[mine][both], control.is_valley[theirs][both])
 
 
 def times(found: Median) -> str:
@@ -161,8 +157,9 @@ def _span(share: Fraction) -> str:
     return f"{_interval(share)} of {share.n:,}"
 
 
-def _flipped(share: Fraction) -> str:
-    return "flipped sample" if share.n == 1 else "flipped samples"
+def _share(share: Fraction) -> str:
+    """In the sentence, where no line may end before the percent sign; of a single sample no percentage is said."""
+    return f"{share.count} of 1" if share.n == 1 else _percent(share).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _said_of(flipped: Fraction) -> str:
@@ -173,6 +170,6 @@ def _said_of(flipped: Fraction) -> str:
     )
 
 
-def _points(low: float, middle: float, high: float) -> str:
-    ends = sorted((abs(100 * low), abs(100 * high)))
-    return f"{abs(100 * middle):.0f} points, {ends[0]:.0f}–{ends[1]:.0f}"
+def _points(apart: Mean) -> str:
+    ends = sorted((abs(100 * apart.low), abs(100 * apart.high)))
+    return f"{abs(100 * apart.value):.0f} points, {ends[0]:.0f}–{ends[1]:.0f}"

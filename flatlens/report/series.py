@@ -138,15 +138,25 @@ def told(trace: Trace, layer: str) -> str:
     """The attack's ledger in a sentence: medians over the flipped, from clean to the peak and on to the end."""
     moves = ledgers.ledger(trace, layer=layer).moves(flip_step(trace) >= 0)
     whole, confidence = moves[ledgers.WHOLE], moves[ledgers.CONFIDENCE]
-    if not whole.rise.n or np.isnan(confidence.rise.value):
+    if not whole.rise.n or not np.isfinite([whole.rise.value, confidence.rise.value]).all():
         return ""
-    up, own_up, down, own_down = (
-        f"{abs(of.value):.1f}" for of in (whole.rise, confidence.rise, whole.fall, confidence.fall)
-    )
-    return (
-        f"κ rises by {up} decades to the peak, softmax confidence alone by {own_up}; it falls by {down} to the end, "
-        f"confidence alone by {own_down} (medians of {whole.rise.n:,} flipped samples)."
-    )
+    up, own_up = _signed(whole.rise.value), _signed(confidence.rise.value)
+    fall = ""
+    if np.isfinite([whole.fall.value, confidence.fall.value]).all():  # else it ends at 0, and in no decade
+        down, own_down = _signed(-whole.fall.value), _signed(-confidence.fall.value)
+        fall = f"; it falls by {down} to the end, confidence alone by {own_down}"
+    over = f"medians of {whole.rise.n:,} flipped samples" if whole.rise.n > 1 else "the one flipped sample"
+    return f"κ rises by {up} decades to the peak, softmax confidence alone by {own_up}{fall} ({over})."
+
+
+def _signed(decades: float) -> str:
+    return f"{decades + 0.0:.1f}".replace("-0.0", "0.0").replace("-", "−")
+
+
+def rising(trace: Trace) -> bool:
+    """Whether the attack's loss, its median, is at the last step about as high as it ever was."""
+    middle = curve_of(trace.matrix("loss").values).raw.median
+    return bool(middle[-1] > middle[0] and middle[-1] >= 0.95 * np.nanmax(middle))
 
 
 def looseness(trace: Trace, layer: str, path: str = ATTACK) -> dict[str, Curve] | None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from flatlens.records.intervals import mean, paired
+from flatlens.records.intervals import apart, mean, paired, wilson
 
 
 def test_a_paired_difference_covers_what_it_should() -> None:
@@ -28,6 +28,19 @@ def test_a_paired_difference_at_the_edges() -> None:
     some = np.arange(50) < 20
     one, other = paired(some, no), paired(no, some)
     assert (one.value, one.low, one.high) == pytest.approx((-other.value, -other.high, -other.low))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "low", "high"),
+    # Newcombe 1998, Stat. Med. 17, 873, table II, method 10.
+    [((56, 70), (48, 80), 0.0524, 0.3339), ((9, 10), (3, 10), 0.1705, 0.8090), ((5, 56), (0, 29), -0.0381, 0.1926),
+     ((10, 10), (0, 10), 0.6075, 1.0), ((10, 10), (0, 20), 0.6791, 1.0)],
+)  # fmt: skip
+def test_the_difference_of_independent_shares_is_newcombes(one, other, low, high) -> None:
+    found = apart(wilson(*one), wilson(*other))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+    assert found.value == pytest.approx(one[0] / one[1] - other[0] / other[1])
+    assert math.isnan(apart(wilson(*one), wilson(0, 0)).value)
 
 
 def test_the_bootstrap_of_a_mean() -> None:

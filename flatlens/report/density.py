@@ -48,7 +48,7 @@ def density(trace: Trace) -> Density | None:
         bumps = np.exp(-0.5 * ((position[:, None] - where[rows][None, :]) / WIDTH) ** 2)
         curves[at] = bumps @ weight / (WIDTH * np.sqrt(2 * np.pi))
     top = int(np.floor(np.log10(largest)))
-    powers = 10.0 ** np.arange(top - DECADES + 1, top + 1)
+    powers = 10.0 ** np.arange(top - DECADES + 2, top + 1, 2)  # all of them would lie over each other
     value = np.concatenate([-powers[::-1], [0.0], powers])
     tick = np.arcsinh(value / unit)
     seen = (tick >= position[0]) & (tick <= position[-1])

@@ -13,15 +13,29 @@ from flatlens.records.ledger import CONFIDENCE, DISPERSION, FEATURES, WHOLE
 from flatlens.records.schema import ATTACK
 from flatlens.records.valley import TAU, Band, Floats
 from flatlens.report import series
+from flatlens.report.layout import (
+    BOTTOM,
+    FEW_TICKS,
+    LEFT,
+    RIGHT,
+    TOP,
+    Plain,
+    curve_line,
+    decades_axis,
+    escaped,
+    figure_layout,
+    ink,
+    legend,
+    nothing,
+    stroke,
+    whole_numbers,
+)
 from flatlens.report.roles import Look, colour, fade
-
-Plain = dict[str, Any]
 
 FEWEST = 20
 """Flipped samples below which a path's curve around the flip is not drawn: a median of a handful is no curve."""
-FONT = 'Inter, ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif'
-LEFT, RIGHT, TOP, BOTTOM = 58, 150, 26, 40
-"""Margins of the picture in px: the film strip below it stands on the same axis."""
+NARROW = 0.19
+"""Share of the picture's width that the words for a side of the flip take."""
 SYMBOLS = {
     "relative_flatness": "κ",
     "trace": "Tr H",
@@ -65,7 +79,12 @@ def sharpness(
         notes += _uncanny(bands.get(ATTACK), xs, ys)
     layout = figure_layout(
         xaxis=_steps(aligned, xs),
-        yaxis={"type": scale, "range": ys, "title": {"text": f"{SYMBOLS[measure]}, sharp ↑"}, **_decades(ys, scale)},
+        yaxis={
+            "type": scale,
+            "range": ys,
+            "title": {"text": f"{SYMBOLS[measure]}, sharp ↑"},
+            **decades_axis(ys, scale),
+        },
         shapes=shapes,
         annotations=notes,
         **({} if small else {"margin": {"l": LEFT, "r": RIGHT, "t": TOP, "b": BOTTOM}}),
@@ -102,10 +121,12 @@ def tau(found: dict[str, Any], seen: dict[str, Look]) -> Plain:
     mark = {"type": "line", "x0": TAU, "x1": TAU, "yref": "paper", "y0": 0, "y1": 1, "line": stroke("faint", 1, "dot")}
     ticks = [0.001, 0.01, 0.1, 0.9]
     layout = figure_layout(
-        xaxis={"type": "log", "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks], "title": {"text": "τ"}},
+        xaxis={"type": "log", "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks], "title": {"text": "τ"},
+               "range": [-3.05, 0]},
         yaxis={"range": [-3, 103], "tickvals": [0, 50, 100], "title": {"text": "valleys, % of the flipped"}},
         shapes=[mark],
-    )
+        annotations=[] if data else [nothing(f"fewer than {FEWEST} samples flip")],
+    )  # fmt: skip
     return {"data": data, "layout": layout}
 
 
@@ -125,7 +146,7 @@ def decades(found: dict[str, series.Curve], *, aligned: bool) -> Plain:
         xaxis=_steps(aligned, xs),
         yaxis={"title": {"text": "decades since clean"}, "zeroline": True},
         showlegend=True,
-        legend=_inside(1.0, "top"),
+        **legend(2),
     )
     return {"data": data, "layout": layout}
 
@@ -137,12 +158,12 @@ def tightness(found: dict[str, series.Curve], *, aligned: bool) -> Plain:
         band = _shown(curve, aligned)
         data += _banded(band, Look(role, dash, series.BOUNDS[name]), name)
         data[-1]["showlegend"] = True
-    xs = _span(next(iter(found.values())).raw, False) if not aligned else None
+    xs = _all_of(found, aligned)
     one = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 1, "y1": 1, "line": stroke("faint", 1)}
     layout = figure_layout(
         xaxis=_steps(aligned, xs),
-        yaxis={"type": "log", "title": {"text": "bound ÷ true rise"}, "exponentformat": "power"},
-        shapes=[one], showlegend=True, legend=_inside(0.0, "bottom"),
+        yaxis={"type": "log", "title": {"text": "bound ÷ true rise"}, **FEW_TICKS},
+        shapes=[one], showlegend=True, **legend(1),
     )  # fmt: skip
     return {"data": data, "layout": layout}
 
@@ -153,9 +174,9 @@ def bends(found: dict[str, series.Curve], *, aligned: bool) -> Plain:
     for (name, curve), (role, dash) in zip(found.items(), (("attack", "solid"), ("noise", "dash")), strict=False):
         data += _banded(_shown(curve, aligned), Look(role, dash, series.BENDING[name]), name)
         data[-1]["showlegend"] = True
-    xs = _span(next(iter(found.values())).raw, False) if not aligned else None
+    xs = _all_of(found, aligned)
     y = {"title": {"text": "nats per step², step³"}, "zeroline": True, "nticks": 5}
-    layout = figure_layout(xaxis=_steps(aligned, xs), yaxis=y, showlegend=True, legend=_inside(1.0, "top"))
+    layout = figure_layout(xaxis=_steps(aligned, xs), yaxis=y, showlegend=True, **legend(1))
     return {"data": data, "layout": layout}
 
 
@@ -166,7 +187,11 @@ def crossing(values: series.Curve, across: series.Curve, measure: str) -> Plain:
     positive = bool((values.raw.median > 0).all())
     layout = figure_layout(
         xaxis={"autorange": "reversed", "title": {"text": "right ← margin → wrong"}, "nticks": 6},
-        yaxis={"type": "log" if positive else "linear", "title": {"text": SYMBOLS[measure]}, "exponentformat": "power"},
+        yaxis={
+            "type": "log" if positive else "linear",
+            "title": {"text": SYMBOLS[measure]},
+            **(FEW_TICKS if positive else {}),
+        },
         shapes=[zero],
     )
     return {"data": [way], "layout": layout}
@@ -181,10 +206,13 @@ def counts(found: series.FlipPeakCounts, end: int) -> Plain:
         "hovertemplate": "flip %{x}, peak %{y}: %{text} samples<extra></extra>", "meta": {"path": ATTACK},
     }  # fmt: skip
     diagonal = {"type": "line", "x0": 0, "y0": 0, "x1": end, "y1": end, "line": stroke("faint", 1, "dot")}
-    axis = {"range": [-0.7, end + 0.7], "nticks": 6}
+    room = max(0.7, 0.1 * end)  # half of the largest mark: none is cut
+    ends = [-room, end + room]
+    axis = {"range": ends} | whole_numbers(ends, 6)
     layout = figure_layout(
-        xaxis=axis | {"title": {"text": "flip step"}}, yaxis=axis | {"title": {"text": "peak step"}}, shapes=[diagonal]
-    )
+        xaxis=axis | {"title": {"text": "flip step"}}, yaxis=axis | {"title": {"text": "peak step"}}, shapes=[diagonal],
+        annotations=[] if len(found.count) else [nothing("no sample flips")],
+    )  # fmt: skip
     return {"data": [marks], "layout": layout}
 
 
@@ -222,7 +250,7 @@ def spectrum(position: Floats, curves_at: dict[str, Floats], tick: list[float], 
     highest = max((float(np.max(density)) for density in curves_at.values()), default=1.0) or 1.0
     layout = figure_layout(
         xaxis={"tickvals": tick, "ticktext": value, "title": {"text": "eigenvalue"}},
-        yaxis={"type": "log", "title": {"text": "density"}, "exponentformat": "power", "nticks": 5,
+        yaxis={"type": "log", "title": {"text": "density"}, "nticks": 5,
                "range": [np.log10(highest) - DENSITY_DECADES, np.log10(highest) + 0.3]},
         showlegend=True,
     )  # fmt: skip
@@ -235,19 +263,6 @@ def _shown(curve: series.Curve, aligned: bool, fewest: int = 1) -> Band:
     most = int(band.n.max(initial=0))
     keep = band.n >= (max(fewest, 1 + most // 10) if aligned else 1)
     return Band(*(part[keep] for part in band))  # type: ignore[arg-type]
-
-
-def curve_line(
-    x: Any, y: Any, role: str, *, width: float = 2.4, dash: str = "solid", opacity: float = 1.0, hover: str = "",
-    path: str | None = None,
-) -> Plain:  # fmt: skip
-    """One line, in its role's colour; without ``hover`` it says nothing under the pointer."""
-    return {
-        "type": "scatter", "x": x, "y": y, "mode": "lines", "showlegend": False,
-        "line": {"color": colour(role) if opacity == 1 else fade(role, opacity), "width": width, "dash": dash},
-        **({"hovertemplate": hover} if hover else {"hoverinfo": "skip"}),
-        **({} if path is None else {"meta": {"path": path}}),
-    }  # fmt: skip
 
 
 def _ribbon(x: Any, low: Any, high: Any, role: str, alpha: float = 0.16, path: str | None = None) -> list[Plain]:
@@ -280,6 +295,15 @@ def _span(band: Band, aligned: bool) -> list[float]:
     return [float(there.min(initial=-1)) - 0.5, float(there.max(initial=1)) + 0.5]
 
 
+def _all_of(found: dict[str, series.Curve], aligned: bool) -> list[float]:
+    """Every step at which a curve of these is drawn."""
+    if not aligned:
+        return _span(next(iter(found.values())).raw, False)
+    bands = [_shown(curve, aligned) for curve in found.values()]
+    there = np.concatenate([band.position[np.isfinite(band.median)] for band in bands])
+    return [float(there.min(initial=0)) - 0.4, float(there.max(initial=1)) + 0.4]
+
+
 def _heights(bands: list[Band], xs: list[float], scale: str) -> list[float]:
     seen = [(band, (band.position >= xs[0]) & (band.position <= xs[1])) for band in bands]
     low = np.concatenate([band.low[at] for band, at in seen] or [np.ones(1)])
@@ -294,14 +318,6 @@ def _heights(bands: list[Band], xs: list[float], scale: str) -> list[float]:
     return [float(ends[0]), float(ends[1] + 0.06 * (ends[1] - ends[0]))]
 
 
-def _decades(ys: list[float], scale: str) -> Plain:
-    if scale != "log":
-        return {}
-    if ys[1] - ys[0] < 1.5:  # hardly a power of ten is in it
-        return {"nticks": 6, "exponentformat": "power"}
-    return {"dtick": max(1, int(np.ceil((ys[1] - ys[0]) / 9))), "exponentformat": "power"}
-
-
 def _sides(xs: list[float]) -> tuple[list[Plain], list[Plain]]:
     """Right of the flip the prediction is wrong, and the ground says so."""
     wrong = {"type": "rect", "x0": 0, "x1": xs[1], "yref": "paper", "y0": 0, "y1": 1, "layer": "below",
@@ -312,7 +328,9 @@ def _sides(xs: list[float]) -> tuple[list[Plain], list[Plain]]:
         said | {"xanchor": "right", "xshift": -6, "text": "<b>← prediction right</b>", "font": ink("attack", 13)},
         said | {"xanchor": "left", "xshift": 6, "text": "<b>prediction wrong →</b>", "font": ink("cross-ink", 13)},
     ]
-    return [wrong, flip], notes
+    left = -xs[0] / (xs[1] - xs[0])
+    # Where a side is narrower than its words, they would lie over the axis.
+    return [wrong, flip], [note for note, room in zip(notes, (left, 1 - left), strict=True) if room > NARROW]
 
 
 def _uncanny(band: Band | None, xs: list[float], ys: list[float]) -> list[Plain]:
@@ -346,50 +364,7 @@ def _names(bands: dict[str, Band], seen: dict[str, Look], xs: list[float], ys: l
     return notes
 
 
-def _steps(aligned: bool, xs: list[float] | None) -> Plain:
-    axis: Plain = {"title": {"text": "steps from the flip" if aligned else "attack step"}, "nticks": 8}
-    return axis | ({} if xs is None else {"range": xs})
-
-
-def figure_layout(**parts: Any) -> Plain:
-    """What all figures share, and what is one figure's own: ``xaxis``, ``yaxis`` and other parts of a layout."""
-    axis = {
-        "gridcolor": colour("grid"),
-        "zeroline": False,
-        "tickfont": {"size": 11.5},
-        "linecolor": colour("line"),
-        "automargin": False,
-    }
-    title = {"font": {"size": 12, "color": colour("muted")}, "standoff": 6}
-    for key in ("xaxis", "yaxis"):
-        own = parts.get(key, {})
-        parts[key] = axis | own | {"title": title | own.get("title", {})}
-    return {
-        "paper_bgcolor": colour("card"), "plot_bgcolor": colour("card"), "showlegend": False,
-        "font": {"family": FONT, "size": 12, "color": colour("muted")}, "hovermode": "closest",
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 11.5}},
-        "margin": {"l": 56, "r": 12, "t": 22, "b": 44},
-        "hoverlabel": {"bgcolor": colour("ink"), "bordercolor": colour("ink"),
-                       "font": {"color": colour("card"), "size": 12}},
-    } | parts  # fmt: skip
-
-
-def _inside(y: float, anchor: str) -> Plain:
-    """A legend in a small figure's empty corner: above it, it would take a third of the height."""
-    return {"orientation": "v", "x": 1, "xanchor": "right", "y": y, "yanchor": anchor, "bgcolor": "rgba(0,0,0,0)",
-            "font": {"size": 11}, "itemwidth": 30}  # fmt: skip
-
-
-def stroke(role: str, width: float, dash: str = "solid") -> Plain:
-    """A straight line's look."""
-    return {"color": colour(role), "width": width, "dash": dash}
-
-
-def ink(role: str, size: float) -> Plain:
-    """A text's look."""
-    return {"color": colour(role), "size": size}
-
-
-def escaped(name: str) -> str:
-    """A name as plotly's text: it renders some HTML there, and layers' names come from outside."""
-    return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _steps(aligned: bool, xs: list[float]) -> Plain:
+    """An axis of steps, which are whole numbers."""
+    title = {"text": "steps from the flip" if aligned else "attack step"}
+    return {"title": title, "range": xs} | whole_numbers(xs, 8)

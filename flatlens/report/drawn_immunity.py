@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from flatlens.report.drawn import BOTTOM, Plain, curve_line, escaped, figure_layout, ink, stroke
 from flatlens.report.drawn_training import Line, line_names
+from flatlens.report.layout import BOTTOM, Plain, curve_line, escaped, figure_layout, ink, stroke, whole_numbers
 from flatlens.report.roles import colour, fade
 from flatlens.specs.values import shown
 
@@ -79,7 +79,7 @@ def convergence(attackers: Mapping[str, Any], task: str) -> Plain | None:
         for line, x, y in clipped
     ]  # fmt: skip
     layout = figure_layout(
-        xaxis={"title": {"text": "iteration"}, "range": xs, "nticks": 6, "tickformat": "d"},
+        xaxis={"title": {"text": "iteration"}, "range": xs, **whole_numbers(xs, 6)},
         yaxis={"title": {"text": "share of the loss left"}, "type": "log", "range": ys, "exponentformat": "power",
                "dtick": 2 if ys[1] - ys[0] > 5 else 1},
         annotations=line_names([(line, y) for line, _, y in clipped], xs, ys, "log"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from flatlens.report.drawn import BOTTOM, Plain, curve_line, escaped, figure_layout, stroke
+from flatlens.report.layout import BOTTOM, Plain, curve_line, escaped, figure_layout, stroke
 from flatlens.report.roles import colour
 
 

@@ -14,6 +14,8 @@ _WORDS = {
     "margin, wrong ↓": "margin, said ↑",
     "right ← margin → wrong": "margin of the target, said →",
     " samples<extra>": " prompts<extra>",
+    "no sample flips": "no prompt flips",
+    " samples flip": " prompts flip",
 }
 _PATTERN = re.compile("|".join(map(re.escape, _WORDS)))
 

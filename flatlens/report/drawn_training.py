@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flatlens.report.drawn import BOTTOM, Plain, curve_line, escaped, figure_layout, ink, stroke
+from flatlens.report.layout import BOTTOM, Plain, curve_line, escaped, figure_layout, ink, stroke, whole_numbers
 from flatlens.report.roles import colour
 
 RIGHT_OF_LINES = 118
@@ -95,7 +95,7 @@ def figure(name: str, rows: Mapping[str, Any], alarms: Sequence[Mapping[str, Any
     elif kind.scale == "log":  # within two decades, 2 and 5 are told, too
         axis |= {"type": "log", "exponentformat": "power", "dtick": "D2" if ys[1] - ys[0] < 2.1 else 1}
     layout = figure_layout(
-        xaxis={"title": {"text": "epoch"}, "range": xs, "nticks": 9, "tickformat": "d"},
+        xaxis={"title": {"text": "epoch"}, "range": xs, **whole_numbers(xs, 9)},
         yaxis=axis,
         shapes=marks,
         annotations=[*notes, *line_names([(line, y) for line, _, y in lines], xs, ys, kind.scale)],

@@ -15,7 +15,8 @@ from flatlens.errors import DataError, LayerError, SpecError, unknown
 from flatlens.records.schema import ATTACK, MEASURES
 from flatlens.records.trajectory import Trace
 from flatlens.report import drawn, series
-from flatlens.report.drawn import SYMBOLS, Plain
+from flatlens.report.drawn import SYMBOLS
+from flatlens.report.layout import Plain, curve_line, escaped
 from flatlens.report.roles import looks
 
 
@@ -120,7 +121,7 @@ def against_margin(
     rows = series.pick(series.flip_step(trace, path), lines)
     gap = np.full((len(rows), 1), np.nan)
     x, y = (np.hstack([m[rows], gap]).ravel() for m in (across, values))
-    made["data"].insert(0, drawn.curve_line(x, y, "attack", width=1, opacity=0.2))
+    made["data"].insert(0, curve_line(x, y, "attack", width=1, opacity=0.2))
     return _figure(made, f"{SYMBOLS[measure]} against the margin, {layer}")
 
 
@@ -142,7 +143,7 @@ def layers(trace: Trace, measure: str = "relative_flatness", *, path: str = ATTA
 
 
 def _figure(made: Plain, title: str) -> go.Figure:
-    layout = made["layout"] | {"title": {"text": drawn.escaped(title)}}
+    layout = made["layout"] | {"title": {"text": escaped(title)}}
     layout["margin"] = layout["margin"] | {"t": 64}
     return go.Figure(data=made["data"], layout=layout | {"height": layout.get("height", 460)})
 
@@ -169,4 +170,4 @@ def _thin(trace: Trace, measure: str, layer: str, lines: int, *, aligned: bool) 
     shift = flip[rows] if aligned else np.zeros(len(rows), dtype=np.int64)
     x = np.hstack([np.arange(values.shape[1]) - shift[:, None], np.zeros((len(rows), 1))]).ravel()
     y = np.hstack([values[rows], np.full((len(rows), 1), np.nan)]).ravel()
-    return drawn.curve_line(x, y, "attack", width=1, opacity=0.18)
+    return curve_line(x, y, "attack", width=1, opacity=0.18)

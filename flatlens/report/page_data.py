@@ -105,6 +105,7 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
         "steps": length - 1,
         "labels": None if trace.labels is None else [str(x) for x in trace.labels],
         "attacked_at": attacked_at(trace),
+        "rising": series.rising(trace),
         "layers": [record(p) for p in probes],
         "measures": list(measures),
         "sample": [int(i) for i in ids],

@@ -156,7 +156,7 @@ def _numbers(record: Mapping[str, Any]) -> str:
         (_percent(record.get("accuracy")), "right, clean", f"of {record.get('test_samples', '?')}"),
         (_percent(worst.get("value")), "right, worst case", _interval(worst)),
         (_three(after), "κ of the head, after", f"before {_three(before)}"),
-        (_three(gap.get("value")), "loss gap, nats", "small where logits are"),
+        (_three(gap.get("value")), "loss gap, nats", "small logits, small gap"),
     ]
     return "".join(f"<li><b>{escape(a)}</b><span>{escape(b)}</span><span>{escape(c)}</span></li>" for a, b, c in found)
 

@@ -42,7 +42,11 @@ describe("what is said of a sample", () => {
   it("has a verdict for every kind", () => {
     const of = (i) => verdict(run, state, i), never = truth.flow[0].flip.indexOf(-1), flips = truth.flow[0].flip.findIndex((v) => v > 0);
     expect(of(never)).toMatch(/^Label \d, never wrong on this path\.$/);
-    expect(of(flips)).toMatch(new RegExp(`^Label \\d, flips to \\d at step ${truth.flow[0].flip[flips]}, sharpest at \\d\\.$`));
+    const says = run.paths[0].flow.prediction.row(flips), at = truth.flow[0].flip[flips];
+    for (const [end, told] of [[says[at], ""], [(says[at] + 1) % 10, `, ends as ${(says[at] + 1) % 10}`]]) {
+      says[run.steps] = end;
+      expect(of(flips)).toMatch(new RegExp(`^Label \\d, flips to ${says[at]} at step ${at}${told}, sharpest at \\d\\.$`));
+    }
     const wrong = made({ flips: false }).run;
     wrong.paths[0].flow.margin.values[0] = -1;
     expect(verdict(wrong, first([wrong]), 0)).toMatch(/wrong from the start/);

@@ -3,18 +3,22 @@ import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 
 import { channels, exchanger, fade, recolour } from "../../flatlens/report/assets/core/colours.js";
-import { brief, cell, className, count, fixed, num, percent, plain, probability, raised, span } from "../../flatlens/report/assets/core/text.js";
+import { brief, cell, className, count, counted, fixed, num, percent, plain, probability, raised, span } from "../../flatlens/report/assets/core/text.js";
 
 describe("numbers", () => {
   it.each([
     [0, "0"], [1, "1"], [0.5, "0.5"], [-2.5, "−2.5"], [349.4, "349"], [12345, "12,300"], [999999, "1,000,000"], [1e6, "1.00·10⁶"], [0.001, "0.001"], [0.00099999, "1.00·10⁻³"],
-    [9.9999e-5, "1.00·10⁻⁴"], [1.5e-260, "1.50·10⁻²⁶⁰"], [-4.2e9, "−4.20·10⁹"], [NaN, "–"], [null, "–"], [undefined, "–"], [Infinity, "∞"], [-Infinity, "−∞"],
+    [9.9999e-5, "1.00·10⁻⁴"], [1.5e-260, "1.50·10⁻²⁶⁰"], [-4.2e9, "−4.20·10⁹"], [NaN, "–"], [null, "–"], [undefined, "–"], [Infinity, "∞"], [-Infinity, "−∞"], ["+inf", "∞"], ["-inf", "−∞"],
   ])("num(%s) is %s", (value, text) => expect(num(value)).toBe(text));
 
   it("counts, shares and powers", () => {
     expect([count(1234567), percent(0.985), percent(null), percent(NaN), raised(-12), raised(0)]).toEqual(["1,234,567", "98.5 %", "–", "–", "⁻¹²", "⁰"]);
     expect(span({ value: 0.5, low: 0.4, high: 0.6, n: 10 })).toBe("40.0–60.0");
     expect(span({ value: null, low: null, high: null, n: 0 })).toBe("n = 0");
+  });
+
+  it("one is no plural", () => {
+    expect([counted(1, "step"), counted(0, "step"), counted(2500, "sample"), counted(2, "class", "classes")]).toEqual(["1 step", "0 steps", "2,500 samples", "2 classes"]);
   });
 
   it("places behind the point", () => {

@@ -82,8 +82,8 @@ export function verdict(run, state, i) {
     return `Label ${label}, ${wrong ? "wrong from the start" : "never wrong on this path"}.`;
   }
   const peak = measured(run, state).peak.values[i];
-  const to = name(flow.prediction.row(i)[run.steps]);
-  return `Label ${label}, flips to ${to} at step ${flip}${peak >= 0 ? `, sharpest at ${peak}` : ""}.`;
+  const says = (/** @type {number} */ t) => name(flow.prediction.row(i)[t]), to = says(flip), end = says(lastOf(run, state.path, i));
+  return `Label ${label}, flips to ${to} at step ${flip}${end === to ? "" : `, ends as ${end}`}${peak >= 0 ? `, sharpest at ${peak}` : ""}.`;
 }
 
 /** Of a language model a flip is that its greedy answer is the target. @param {Run} run @param {State} state @param {number} i */

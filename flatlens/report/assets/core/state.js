@@ -39,17 +39,17 @@ export function flipOf(run, path, sample) {
  * @returns {State}
  */
 export function settle(runs, asked) {
-  const which = within(asked.run, runs.length, 0), run = runs[which], base = first(runs, which);
-  const sample = within(asked.sample, run.sample.length, base.sample);
-  const path = within(asked.path, run.paths.length, 0);
+  const which = inSize(asked.run, runs.length, 0), run = runs[which], base = first(runs, which);
+  const sample = inSize(asked.sample, run.sample.length, base.sample);
+  const path = inSize(asked.path, run.paths.length, 0);
   const names = run.paths.map((p) => p.name);
   const brush = Array.isArray(asked.brush) ? asked.brush.filter((i) => Number.isInteger(i) && i >= 0 && i < run.sample.length) : null;
   return {
     run: which, sample, path,
-    step: within(asked.step, run.steps + 1, flipOf(run, path, sample)),
+    step: inSize(asked.step, run.steps + 1, flipOf(run, path, sample)),
     align: asked.align === "raw" || asked.align === "flip" ? asked.align : base.align,
     measure: run.measures.includes(String(asked.measure)) ? String(asked.measure) : base.measure,
-    layer: within(asked.layer, run.layers.length, 0),
+    layer: inSize(asked.layer, run.layers.length, 0),
     off: Array.isArray(asked.off) ? names.filter((name) => asked.off?.includes(name) && name !== names[0]) : [],
     brush: brush && brush.length ? [...new Set(brush)].sort((a, b) => a - b) : null,
     filter: FILTERS.includes(String(asked.filter)) ? String(asked.filter) : "all",
@@ -58,4 +58,4 @@ export function settle(runs, asked) {
 }
 
 /** @param {unknown} value @param {number} size @param {number} otherwise */
-const within = (value, size, otherwise) => (Number.isInteger(value) && Number(value) >= 0 && Number(value) < size ? Number(value) : otherwise);
+const inSize = (value, size, otherwise) => (Number.isInteger(value) && Number(value) >= 0 && Number(value) < size ? Number(value) : otherwise);

@@ -6,11 +6,12 @@ const UP = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 export const raised = (power) => (power < 0 ? "⁻" : "") + [...String(Math.abs(power))].map((d) => UP[Number(d)]).join("");
 
 /**
- * Three digits, in powers of ten where it is long.
- * @param {number | null | undefined} value
+ * Three digits, in powers of ten where it is long. JSON has no infinity: there it is a text.
+ * @param {number | "+inf" | "-inf" | null | undefined} told
  * @param {number} [digits]
  */
-export function num(value, digits = 3) {
+export function num(told, digits = 3) {
+  const value = told === "+inf" ? Infinity : told === "-inf" ? -Infinity : told;
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   if (value === 0) return "0";
@@ -28,6 +29,9 @@ const COUNTS = new Intl.NumberFormat("en-US"); // made once: a table writes thou
 
 /** @param {number} n */
 export const count = (n) => COUNTS.format(n);
+
+/** `1 step`, `3 steps`. @param {number} n @param {string} one @param {string} [many] */
+export const counted = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
 
 /** A number to so many places behind the point, with a true minus. @param {number} value @param {number} [places] */
 export const fixed = (value, places = 2) => (Number.isFinite(value) ? value.toFixed(places).replace("-", "−") : num(value));

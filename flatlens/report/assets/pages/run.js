@@ -131,7 +131,8 @@ export function start(data) {
     $("layer").value = String(state.layer);
     $("path").value = String(state.path);
     const layer = run.layers[state.layer];
-    $("method").textContent = `${data.measures[state.measure].replace(/, .*/, "")} · ${layer.name} · ${layer.method}${layer.exact || layer.method.includes("closed") ? ", exact" : ", an estimate"}`;
+    const trust = layer.exact || layer.method.includes("closed") ? "exact" : "an estimate";
+    $("method").textContent = `${data.measures[state.measure].replace(/, .*/, "")} · ${layer.name} · ${layer.method === trust ? trust : `${layer.method}, ${trust}`}`;
   }
 
   function menus() {

@@ -1,5 +1,6 @@
 // The top of the page: what was run, the result in a sentence, four numbers, cautions.
 
+import { counted } from "../core/text.js";
 import { $, make } from "../draw/dom.js";
 
 /** @typedef {import("../pages/run.js").View} View */
@@ -18,7 +19,7 @@ export function drawLead(view) {
 /** What does not change with the measure. @param {View} view */
 export function drawMast(view) {
   const { run } = view, of = Object.fromEntries(run.spec);
-  const words = [of.name, of.data, of.norm && of.eps && !run.text ? `${of.norm} ε ${of.eps}` : null, `${run.steps} steps`, `${run.n.toLocaleString("en-US")} ${run.text ? (run.n === 1 ? "prompt" : "prompts") : "samples"}`, of.seed ? `seed ${of.seed}` : null];
+  const words = [of.name, of.data, of.norm && of.eps && !run.text ? `${of.norm} ε ${of.eps}` : null, counted(run.steps, "step"), counted(run.n, run.text ? "prompt" : "sample"), of.seed ? `seed ${of.seed}` : null];
   $("runline").replaceChildren(make("b", {}, of.attack ?? "a path"), " on ", make("b", {}, of.model ?? "a model"), " · " + words.filter(Boolean).join(" · "));
   $("spec").replaceChildren(...run.spec.map(([key, value]) => make("div", {}, make("dt", {}, key), make("dd", {}, value))));
   $("cautions").replaceChildren(...run.cautions.map(([code, message]) => make("details", {}, make("summary", {}, code.replace(/-/g, " ")), message)));

@@ -23,7 +23,7 @@ export function drawPaths(view) {
       type: "button", "aria-pressed": String(!off), disabled: k === 0, title: k === 0 ? null : off ? "show this path" : "hide this path",
       onclick: () => view.change({ off: off ? state.off.filter((n) => n !== path.name) : [...state.off, path.name] }),
     }, swatch, path.words);
-    const quiet = (/** @type {import("../core/types.js").Median} */ of, /** @type {(v: number) => string} */ say) => (few ? "too few" : of.value === null ? "–" : say(of.value));
+    const quiet = (/** @type {import("../core/types.js").Median} */ of, /** @type {(v: number) => string} */ say) => (few && of.n ? "too few" : of.value === null ? "–" : say(of.value));
     return make("tr", { class: off ? "off" : null },
       make("th", { scope: "row" }, name),
       make("td", { class: "opt" }, spark(median.values, colour, ends)),

@@ -1,6 +1,7 @@
 // Two figures of language models alone: numbers by step and target position, and sharpness against the target's loss.
 
 import { COPIES, LAYERS_OF_HEAT, against, heatOf, positionsOf, visible } from "../core/tokens.js";
+import { placed } from "../core/placing.js";
 import { num, plain } from "../core/text.js";
 import { fade } from "../core/colours.js";
 import { axis, layoutOf } from "../draw/chart.js";
@@ -68,6 +69,8 @@ export function drawAgainst(view) {
   const here = against(run, state, state.path).filter((v) => v.step === state.step), key = drawnFor(view, node, "");
   if (node.data && node.key === key) return void plotter().restyle(node, { x: [here.map((v) => v.x)], y: [here.map((v) => v.y)] }, [node.data.length - 1]);
   const symbol = plain(data.symbols[state.measure]), traces = [];
+  /** @type {{ x: number, y: number, text: string }[]} */
+  const named = [];
   const line = (/** @type {number} */ p, /** @type {number} */ i, /** @type {any} */ look) => {
     const at = against(run, state, p, i), path = run.paths[p];
     return { type: "scatter", x: at.map((v) => v.x), y: at.map((v) => v.y), customdata: at.map((v) => v.step), meta: { path: path.name }, name: plain(path.words), showlegend: false,
@@ -80,9 +83,10 @@ export function drawAgainst(view) {
     if (p === 0) continue;
     if (kind < 0) traces.push(line(p, state.sample, { line: { color: colour, width: 1.3, dash: path.dash } }));
     else {
-      const at = against(run, state, p), said = at.map((v) => (path.name === "copies" ? `${COPIES[v.step] ?? v.step}×` : path.name));
+      const at = against(run, state, p);
+      named.push(...at.map((v) => ({ x: v.x, y: v.y, text: path.name === "copies" ? `${COPIES[v.step] ?? v.step}×` : path.name })));
       traces.push(line(p, state.sample, {
-        mode: at.length > 1 ? "lines+markers+text" : "markers+text", text: said, textposition: "top right", textfont: { size: 11, color: colours["cross-ink"] }, cliponaxis: false,
+        mode: at.length > 1 ? "lines+markers" : "markers", cliponaxis: false,
         line: { color: fade(colours.cross, 0.5), width: 1, dash: "dot" }, marker: { color: colours.cross, size: 8, symbol: ["square", "diamond", "circle"][kind], line: { color: colours.card, width: 1 } },
       }));
     }
@@ -90,10 +94,11 @@ export function drawAgainst(view) {
   const own = against(run, state, 0);
   traces.push(line(0, state.sample, { mode: "lines+markers", line: { color: colours.attack, width: 2.2 }, marker: { color: colours.attack, size: 4 } }));
   traces.push({ type: "scatter", mode: "markers", x: here.map((v) => v.x), y: here.map((v) => v.y), hoverinfo: "skip", showlegend: false, marker: { color: colours.chosen, size: 11, line: { color: colours.card, width: 2.2 } } });
-  const decades = { type: "log", nticks: 6, exponentformat: "power" };
+  const decades = { type: "log", nticks: 3, exponentformat: "power" };
   const layout = layoutOf(colours, view.paper, { height: HEIGHT.against, xaxis: axis(colours, "← loss of the target, nats", { ...decades, autorange: "reversed" }), yaxis: axis(colours, `${symbol}, sharp ↑`, decades), margin: { l: 56, r: 20, t: 14, b: 40 } });
   const first = !node.data;
   plotter().react(node, traces, layout, CONFIG);
+  nameMarks(node, named, colours);
   node.key = key;
   const ends = own.length ? `from loss ${num(own[0].x)} and ${data.symbols[state.measure]} ${num(own[0].y)} to ${num(own[own.length - 1].x)} and ${num(own[own.length - 1].y)}` : "without numbers above 0";
   node.setAttribute("aria-label", `Sharpness against the target’s loss, prompt ${run.sample[state.sample]}: the attack goes ${ends}. Points: ${shown.map((p) => run.paths[p].words).filter((w) => POINTS.includes(w)).join(", ") || "none"}.`);
@@ -101,6 +106,17 @@ export function drawAgainst(view) {
     const { customdata: step, data: of } = event.points[0], path = run.paths.findIndex((p) => p.name === of.meta?.path);
     if (typeof step === "number" && path >= 0) view.change({ path, step });
   });
+}
+
+/** Names beside the marks that are drawn, none over another; where there is no room the pointer tells. @param {any} node @param {{ x: number, y: number, text: string }[]} named @param {Record<string, string>} colours */
+function nameMarks(node, named, colours) {
+  const { xaxis, yaxis } = node._fullLayout, frame = { x: 0, y: 0, width: xaxis._length, height: yaxis._length };
+  const marks = named.map(({ x, y, text }) => ({ x: xaxis.d2p(x), y: yaxis.d2p(y), text }));
+  const annotations = placed(marks, [], frame, (text) => 7 * text.length, 13).flatMap((place, k) => place && !place.far ? [{
+    x: Math.log10(named[k].x), y: Math.log10(named[k].y), xshift: place.box.x + place.box.width / 2 - marks[k].x, yshift: marks[k].y - place.box.y - place.box.height / 2,
+    text: plain(named[k].text), showarrow: false, font: { size: 11, color: colours["cross-ink"] },
+  }] : []);
+  plotter().relayout(node, { annotations });
 }
 
 /** What is drawn of language models alone, by the name of its figure. @type {Record<string, (view: View) => void>} */

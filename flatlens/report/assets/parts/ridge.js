@@ -22,6 +22,9 @@ function heightsOf(packed) {
   return (row, column) => { const raw = levels.values[row * width + column]; return raw > 65534 ? NaN : low + (raw / 65534) * (high - low); };
 }
 
+/** A straight line in pieces that follow the ground. @param {number[]} a @param {number[]} b @returns {[number, number][]} */
+const straight = (a, b) => Array.from({ length: 17 }, (_, k) => [a[0] + ((b[0] - a[0]) * k) / 16, a[1] + ((b[1] - a[1]) * k) / 16]);
+
 /** @param {View} view @param {any} of @returns {Land} */
 function landOf(view, of) {
   const { run, state } = view, own = run.sample[state.sample] === of.sample;
@@ -33,7 +36,8 @@ function landOf(view, of) {
     const at = own && attack ? attack.step.indexOf(state.step) : -1;
     return {
       u: plane.u.values, v: plane.v.values, height: heightsOf(grid), right: (j, i) => plane.prediction.values[j * width + i] === truth,
-      ways: plane.ways.map((/** @type {any} */ w) => ({ points: points(w), role: w.path === "attack" ? "attack" : "cross" })).reverse(),
+      // The control's own line leads to another image, far off this plane; the line to the third point lies in it.
+      ways: [...(kind === 2 ? [] : [{ points: straight(plane.corners[0], plane.corners[2]), role: "cross" }]), ...(attack ? [{ points: points(attack), role: "attack" }] : [])],
       marks: [
         { at: plane.corners[0], text: `clean ${says(truth)}`, role: "ink", left: true },
         { at: plane.corners[1], text: `attacked: “${says(plane.end)}”`, role: "attack" },
@@ -67,7 +71,7 @@ export function drawRidge(view) {
   $("ridge-whose").textContent = `log ${choice.height === "kappa" ? "κ" : "loss"} over ${choice.plane === "input" ? "a plane of inputs" : "two directions of the weights"}, sample ${of.sample}; ${land.u.length} × ${land.v.length} points`;
   const attack = of.input.ways.find((/** @type {any} */ w) => w.path === "attack"), length = Math.hypot(of.input.corners[1][0], of.input.corners[1][1]);
   $("ridge-note").textContent = choice.plane === "input"
-    ? `Sharp only along the boundary: the attack and the straight line climb the same ridge, and it is flat on either side. The attack’s iterates are projected, at most ${num(attack ? attack.off : 0, 2)} off the plane (from clean to end it is ${num(length, 2)}). A plane is a choice. At the head a ridge is expected, for κ contains Σ p(1 − p).`
+    ? `Where the colours meet the prediction changes.${of.input.third[0] === 2 ? "" : " The straight line to the other image lies in this plane;"} ${of.input.third[0] === 2 ? "The" : "the"} attack’s iterates are projected, at most ${num(attack ? attack.off : 0, 2)} off it (from clean to end it is ${num(length, 2)}). A plane is a choice. At the head a ridge is expected, for κ contains Σ p(1 − p).`
     : "Across: the eigenvector of the largest eigenvalue of this layer’s Hessian. Up: the change of the weights that acts on the logits as the attack’s change of the features does. Clean, flip and end are on one scale.";
   $("lands").replaceChildren("Samples with a surface: ", ...view.run.surfaces.map((s) => {
     const i = view.run.sample.indexOf(s.sample);

@@ -26,10 +26,13 @@ function say(node, text) {
 
 /** @param {View} view */
 export function wordings(view) {
-  const of = Boolean(view.run.text);
+  const of = Boolean(view.run.text), { run } = view;
+  // A title tells of what is seen: not every attack turns a sample, or lets the loss rise to its end.
+  const flips = run.results[0][run.measures[0]][0].summary.flipped.count > 0;
+  const plain = /** @type {Record<string, string | null>} */ ({ margin: flips ? null : "The margin", loss: run.rising ? null : "The loss" });
   for (const [id, [title, caption]] of Object.entries(OF_PROMPTS)) {
     const figure = $(id).closest("figure");
-    say(figure.querySelector("h2"), of ? title : null);
+    say(figure.querySelector("h2"), of ? title : plain[id] ?? null);
     say(figure.querySelector("figcaption"), of ? caption : null);
   }
   say($("rail-title"), of ? RAIL : null);

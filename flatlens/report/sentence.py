@@ -158,8 +158,8 @@ def _span(share: Fraction) -> str:
 
 
 def _share(share: Fraction) -> str:
-    """In the sentence, where no line may end before the percent sign; of a single sample no percentage is said."""
-    return f"{share.count} of 1" if share.n == 1 else _percent(share).replace(" ", "\N{NO-BREAK SPACE}")
+    """In the sentence: of a single sample no percentage is said."""
+    return f"{share.count} of 1" if share.n == 1 else _percent(share)
 
 
 def _said_of(flipped: Fraction) -> str:

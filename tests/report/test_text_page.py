@@ -87,6 +87,12 @@ def test_the_heat_map_and_the_plane_hold_the_numbers(it, trace):
     )
     names = it.look("document.getElementById('against').data.flatMap((t) => t.text ?? [])")
     assert {"0×", "32×", "ask", "planted"} <= set(names)
+    boxes = it.look("""[...document.querySelectorAll('#against .annotation-text')]
+        .map((text) => text.getBoundingClientRect()).map((box) => [box.left, box.right, box.top, box.bottom])""")
+    assert boxes
+    for k, (left, right, top, bottom) in enumerate(boxes):
+        for x0, x1, y0, y1 in boxes[:k]:
+            assert min(right, x1) - max(left, x0) < 2 or min(bottom, y1) - max(top, y0) < 2
     assert "by construction" in it.page.inner_text("figure:has(#against) figcaption")
 
 

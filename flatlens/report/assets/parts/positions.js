@@ -83,10 +83,10 @@ export function drawAgainst(view) {
     if (p === 0) continue;
     if (kind < 0) traces.push(line(p, state.sample, { line: { color: colour, width: 1.3, dash: path.dash } }));
     else {
-      const at = against(run, state, p);
-      named.push(...at.map((v) => ({ x: v.x, y: v.y, text: path.name === "copies" ? `${COPIES[v.step] ?? v.step}×` : path.name })));
+      const at = against(run, state, p), said = at.map((v) => (path.name === "copies" ? `${COPIES[v.step] ?? v.step}×` : path.name));
+      named.push(...at.map((v, k) => ({ x: v.x, y: v.y, text: said[k] })));
       traces.push(line(p, state.sample, {
-        mode: at.length > 1 ? "lines+markers" : "markers", cliponaxis: false,
+        mode: at.length > 1 ? "lines+markers" : "markers", text: said, cliponaxis: false, hovertemplate: `%{text}, prompt ${run.sample[state.sample]}<br>loss %{x:.3g}, ${symbol} %{y:.4g}<extra></extra>`,
         line: { color: fade(colours.cross, 0.5), width: 1, dash: "dot" }, marker: { color: colours.cross, size: 8, symbol: ["square", "diamond", "circle"][kind], line: { color: colours.card, width: 1 } },
       }));
     }

@@ -64,7 +64,7 @@ def text(trace: Trace, page: Path) -> RenderableType:
     head = [
         *([("name", str(trace.spec["name"]))] if trace.spec.get("name") else []),
         ("model", str(trace.spec["model"])),
-        ("data", f"{trace.spec['data']}, {n:,} {'prompts' if trace.of_language else 'samples'}"),
+        ("data", f"{trace.spec['data']}, {terminal.several(n, 'prompt' if trace.of_language else 'sample')}"),
         ("attack", attack(trace.spec)),
         ("measure", f"{MEASURES[MEASURE]}, of {trace.layer_names[0]}"),
         _answers(trace, clean, attacked, n)
@@ -123,12 +123,12 @@ def attack(spec: Mapping[str, Any]) -> str:
 def _on_text(spec: Mapping[str, Any]) -> str:
     """``gcg, 100 steps, slot of 20 tokens, 512 candidates``; ``embedding, 60 steps of 0.05 mean row norms, …``."""
     length = spec.get("step_size")
-    parts = [str(spec["attack"]), f"{spec['steps']} steps"]
+    parts = [str(spec["attack"]), terminal.several(spec["steps"], "step")]
     if ":" in parts[0]:  # its steps are those of the file
         return parts[0]
     if length is not None:
         parts[1] += f" of {length:g}" + (" mean row norms" if spec["attack"] != "simplex" else "")
-    parts.append(f"slot of {spec['slot_len']} tokens")
+    parts.append(f"slot of {terminal.several(spec['slot_len'], 'token')}")
     if spec.get("candidates") is not None:
         parts.append(f"{spec['candidates']} candidates")
     return ", ".join(parts)
@@ -139,7 +139,7 @@ def _native(spec: Mapping[str, Any]) -> list[str]:
     if spec.get("eps") is not None:
         parts.append(f"eps {radius(spec['eps'], 3)}")
     length = spec.get("step_size")
-    parts.append(f"{spec['steps']} steps" + ("" if length is None else f" of {radius(length, 3)}"))
+    parts.append(terminal.several(spec["steps"], "step") + ("" if length is None else f" of {radius(length, 3)}"))
     if spec.get("objective") not in (None, "ce") and not str(spec["attack"]).startswith("apgd"):
         parts.append(f"on {spec['objective']}")
     if spec.get("restarts", 1) > 1:

@@ -15,7 +15,7 @@ from flatlens.specs.run import train_from_dict
 from flatlens.specs.train import TrainSpec
 from flatlens.specs.values import radius
 from flatlens_cli import completing, options, terminal
-from flatlens_cli.terminal import INTERRUPTED
+from flatlens_cli.terminal import INTERRUPTED, several
 
 _KEYS = tuple(field.name for field in fields(TrainSpec))
 
@@ -122,7 +122,7 @@ def train(
             terminal.complain(f"nothing to do: '{out}' holds this model, trained")
         rows = [
             ("model", record["model"]),
-            ("data", f"{recipe.data}, {record['samples']:,} samples, {recipe.epochs} epochs"),
+            ("data", ", ".join([str(recipe.data), several(record["samples"], "sample"), several(recipe.epochs, "epoch")])),
             ("training", _training(recipe)),
             ("accuracy", f"{100 * made.accuracy:.1f} % of {record['test_samples']:,} samples of {made.test}"),
             ("worst case", _worst(record)),

@@ -333,8 +333,9 @@ class Trace:
         what = " on ".join(str(self.spec[key]) for key in ("attack", "model") if key in self.spec) or "a path"
         samples = pc.count_distinct(self.steps["sample"]).as_py()
         steps = int(pc.max(self.steps["step"]).as_py() or 0)
-        those = "prompts" if self.of_language else "samples"
-        said = f"Trace({what}: {samples} {those}, {steps} steps, layers {', '.join(self.layer_names) or 'none'}"
+        those = ("prompt" if self.of_language else "sample") + "s" * (samples != 1)
+        long = f"{steps} step" + "s" * (steps != 1)
+        said = f"Trace({what}: {samples} {those}, {long}, layers {', '.join(self.layer_names) or 'none'}"
         beside = [path for path in self.paths if path != ATTACK]
         more = f", {self.restarts} restarts" * (self.restarts > 1) + f", controls {', '.join(beside)}" * bool(beside)
         return "\n".join([*(f"Caution: {told(caution)}" for caution in self.cautions), f"{said}{more})"])

@@ -184,6 +184,7 @@ def test_ratios_are_short(value, text):
 def test_eps_is_shown_as_it_is_written():
     line = {"attack": "pgd", "norm": "linf", "eps": 8 / 255, "steps": 40, "step_size": 0.5 / 255}
     assert summary.attack(line) == "pgd, linf, eps 8/255, 40 steps of 0.00196"
+    assert summary.attack(line | {"steps": 1}) == "pgd, linf, eps 8/255, 1 step of 0.00196"
     assert summary.attack(line | {"targeted": "3", "random_start": True}).endswith("random start, targeted: 3")
 
 

@@ -122,7 +122,7 @@ def train(
             terminal.complain(f"nothing to do: '{out}' holds this model, trained")
         rows = [
             ("model", record["model"]),
-            ("data", ", ".join([str(recipe.data), several(record["samples"], "sample"), several(recipe.epochs, "epoch")])),
+            ("data", f"{recipe.data}, {several(record['samples'], 'sample')}, {several(recipe.epochs, 'epoch')}"),
             ("training", _training(recipe)),
             ("accuracy", f"{100 * made.accuracy:.1f} % of {record['test_samples']:,} samples of {made.test}"),
             ("worst case", _worst(record)),

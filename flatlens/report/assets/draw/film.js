@@ -9,6 +9,8 @@ import { make } from "./dom.js";
 /** @typedef {import("../core/types.js").State} State */
 
 const SIZE = 38;
+/** Width of the strip's own words, in px. */
+const WORDS = 56;
 
 /**
  * @param {any} box
@@ -29,14 +31,20 @@ export function film(box, run, state, axis, choose) {
     const here = x >= axis.range[0] && x <= axis.range[1] && (of.length <= 6 || x % every === 0);
     return here && (k === 0 || of[k - 1].step !== f.step);
   });
-  box.replaceChildren(...shown.map((f) => {
+  let first = Infinity;
+  const strip = shown.map((f) => {
     const x = place(run, { ...state, path: 0 }, state.sample, f.step), right = says[f.step] === truth;
     const name = className(run.labels, says[f.step]);
     const button = make("button", {
       type: "button", class: `frame ${right ? "right" : "wrong"}`, tabindex: -1, "aria-label": `step ${f.step}: says ${name}`,
       "aria-current": f.step === state.step ? "true" : null, onclick: () => choose(f.step),
     }, picture(kept, f.row, { "aria-hidden": "true" }), make("span", {}, name.length > 5 ? name.slice(0, 4) + "…" : name));
-    button.style.left = `${axis.left + (x - axis.range[0]) * px - SIZE / 2}px`;
+    const left = axis.left + (x - axis.range[0]) * px - SIZE / 2;
+    first = Math.min(first, left);
+    button.style.left = `${left}px`;
     return button;
-  }), make("span", { class: "film-name" }, `sample ${run.sample[state.sample]}`), make("span", { class: "film-says" }, "says"));
+  });
+  // Where there is no room beside the first frame, the rail says whose inputs these are.
+  const words = first < WORDS ? [] : [make("span", { class: "film-name" }, `sample ${run.sample[state.sample]}`), make("span", { class: "film-says" }, "says")];
+  box.replaceChildren(...strip, ...words);
 }

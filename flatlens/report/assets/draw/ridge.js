@@ -116,7 +116,8 @@ function dot(c, at, colour, radius, colours, text, left, width) {
   c.textAlign = before ? "right" : "left";
   c.lineWidth = 4;
   c.strokeStyle = colours.card;
-  const x = at[0] + (before ? -11 : 11), y = at[1] + 5;
+  // On the side that it is not meant for it would lie on the path that leads to the mark.
+  const x = at[0] + (before ? -11 : 11), y = at[1] + (before === left ? 5 : -9);
   c.strokeText(text, x, y);
   c.fillStyle = colours.ink;
   c.fillText(text, x, y);

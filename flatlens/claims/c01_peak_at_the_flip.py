@@ -36,7 +36,7 @@ CLAIM = Claim(
     ),
     caveats=(
         "The head's κ is ‖a‖² times a spread under p(1 − p), which is largest where classes tie: that it peaks at the "
-        "flip is nearly the same fact twice. For two classes it is so by construction; for more, the part near_margin "
+        "flip is nearly the same fact twice. For two classes it is so by construction; for more, the third part "
         "shows it.",
     ),
 )

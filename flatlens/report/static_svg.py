@@ -108,8 +108,12 @@ class _Axis:
         if self._log:
             every = int(layout.get("dtick", 1)) if isinstance(layout.get("dtick", 1), (int, float)) else 1
             powers = range(int(np.ceil(self._low)), int(np.floor(self._high)) + 1, max(every, 1))
-            return [(10.0**p, _power(p)) for p in powers]
-        step = _nice((self._high - self._low) / 7)
+            if len(powers) > 1:
+                return [(10.0**p, _power(p)) for p in powers]
+            near = range(int(np.floor(self._low)), int(np.ceil(self._high)) + 1)
+            found = [k * 10.0**p for p in near for k in (1, 2, 5) if self._low <= np.log10(k * 10.0**p) <= self._high]
+            return [(v, f"{v:g}") for v in found]
+        step = max(_nice((self._high - self._low) / 7), float(layout.get("dtick", 0)))
         first = np.ceil(self._low / step)
         values = [float((first + k) * step) for k in range(int((self._high - first * step) / step) + 1)]
         return [(v, f"{v:g}".replace("-", "−")) for v in values]

@@ -13,6 +13,7 @@ from flatlens.records.intervals import Median, wilson
 from flatlens.records.schema import ATTACK
 from flatlens.report import drawn, layout, page_data, series
 from flatlens.report.sentence import difference, lead
+from flatlens.report.static_svg import _Axis
 from tests.synthetic import make_trace
 
 LINE = "line-to-other-class"
@@ -101,6 +102,16 @@ def test_steps_have_no_ticks_between_them(steps, dtick):
             axis = (found[name]["layout"] | variant["layout"])["xaxis"]
             low, high = axis["range"]
             assert axis.get("dtick", None) == (1 if high - low < 8 else None) and (dtick is None or high - low < 16)
+
+
+def test_the_picture_without_a_script_has_the_same_ticks():
+    def said(axis):
+        return [text for _, text in _Axis(axis, [], 0.0, 1.0).ticks]
+
+    assert said({"range": [-1.5, 1.5], "dtick": 1}) == ["−1", "0", "1"]
+    assert said({"range": [0.0, 40.0]}) == ["0", "10", "20", "30", "40"]
+    assert said({"range": [-3.1, 0.1], "type": "log"}) == ["10⁻³", "10⁻²", "10⁻¹", "1"]
+    assert said({"range": [-3.4, -2.8], "type": "log"}) == ["0.0005", "0.001"]
 
 
 def test_no_mark_is_cut_at_the_edge_of_flip_against_peak():

@@ -34,8 +34,8 @@ from flatlens.report.roles import Look, colour, fade
 
 FEWEST = 20
 """Flipped samples below which a path's curve around the flip is not drawn: a median of a handful is no curve."""
-NARROW = 0.19
-"""Share of the picture's width that the words for a side of the flip take."""
+NARROW, NARROWEST = 0.21, 0.1
+"""Shares of the picture's width that the words for a side of the flip take, and that the shortest take."""
 SYMBOLS = {
     "relative_flatness": "κ",
     "trace": "Tr H",
@@ -323,14 +323,17 @@ def _sides(xs: list[float]) -> tuple[list[Plain], list[Plain]]:
     wrong = {"type": "rect", "x0": 0, "x1": xs[1], "yref": "paper", "y0": 0, "y1": 1, "layer": "below",
              "fillcolor": colour("wrong"), "line": {"width": 0}}  # fmt: skip
     flip = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1, "line": stroke("faint", 1, "dot")}
-    said = {"y": 1, "yref": "paper", "yanchor": "top", "showarrow": False, "x": 0}
+    said: Plain = {"y": 1, "yref": "paper", "yanchor": "top", "showarrow": False, "x": 0}
     notes = [
         said | {"xanchor": "right", "xshift": -6, "text": "<b>← prediction right</b>", "font": ink("attack", 13)},
         said | {"xanchor": "left", "xshift": 6, "text": "<b>prediction wrong →</b>", "font": ink("cross-ink", 13)},
     ]
     left = -xs[0] / (xs[1] - xs[0])
     # Where a side is narrower than its words, they would lie over the axis.
-    return [wrong, flip], [note for note, room in zip(notes, (left, 1 - left), strict=True) if room > NARROW]
+    for note, room in zip(notes, (left, 1 - left), strict=True):
+        if room < NARROW:
+            note["text"] = note["text"].replace("prediction ", "")
+    return [wrong, flip], [note for note, room in zip(notes, (left, 1 - left), strict=True) if room > NARROWEST]
 
 
 def _uncanny(band: Band | None, xs: list[float], ys: list[float]) -> list[Plain]:

@@ -10,6 +10,8 @@ Plain = dict[str, Any]
 _WORDS = {
     "← prediction right": "← target not said",
     "prediction wrong →": "target said →",
+    "<b>← right</b>": "<b>← not said</b>",
+    "<b>wrong →</b>": "<b>said →</b>",
     "the uncanny valley: flat, and wrong": "the uncanny valley: flat, and flipped",
     "margin, wrong ↓": "margin, said ↑",
     "right ← margin → wrong": "margin of the target, said →",

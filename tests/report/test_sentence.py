@@ -137,6 +137,7 @@ def test_a_side_that_is_too_narrow_for_its_words_has_none():
         return [note["text"] for note in drawn._sides(xs)[1]]
 
     assert words([-6, 20]) == ["<b>← prediction right</b>", "<b>prediction wrong →</b>"]
+    assert words([-3, 20]) == ["<b>← right</b>", "<b>prediction wrong →</b>"]
     assert words([-2, 19]) == ["<b>prediction wrong →</b>"] and words([-19, 1]) == ["<b>← prediction right</b>"]
 
 

@@ -143,7 +143,8 @@ function narrow(layout, name) {
   if (name !== "valley") return;
   layout.margin = { ...layout.margin, l: 40, r: 8 };
   layout.yaxis = { ...layout.yaxis, title: { text: "" } };
-  layout.annotations = (layout.annotations ?? []).filter((/** @type {any} */ note) => !note.name && note.yref === "paper").map((/** @type {any} */ note) => ({ ...note, text: note.text.replace("prediction ", "") }));
+  const [low, high] = layout.xaxis.range, little = -low / (high - low) < 0.2;
+  layout.annotations = (layout.annotations ?? []).filter((/** @type {any} */ note) => !note.name && note.yref === "paper" && !(little && note.xanchor === "right")).map((/** @type {any} */ note) => ({ ...note, text: note.text.replace("prediction ", "") }));
 }
 
 /** @param {number} n @param {number} most */

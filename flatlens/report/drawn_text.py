@@ -1,9 +1,11 @@
-"""The figures in a language model's words: its prompts have no labels, and a flip is that the target is said."""
+"""The figures in other words where a flip is more than a wrong prediction: a target is said, or a class is reached."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from flatlens.records.trajectory import Trace
 
 Plain = dict[str, Any]
 
@@ -19,21 +21,44 @@ _WORDS = {
     "no sample flips": "no prompt flips",
     " samples flip": " prompts flip",
 }
-_PATTERN = re.compile("|".join(map(re.escape, _WORDS)))
+_OF_TARGETS = {
+    "← prediction right": "← target not reached",
+    "prediction wrong →": "target reached →",
+    "<b>← right</b>": "<b>← not yet</b>",
+    "<b>wrong →</b>": "<b>reached →</b>",
+    "no sample flips": "no sample reaches its target",
+    " samples flip": " samples reach their target",
+}
+
+
+def of_targets(figure: Plain) -> Plain:
+    """A figure of `flatlens.report.drawn` for a targeted attack, of which a flip is that its own class is predicted."""
+    made: Plain = _said(figure, _OF_TARGETS)
+    return made
 
 
 def of_prompts(figure: Plain) -> Plain:
     """A figure of `flatlens.report.drawn` for a run of a language model; the numbers are shared with the first."""
-    made: Plain = _said(figure)
+    made: Plain = _said(figure, _WORDS)
     axis = made["layout"].get("xaxis", {})
     if axis.get("autorange") == "reversed":  # a margin that rises into the flip
         made["layout"] = made["layout"] | {"xaxis": {k: v for k, v in axis.items() if k != "autorange"}}
     return made
 
 
-def _said(value: Any) -> Any:
+def worded(trace: Trace) -> Callable[[Plain], Plain]:
+    """How a trace's figures say what a flip is."""
+    if trace.of_language:
+        return of_prompts
+    return of_targets if trace.spec.get("targeted") is not None else lambda figure: figure
+
+
+def _said(value: Any, words: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
-        return {key: _said(part) for key, part in value.items()}
+        return {key: _said(part, words) for key, part in value.items()}
     if isinstance(value, (list, tuple)) and len(value) < 100:
-        return [_said(part) for part in value]
-    return _PATTERN.sub(lambda found: _WORDS[found.group()], value) if isinstance(value, str) else value
+        return [_said(part, words) for part in value]
+    if isinstance(value, str):
+        for before, after in words.items():
+            value = value.replace(before, after)
+    return value

@@ -16,6 +16,7 @@ from flatlens.records.schema import ATTACK, MEASURES
 from flatlens.records.trajectory import Trace
 from flatlens.report import drawn, series
 from flatlens.report.drawn import SYMBOLS
+from flatlens.report.drawn_text import worded
 from flatlens.report.layout import Plain, curve_line, escaped
 from flatlens.report.roles import looks
 
@@ -50,26 +51,28 @@ def valley(
     )  # fmt: skip
     if lines:
         made["data"].insert(0, _thin(trace, measure, layer, lines, aligned=aligned))
-    return _figure(made, f"{MEASURES.get(measure, SYMBOLS[measure])}, {layer}")
+    return _figure(trace, made, f"{MEASURES.get(measure, SYMBOLS[measure])}, {layer}")
 
 
 def margin(trace: Trace, *, aligned: bool = True, controls: bool = True) -> go.Figure:
     """The label's logit minus the largest other one, along the path: below 0 the prediction is wrong."""
     return _figure(
-        drawn.flow(_flow(trace, "margin", controls), looks(trace.paths), "margin", aligned=aligned), "Margin"
+        trace, drawn.flow(_flow(trace, "margin", controls), looks(trace.paths), "margin", aligned=aligned), "Margin"
     )
 
 
 def loss(trace: Trace, *, aligned: bool = True, controls: bool = True) -> go.Figure:
     """Cross-entropy of the label along the path, in nats; still rising at the end, the attack had not converged."""
-    return _figure(drawn.flow(_flow(trace, "loss", controls), looks(trace.paths), "loss", aligned=aligned), "Loss")
+    return _figure(
+        trace, drawn.flow(_flow(trace, "loss", controls), looks(trace.paths), "loss", aligned=aligned), "Loss"
+    )
 
 
 def over_tau(trace: Trace, measure: str = "relative_flatness", *, layer: str | None = None) -> go.Figure:
     """The share of valleys among the flipped, had τ been another: τ is a choice, and this is what hangs on it."""
     measure, layer = _known(trace, measure, layer)
     found = {path: trace.valley(measure, layer=layer, path=path).over_tau() for path in trace.paths}
-    return _figure(drawn.tau(found, looks(trace.paths)), f"How much hangs on τ, {layer}")
+    return _figure(trace, drawn.tau(found, looks(trace.paths)), f"How much hangs on τ, {layer}")
 
 
 def ledger(trace: Trace, *, layer: str | None = None, path: str = ATTACK, aligned: bool = True) -> go.Figure:
@@ -82,7 +85,7 @@ def ledger(trace: Trace, *, layer: str | None = None, path: str = ATTACK, aligne
     found = series.ledger(trace, layer, path)
     if found is None:
         raise LayerError(f"layer '{layer}' has no confidence term; the ledger is the head's alone")
-    return _figure(drawn.decades(found, aligned=aligned), f"What moves κ, {layer}")
+    return _figure(trace, drawn.decades(found, aligned=aligned), f"What moves κ, {layer}")
 
 
 def certificate(trace: Trace, *, layer: str | None = None, path: str = ATTACK, aligned: bool = True) -> go.Figure:
@@ -95,7 +98,7 @@ def certificate(trace: Trace, *, layer: str | None = None, path: str = ATTACK, a
     found = series.looseness(trace, layer, path)
     if found is None:
         raise LayerError(f"layer '{layer}' has no bound of a loss that rises; the certificate is the head's alone")
-    return _figure(drawn.tightness(found, aligned=aligned), f"How tight the certificate is, {layer}")
+    return _figure(trace, drawn.tightness(found, aligned=aligned), f"How tight the certificate is, {layer}")
 
 
 def bending(trace: Trace, *, path: str = ATTACK, aligned: bool = True) -> go.Figure:
@@ -107,7 +110,7 @@ def bending(trace: Trace, *, path: str = ATTACK, aligned: bool = True) -> go.Fig
     found = series.bending(trace, path)
     if found is None:
         raise DataError("this run has no derivatives of the loss along its path; measure it again")
-    return _figure(drawn.bends(found, aligned=aligned), "How the loss bends along the path")
+    return _figure(trace, drawn.bends(found, aligned=aligned), "How the loss bends along the path")
 
 
 def against_margin(
@@ -122,7 +125,7 @@ def against_margin(
     gap = np.full((len(rows), 1), np.nan)
     x, y = (np.hstack([m[rows], gap]).ravel() for m in (across, values))
     made["data"].insert(0, curve_line(x, y, "attack", width=1, opacity=0.2))
-    return _figure(made, f"{SYMBOLS[measure]} against the margin, {layer}")
+    return _figure(trace, made, f"{SYMBOLS[measure]} against the margin, {layer}")
 
 
 def flip_and_peak(
@@ -132,17 +135,18 @@ def flip_and_peak(
     measure, layer = _known(trace, measure, layer)
     end = trace.matrix("margin", path=path).values.shape[1] - 1
     found = series.flip_peak_counts(trace.valley(measure, layer=layer, path=path))
-    return _figure(drawn.counts(found, end), f"Flip against peak, {layer}")
+    return _figure(trace, drawn.counts(found, end), f"Flip against peak, {layer}")
 
 
 def layers(trace: Trace, measure: str = "relative_flatness", *, path: str = ATTACK, aligned: bool = False) -> go.Figure:
     """Layer × step: log₁₀ of the median measure relative to the same layer's at the clean input."""
     measure, _ = _known(trace, measure, None)
     found = {name: series.curves(trace, measure, name, path) for name in trace.layer_names}
-    return _figure(drawn.heat(found), MEASURES.get(measure, SYMBOLS[measure]))
+    return _figure(trace, drawn.heat(found), MEASURES.get(measure, SYMBOLS[measure]))
 
 
-def _figure(made: Plain, title: str) -> go.Figure:
+def _figure(trace: Trace, made: Plain, title: str) -> go.Figure:
+    made = worded(trace)(made)
     layout = made["layout"] | {"title": {"text": escaped(title)}}
     layout["margin"] = layout["margin"] | {"t": 64}
     return go.Figure(data=made["data"], layout=layout | {"height": layout.get("height", 460)})

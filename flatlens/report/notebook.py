@@ -119,7 +119,9 @@ def _framed(content: str) -> str:
 def _what(trace: Trace) -> str:
     named = [_short(shown(trace.spec[key])) for key in ("name", "attack", "model", "data") if trace.spec.get(key)]
     samples = len(np.unique(trace.steps["sample"].to_numpy())) if trace.steps.num_rows else 0
-    return escape(" · ".join([*named, f"{samples:,} {'prompts' if trace.of_language else 'samples'}"]))
+    return escape(
+        " · ".join([*named, f"{samples:,} {'prompt' if trace.of_language else 'sample'}{'s' * (samples != 1)}"])
+    )
 
 
 def _cautions(trace: Trace) -> str:

@@ -12,7 +12,7 @@ from flatlens.errors import RunError
 from flatlens.records.schema import ATTACK
 from flatlens.records.trajectory import Trace
 from flatlens.report import drawn, html_file, packing, page_data, series, static_svg
-from flatlens.report.drawn_text import of_prompts
+from flatlens.report.drawn_text import worded
 from flatlens.report.html_file import save_plotly as save_plotly
 from flatlens.report.modules import joined
 from flatlens.report.redaction import redacted
@@ -96,8 +96,7 @@ def picture(trace: Trace, *, variables: bool = True, points: int | None = None) 
     curves = {path: series.curves(trace, measure, layer, path) for path in trace.paths}
     aligned = bool(curves[ATTACK].aligned.n.any())
     made = drawn.sharpness(curves, looks(trace.paths), measure, aligned=aligned)
-    if trace.of_language:
-        made = of_prompts(made)
+    made = worded(trace)(made)
     if points is not None:
         made["data"] = static_svg.thinned(made["data"], points)
     said = "Sharpness along the path: medians and quartiles of the attack and its controls."

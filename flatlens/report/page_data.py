@@ -19,7 +19,7 @@ from flatlens.records.valley import Ints, Valley
 from flatlens.report import drawn, lands, packing, sentence_text, series, text_data
 from flatlens.report.comparison import comparison
 from flatlens.report.density import density
-from flatlens.report.drawn_text import of_prompts
+from flatlens.report.drawn_text import worded
 from flatlens.report.packing import encode, pack
 from flatlens.report.roles import colours, looks
 from flatlens.report.sentence import lead
@@ -79,7 +79,7 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
     ids = samples[chosen]
     told = series.accuracy(trace)
     seen = looks(trace.paths)
-    made = Figures(of_prompts if trace.of_language else None)
+    made = Figures(worded(trace))
     for column in ("margin", "loss"):
         curves = {path: series.curves(trace, column, None, path) for path in trace.paths}
         for aligned in (True, False):

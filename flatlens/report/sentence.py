@@ -59,7 +59,7 @@ def lead(trace: Trace, found: Mapping[str, Valley], accuracy: Accuracy) -> Lead:
     )
     share = summary.valley_of_flipped
     if not share.n:
-        return Lead((Part("The attack flips none of the samples."),), _said_of(summary.flipped), numbers)
+        return Lead((Part("The attack flips none of the samples."),), _said_of(summary.flipped, trace), numbers)
     lines = [path for path, look in looks(trace.paths).items() if look.role == "cross"]
     control = next((path for path in lines if found[path].summary().valley_of_flipped.n), None)
     mine = Part(_share(share), ATTACK)
@@ -162,9 +162,10 @@ def _share(share: Fraction) -> str:
     return f"{share.count} of 1" if share.n == 1 else _percent(share)
 
 
-def _said_of(flipped: Fraction) -> str:
+def _said_of(flipped: Fraction, trace: Trace) -> str:
+    never = "is wrong" if trace.spec.get("targeted") is None else "is taken for its target"
     return (
-        f"Of the {flipped.n:,} that are right at the clean input none is wrong on its path."
+        f"Of the {flipped.n:,} that are right at the clean input none {never} on its path."
         if flipped.n
         else ("No sample is right at the clean input, so none can flip.")
     )

@@ -11,7 +11,7 @@ import pytest
 from flatlens.records.digest import accuracy
 from flatlens.records.intervals import Median, wilson
 from flatlens.records.schema import ATTACK
-from flatlens.report import drawn, layout, page_data, series
+from flatlens.report import drawn, figures, layout, page, page_data, series
 from flatlens.report.sentence import difference, lead
 from flatlens.report.static_svg import _Axis
 from tests.synthetic import make_trace
@@ -139,6 +139,21 @@ def test_a_side_that_is_too_narrow_for_its_words_has_none():
     assert words([-6, 20]) == ["<b>← prediction right</b>", "<b>prediction wrong →</b>"]
     assert words([-3, 20]) == ["<b>← right</b>", "<b>prediction wrong →</b>"]
     assert words([-2, 19]) == ["<b>prediction wrong →</b>"] and words([-19, 1]) == ["<b>← prediction right</b>"]
+
+
+def test_a_targeted_attack_reaches_its_target_and_is_not_merely_wrong():
+    plain, targeted = (make_trace(30, 12, targeted=target) for target in (None, "next"))
+    for trace, said, unsaid in (
+        (plain, "prediction wrong →", "target reached →"),
+        (targeted, "target reached →", "wrong →"),
+    ):
+        layouts = page_data.pages([trace])["runs"][0]["figures"]["valley"]
+        text = str([layouts["layout"], *(variant["layout"] for variant in layouts["variants"].values())])
+        assert said in text and unsaid not in text
+        # As in a notebook, and in the picture that stands without a script.
+        assert said in str(figures.valley(trace).layout.annotations) and said in page.picture(trace)
+    still = lead(targeted, {ATTACK: Shares([None] * 9)}, accuracy(targeted))
+    assert "none is taken for its target on its path" in still.below
 
 
 def test_one_point_is_a_mark_and_no_line():

@@ -47,6 +47,7 @@ describe("what is said of a sample", () => {
       says[run.steps] = end;
       expect(of(flips)).toMatch(new RegExp(`^Label \\d, flips to ${says[at]} at step ${at}${told}, sharpest at \\d\\.$`));
     }
+    expect(verdict({ ...run, spec: [["targeted", "next"]] }, state, never)).toMatch(/^Label \d, never taken for its target on this path\.$/);
     const wrong = made({ flips: false }).run;
     wrong.paths[0].flow.margin.values[0] = -1;
     expect(verdict(wrong, first([wrong]), 0)).toMatch(/wrong from the start/);

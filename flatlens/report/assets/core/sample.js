@@ -78,8 +78,8 @@ export function verdict(run, state, i) {
   const flip = run.paths[state.path].flip.values[i], label = name(run.truth[i]);
   const flow = run.paths[state.path].flow;
   if (flip < 0) {
-    const wrong = flow.margin.row(i)[0] <= 0;
-    return `Label ${label}, ${wrong ? "wrong from the start" : "never wrong on this path"}.`;
+    const wrong = flow.margin.row(i)[0] <= 0, targeted = run.spec.some(([key]) => key === "targeted");
+    return `Label ${label}, ${wrong ? "wrong from the start" : targeted ? "never taken for its target on this path" : "never wrong on this path"}.`;
   }
   const peak = measured(run, state).peak.values[i];
   const says = (/** @type {number} */ t) => name(flow.prediction.row(i)[t]), to = says(flip), end = says(lastOf(run, state.path, i));

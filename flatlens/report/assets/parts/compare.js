@@ -13,6 +13,9 @@ const MOST = 24;
 /** The layer of the same name, else the first. @param {Run} run @param {string} name */
 const layerOf = (run, name) => Math.max(0, run.layers.findIndex((l) => l.name === name));
 
+/** Ticks of the range that all share: a figure's own are for its own. @param {number[]} range @param {boolean} log */
+export const ticksOf = ([low, high], log) => ({ dtick: log ? (high - low < 1 ? undefined : high - low < 2 ? "D2" : Math.ceil((high - low) / 5)) : high - low < 8 ? 1 : undefined, nticks: 6 });
+
 /** @param {View} view */
 export function drawCompare(view) {
   const { data, run, state } = view, card = $("compare-card");
@@ -34,7 +37,7 @@ export function drawCompare(view) {
     if (!own) return node.replaceChildren("not measured");
     const cross = r.paths.find((p) => p.role === "cross"), kept = [r.paths[0].name, cross && cross.name];
     const traces = own.data.filter((t) => !t.meta || kept.includes(t.meta.path));
-    const layout = { ...own.layout, height: 200, margin: { l: 44, r: 8, t: 8, b: 36 }, annotations: [], xaxis: { ...own.layout.xaxis, range: x }, yaxis: { ...own.layout.yaxis, range: y, title: { text: "" } } };
+    const layout = { ...own.layout, height: 200, margin: { l: 44, r: 8, t: 8, b: 36 }, annotations: [], xaxis: { ...own.layout.xaxis, range: x, ...ticksOf(x, false) }, yaxis: { ...own.layout.yaxis, range: y, ...ticksOf(y, own.layout.yaxis.type === "log"), title: { text: "" } } };
     /** @type {any} */ (globalThis).Plotly.react(node, traces, layout, CONFIG);
   });
   drawDifferences(view, shown);

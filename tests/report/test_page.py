@@ -300,3 +300,37 @@ def read(text):
     text = text.replace("−", "-").replace(",", "")
     head, _, power = text.partition("·10")
     return float(head) * 10.0 ** float(power.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")) or 0)
+
+
+LYING = """(names) => names.flatMap((name) => {
+    const box = (node) => node.getBoundingClientRect(), node = document.getElementById(name);
+    const words = [...node.querySelectorAll('.annotation-text, .legendtext')].map(box);
+    const ticks = [...node.querySelectorAll('.ytick text, .xtick text')].map(box);
+    const named = [...words.map((b) => ['words', b]), ...ticks.map((b) => ['tick', b])];
+    const all = named.filter(([, b]) => b.width > 0);
+    const shared = (a, b, from, to) => Math.min(a[to], b[to]) - Math.max(a[from], b[from]);
+    const lies = (a, b) => Math.min(shared(a, b, 'left', 'right'), shared(a, b, 'top', 'bottom')) > 3;
+    return all.flatMap(([one, a], i) => all.slice(0, i).filter(([, b]) => lies(a, b)).map(() => `${name}: ${one}`));
+})"""
+
+
+def powered(trace, by):
+    return with_kappa(trace, np.array(trace.layers["relative_flatness"]) ** by)
+
+
+EDGES = {
+    "few steps": lambda: make_trace(20, 3, targeted="next"),
+    "hardly a decade": lambda: scaled(make_trace(40, 20, flips=False), 1.0),
+    "a decade and a half": lambda: powered(make_trace(40, 20), 0.6),
+}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("kind", EDGES)
+def test_no_words_or_ticks_lie_over_each_other(browser, tmp_path, kind, width):
+    with opened(browser, page.write([EDGES[kind]()], tmp_path / "report.html"), width=width) as it:
+        it.look("scrollTo(0, document.body.scrollHeight)")
+        it.settle()
+        drawn = it.look("[...document.querySelectorAll('.plot')].filter((n) => n.data).map((n) => n.id)")
+        assert "valley" in drawn and it.look(LYING, drawn) == []

@@ -144,7 +144,7 @@ function narrow(layout, name) {
   layout.margin = { ...layout.margin, l: 40, r: 8 };
   layout.yaxis = { ...layout.yaxis, title: { text: "" } };
   const [low, high] = layout.xaxis.range, little = -low / (high - low) < 0.2;
-  layout.annotations = (layout.annotations ?? []).filter((/** @type {any} */ note) => !note.name && note.yref === "paper" && !(little && note.xanchor === "right")).map((/** @type {any} */ note) => ({ ...note, text: note.text.replace("prediction ", "") }));
+  layout.annotations = (layout.annotations ?? []).filter((/** @type {any} */ note) => !note.name && note.yref === "paper" && !(little && note.xanchor === "right")).map((/** @type {any} */ note) => ({ ...note, text: note.text.replace(/prediction |target /, "") }));
 }
 
 /** @param {number} n @param {number} most */

@@ -132,8 +132,9 @@ class PromptWalk:
 
     def _probes(self, flow: GradientFlow, slot: Slot) -> list[Probe]:
         means = MeanFlatness(self._job.measure, self.victim if self._job.settings["positions"] == "all" else None)
+        inner = self._job.inner(self._index, self.victim)
         return [
-            means, Answer(means), EachPosition(means), StepProbe(distance), slot, Tokens(self.victim),
+            means, *([] if inner is None else [inner]), Answer(means), EachPosition(means), StepProbe(distance), slot, Tokens(self.victim),
             StepProbe(flow, late=True), TokenGradients(),
         ]  # fmt: skip
 

@@ -31,6 +31,7 @@ from flatlens.records.trajectory import Trace
 from flatlens.specs.catalogue import TEXT_ATTACKS
 from flatlens.specs.language import BENIGN
 from flatlens.specs.run import RunSpec
+from flatlens.victims.layers import HEAD
 from flatlens.wording import python_words, warn
 
 
@@ -47,6 +48,8 @@ def trace_text(
     chat: str = "auto",
     positions: str = "target",
     stop_after: int | None = None,
+    layers: Sequence[str] | str = "head",
+    probes: int = 16,
     seed: int = 0,
     batch_size: int | None = None,
     out: str | Path | None = None,
@@ -71,6 +74,9 @@ def trace_text(
         chat: ``auto`` uses the tokenizer's chat template where there is one; ``none`` the plain text.
         positions: ``target``; ``all`` measures beside it the average over all positions of the paper's own code.
         stop_after: ends a path after so many steps on which it stays flipped; never when left out.
+        layers: layers beside the head, by their names in ``model.named_modules()``, ``all``, ``last:N`` or globs: the
+            trace of their Gauss–Newton matrix, estimated by random probes. The head is always measured.
+        probes: how many, for layers beside the head: 16 give about 10 %, four times as many half of that.
         seed: of all noise.
         batch_size: candidates that are evaluated together; 32 when left out.
         out: a new folder to save the trace and its report in.
@@ -79,6 +85,7 @@ def trace_text(
 
     Raises:
         ModelError: the model is no causal language model whose logits are its head's output.
+        LayerError: a layer does not exist or cannot be probed.
         DataError: a prompt that cannot be encoded.
         AttackError: no attack on language models.
         RunError: the folder holds something already.
@@ -95,7 +102,8 @@ def trace_text(
         names = given.names("control", controls, None, ())
         said: dict[str, Any] = {
             "slot_len": slot_len, "init": init, "slot": slot, "chat": chat, "positions": positions,
-            "stop_after": stop_after, "seed": seed, "batch_size": batch_size,
+            "stop_after": stop_after, "seed": seed, "batch_size": batch_size, "probes": probes,
+            "layer": given.names("layer", layers, None, (HEAD,)),
         }  # fmt: skip
         # What a value may be is checked where every run's is.
         soft = {} if isinstance(attack, str) or getattr(attack, "discrete", True) else {"attack": _kind(attack)}
@@ -108,9 +116,10 @@ def trace_text(
         }
         spec = RunSpec(**{**checked, **said}).resolved()
         made = _attack(attack, spec)
-        settings = {key: getattr(spec, key) for key in said if key != "batch_size"}
+        settings = {key: getattr(spec, key) for key in said if key not in ("batch_size", "layer")}
         job = prepare_language.prepare(
-            net, tokens, texts, attack=made, controls=spec.control, chunk=spec.batch_size or 32, **settings
+            net, tokens, texts, attack=made, controls=spec.control, chunk=spec.batch_size or 32, layers=spec.layer,
+            **settings,
         )
         result = traced(job, progress)
     result = replace(result, spec=_describe(job, called, texts.uri, spec.control))
@@ -205,7 +214,8 @@ def _describe(job: LanguageJob, model: str, data: str, controls: Sequence[str]) 
         "attack": job.attack.name,
         **known,
         "control": list(controls),
-        "layer": ["head"],
+        "layer": [HEAD, *job.layers],
+        **({"probes": job.probes} if job.layers else {}),
         "batch_size": job.batch_size,
         **settings,
         "dtype": str(job.parts.head.weight.dtype).removeprefix("torch."),

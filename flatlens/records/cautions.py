@@ -172,7 +172,9 @@ def _wide_errors(trace: Trace) -> Iterator[Caution]:
     for name in trace.layer_names:
         wide = known = 0
         for run in range(trace.restarts):
-            se, value = (trace.matrix(column, layer=name, restart=run).values for column in ("trace_se", "trace"))
+            names = ("trace_se", "trace", "ggn_trace")
+            se, value, ggn = (trace.matrix(column, layer=name, restart=run).values for column in names)
+            value = np.where(np.isfinite(value), value, ggn)
             finite = np.isfinite(se) & np.isfinite(value)
             known += int(finite.sum())
             wide += int((se[finite] > 0.1 * np.abs(value[finite])).sum())

@@ -208,6 +208,7 @@ RESUMED = {
     "gcg": {"attack": "gcg", "steps": 5, "candidates": 12, "topk": 8, "control": ("random-walk", "planted")},
     "simplex": {"attack": "simplex", "steps": 6, "control": ("line-to-end",)},
     "bfloat16": {"attack": "simplex", "steps": 6, "dtype": "bfloat16"},
+    "layers": {"attack": "embedding", "steps": 6, "step_size": 0.2, "layer": ("head", "*.down_proj"), "probes": 8},
     "stopped": {"attack": "embedding", "steps": 6, "step_size": 0.2, "stop_after": 2},
 }
 
@@ -218,7 +219,7 @@ def undisturbed(which: str) -> fl.Trace:
 
 
 @pytest.mark.faults
-@pytest.mark.filterwarnings("ignore:bfloat16")
+@pytest.mark.filterwarnings("ignore:bfloat16", "ignore:wide-error")
 @pytest.mark.parametrize("which", RESUMED)
 @pytest.mark.parametrize("after", [2, 10])
 def test_a_run_that_is_killed_inside_a_prompt_goes_on_to_the_same_bits(

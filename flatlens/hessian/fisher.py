@@ -72,7 +72,7 @@ class Answers:
         self._chances = weight.cumsum(1)
 
     def drawn(self, uniform: Float[Tensor, " t"], sign: Float[Tensor, " t"]) -> Cotangent:
-        """v for random numbers in [0, 1) and signs."""
+        """The vector that random numbers in [0, 1) and signs stand for."""
         among = uniform * self._chances[:, -1]
         chosen = torch.searchsorted(self._chances, among.unsqueeze(1), right=True).clamp(max=self._p.shape[1] - 1)
         vector = -torch.where(chosen == self._top, self._q, self._p)

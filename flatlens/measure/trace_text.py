@@ -118,7 +118,13 @@ def trace_text(
         made = _attack(attack, spec)
         settings = {key: getattr(spec, key) for key in said if key not in ("batch_size", "layer")}
         job = prepare_language.prepare(
-            net, tokens, texts, attack=made, controls=spec.control, chunk=spec.batch_size or 32, layers=spec.layer,
+            net,
+            tokens,
+            texts,
+            attack=made,
+            controls=spec.control,
+            chunk=spec.batch_size or 32,
+            layers=spec.layer,
             **settings,
         )
         result = traced(job, progress)

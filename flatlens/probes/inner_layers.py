@@ -30,7 +30,7 @@ class InnerLayers:
 
     def __init__(self, victim: TokenVictim, layers: Mapping[str, Layer], measure: FisherSampled) -> None:
         self._layers, self._measure = layers, measure
-        self._victims: list[tuple[Encoding, TokenVictim]] = [(victim.encoding, victim)]
+        self._victims = [victim]
 
     def __call__(self, here: Pass, path: Path) -> Mapping[str, Columns]:
         """The columns of each layer, ``[1]`` float64 each."""
@@ -39,9 +39,11 @@ class InnerLayers:
 
     def _victim(self, here: Pass) -> TokenVictim:
         """The model at the prompt of this pass: that of a control may be another."""
-        encoding = here.encoding if isinstance(here, Forward) else None
-        known = next((victim for one, victim in self._victims if encoding is None or one is encoding), None)
+        encoding: Encoding | None = here.encoding if isinstance(here, Forward) else None
+        if encoding is None:
+            return self._victims[0]
+        known = next((victim for victim in self._victims if victim.encoding is encoding), None)
         if known is None:
-            known = self._victims[0][1].at(encoding)
-            self._victims.append((known.encoding, known))
+            known = self._victims[0].at(encoding)
+            self._victims.append(known)
         return known

@@ -169,6 +169,7 @@ def _confident(trace: Trace) -> Iterator[Caution]:
 
 
 def _wide_errors(trace: Trace) -> Iterator[Caution]:
+    of: dict[str, tuple[int, int]] = {}
     for name in trace.layer_names:
         wide = known = 0
         for run in range(trace.restarts):
@@ -179,11 +180,14 @@ def _wide_errors(trace: Trace) -> Iterator[Caution]:
             known += int(finite.sum())
             wide += int((se[finite] > 0.1 * np.abs(value[finite])).sum())
         if wide:
-            yield Caution(
-                "wide-error",
-                f"the estimate of layer '{name}' has a standard error above 10 % "
-                f"in {_share(wide, known)} of its rows; raise --probes",
-            )
+            of[name] = wide, known
+    if of:
+        share = _share(*(sum(counts) for counts in zip(*of.values(), strict=True)))
+        first = f"'{next(iter(of))}'"
+        one, its = f"the estimate of layer {first} has", "its"
+        if len(of) > 1:
+            one, its = f"the estimates of {len(of)} layers ({first} among them) have", "their"
+        yield Caution("wide-error", f"{one} a standard error above 10 % in {share} of {its} rows; raise --probes")
 
 
 def _share(count: int, n: int) -> str:

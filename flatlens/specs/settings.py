@@ -27,8 +27,6 @@ def demand_probes(count: int) -> None:
         raise SpecError(f"--probes {count}: needs at least {LEAST_PROBES}; fewer give no usable standard error")
 
 
-
-
 def all_controls(names: tuple[str, ...]) -> tuple[str, ...]:
     """The controls that are meant: all of them for ``all``.
 

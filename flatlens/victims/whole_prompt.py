@@ -74,11 +74,10 @@ def inner_layers(victim: TokenVictim, patterns: Sequence[str]) -> dict[str, Laye
     inside = {name: INSIDE + target for name, target in names.items()}
     refused = check_layers(network, inside, embeddings, perturbed=True).refused
     if refused:
-        raise LayerError.of(refused)
+        name, why = next(iter(refused.items()))
+        raise LayerError(why, name)
     modules = {name: model.get_submodule(target) for name, target in names.items()}
-    return {
-        name: describe(name, names[name], module, module.weight.detach(), None) for name, module in modules.items()
-    }
+    return {name: describe(name, names[name], module, module.weight.detach(), None) for name, module in modules.items()}
 
 
 def _calls(network: WholePrompt, embeddings: Tensor) -> dict[str, int]:

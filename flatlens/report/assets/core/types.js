@@ -21,7 +21,7 @@
 /** @typedef {{ sentence: [string, string][], below: string, numbers: [string, string, string][] }} Lead */
 /**
  * @typedef {{ name: string, spec: [string, string][], cautions: [string, string][], n: number, steps: number,
- *   labels: string[] | null, attacked_at: string, layers: { name: string, method: string, exact: boolean }[],
+ *   labels: string[] | null, attacked_at: string, layers: { name: string, method: string, exact: boolean, measures: string[] }[],
  *   measures: string[], sample: number[], truth: number[] | null, text: Text | null, paths: Path[], results: Record<string, Measured[]>[],
  *   lead: Lead[], ledger: string[], figures: Record<string, Figure>, images: Kept | null, surfaces: any[], gradients: any, peers: any[][], eps: number | null,
  *   spectrum_samples: number | null }} Run

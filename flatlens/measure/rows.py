@@ -143,10 +143,9 @@ class Rows:
         late = self._late.values()
         arrays |= {name: values.numpy()[order] for name, values in (self._early.values() | late).items()}
         if "trace" in arrays:
-            known: tuple[str, ...] = (
-                ("ggn_trace",) if self._constant.get("method") in GGN_ONLY else ("trace", "relative_flatness")
-            )
-            finite = np.all([np.isfinite(arrays[name]) for name in known], axis=0)
+            partly = self._constant.get("method") in GGN_ONLY
+            found = ("ggn_trace",) if partly else ("trace", "relative_flatness")
+            finite = np.all([np.isfinite(arrays[name]) for name in found], axis=0)
             arrays["status"] = np.where(finite, OK, NOT_FINITE)
         columns = []
         for f in schema:

@@ -292,6 +292,25 @@ def test_the_papers_averaging_is_a_row_of_its_own() -> None:
     assert mine == pytest.approx(float(theirs), rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:wide-error")
+def test_layers_beside_the_head_have_rows_of_their_own_and_change_no_path() -> None:
+    alone = made(SOFT, controls="all")
+    trace = made(SOFT, controls="all", layers=["last:2", "*.1.mlp.*"], probes=8)
+    for name in ("steps", "positions", "tokens"):
+        assert same(getattr(trace, name), getattr(alone, name)), name
+    rows = trace.layers.to_pandas()
+    names = ["head", "model.layers.2.mlp.down_proj", *(f"model.layers.1.mlp.{n}_proj" for n in ("gate", "up", "down"))]
+    assert trace.layer_names == tuple(names) and trace.spec["layer"] == names and trace.spec["probes"] == 8
+    assert same(trace.layers.filter(pc.equal(trace.layers["layer"], "head")), alone.layers)
+    inner = rows[rows["layer"] != "head"]
+    assert len(inner) == 4 * len(alone.layers), "at every step of every path, controls at other prompts too"
+    assert (inner["method"] == "fisher-sampled").all() and (inner["status"] == "ok").all() and not inner["exact"].any()
+    assert inner[["trace", "relative_flatness", "top_eigenvalue"]].isna().all(axis=None)
+    known = inner[["ggn_trace", "trace_se", "weight_grad_norm", "feature_norm_sq", "weight_norm"]]
+    assert np.isfinite(known).all(axis=None) and (known > 0).all(axis=None)
+    assert same(trace.layers, made(SOFT, controls="all", layers=["last:2", "*.1.mlp.*"], probes=8).layers)
+
+
 def test_given_texts_are_measured_without_an_attack() -> None:
     model, tokenizer = tiny()
     found = fl.curvature_text(model, tokenizer, PROMPTS)

@@ -20,6 +20,8 @@ from flatlens.victims.protocol import Forward
 from flatlens.victims.taps import Tapped
 from flatlens.victims.tokens import TokenVictim
 
+TOGETHER = 1 << 26
+"""Entries of the weights that are looked at together: meanwhile there are three of each."""
 INSIDE = "model."
 """What the names of the user's model's layers begin with, within `WholePrompt`."""
 
@@ -59,9 +61,7 @@ def inner_layers(victim: TokenVictim, patterns: Sequence[str]) -> dict[str, Laye
     if not others:
         return {}
     model, head = victim.parts.model, victim.parts.name
-    network = WholePrompt(victim.parts, victim.target.shape[1])
-    embeddings = victim.whole(victim.embed(victim.start()))
-    names = resolve(others, model, Survey(torch.empty(0), _calls(network, embeddings), head))
+    names = resolve(others, model, survey(victim))
     names = {name: target for name, target in names.items() if target != head}
     if not names:
         return {}
@@ -71,29 +71,43 @@ def inner_layers(victim: TokenVictim, patterns: Sequence[str]) -> dict[str, Laye
             f"layer '{next(iter(names))}': the model computes in {kind}, whose gradients are too coarse; "
             "give --dtype float32"
         )
-    inside = {name: INSIDE + target for name, target in names.items()}
-    refused = check_layers(network, inside, embeddings, perturbed=True).refused
-    if refused:
-        name, why = next(iter(refused.items()))
+    for name, why in refused(victim, names).items():
         raise LayerError(why, name)
     modules = {name: model.get_submodule(target) for name, target in names.items()}
     return {name: describe(name, names[name], module, module.weight.detach(), None) for name, module in modules.items()}
 
 
-def _calls(network: WholePrompt, embeddings: Tensor) -> dict[str, int]:
-    """How often each layer of the user's model is called in a pass."""
-    counted = Counter(dict.fromkeys(probeable(network.model), 0))
+def survey(victim: TokenVictim) -> Survey:
+    """How often each layer is called in a pass over the whole prompt, and which is the head."""
+    model, network = victim.parts.model, WholePrompt(victim.parts, victim.target.shape[1])
+    counted = Counter(dict.fromkeys(probeable(model), 0))
     hooks = [
-        network.model.get_submodule(name).register_forward_hook(lambda *_, name=name: counted.update([name]))
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: counted.update([name]))
         for name in list(counted)
     ]
     try:
         with torch.no_grad():
-            network(embeddings)
+            logits = network(victim.whole(victim.embed(victim.start())))
     finally:
         for hook in hooks:
             hook.remove()
-    return dict(counted)
+    return Survey(logits, dict(counted), victim.parts.name)
+
+
+def refused(victim: TokenVictim, names: Mapping[str, str]) -> dict[str, str]:
+    """Which of these layers are not plain, and why; ``names`` are those in the tables and those in the model."""
+    network = WholePrompt(victim.parts, victim.target.shape[1])
+    embeddings = victim.whole(victim.embed(victim.start()))
+    found: dict[str, str] = {}
+    group: dict[str, str] = {}
+    held = 0
+    for name, target in names.items():
+        size = victim.parts.model.get_submodule(target).weight.numel()
+        if group and held + size > TOGETHER:
+            found |= check_layers(network, group, embeddings, perturbed=True).refused
+            group, held = {}, 0
+        group[name], held = INSIDE + target, held + size
+    return found | (check_layers(network, group, embeddings, perturbed=True).refused if group else {})
 
 
 def whole_pass(victim: TokenVictim, x: Tensor, layers: Mapping[str, Layer]) -> Forward:

@@ -18,6 +18,7 @@ from flatlens.datasets import prompts
 from flatlens.errors import AttackError, DataError, FlatlensError, ModelError, SpecError
 from flatlens.export.prompts import export as exported
 from flatlens.measure import load_language, prompt_walk
+from flatlens.measure.plan import layer_table
 from flatlens.measure.plan_language import plan
 from flatlens.measure.run import run
 from flatlens.measure.trace_text import traced
@@ -309,6 +310,15 @@ def test_layers_beside_the_head_have_rows_of_their_own_and_change_no_path() -> N
     known = inner[["ggn_trace", "trace_se", "weight_grad_norm", "feature_norm_sq", "weight_norm"]]
     assert np.isfinite(known).all(axis=None) and (known > 0).all(axis=None)
     assert same(trace.layers, made(SOFT, controls="all", layers=["last:2", "*.1.mlp.*"], probes=8).layers)
+
+
+def test_the_layers_of_a_language_model_can_be_asked_for() -> None:
+    rows = layer_table("lm:flatlens-tiny")
+    assert [row.name for row in rows if row.is_head] == ["lm_head"] and len(rows) == 22
+    assert {(row.method, row.exact, row.passes) for row in rows} == {
+        ("closed-form", True, 0), ("fisher-sampled", False, 17)
+    }  # fmt: skip
+    assert rows[0][:3] == ("model.layers.0.self_attn.q_proj", "Linear", (64, 64))
 
 
 def test_given_texts_are_measured_without_an_attack() -> None:

@@ -6,6 +6,7 @@ import { fade } from "../core/colours.js";
 import { axis, layoutOf } from "../draw/chart.js";
 import { $, segments } from "../draw/dom.js";
 import { CONFIG } from "../draw/figure.js";
+import { put } from "./plots.js";
 
 /** @typedef {import("../pages/run.js").View} View */
 
@@ -66,7 +67,11 @@ export function drawAgainst(view) {
   node.closest("figure").hidden = !run.text;
   if (!run.text) return;
   const here = against(run, state, state.path).filter((v) => v.step === state.step), key = drawnFor(view, node, "");
-  if (node.data && node.key === key) return void plotter().restyle(node, { x: [here.map((v) => v.x)], y: [here.map((v) => v.y)] }, [node.data.length - 1]);
+  if (node.data && node.key === key) {
+    const x = here.map((v) => v.x), y = here.map((v) => v.y), last = node.data.length - 1;
+    if (!put(node, state.sample, last, ".point", x, y)) plotter().restyle(node, { x: [x], y: [y] }, [last]);
+    return;
+  }
   const symbol = plain(data.symbols[state.measure]), traces = [];
   const line = (/** @type {number} */ p, /** @type {number} */ i, /** @type {any} */ look) => {
     const at = against(run, state, p, i), path = run.paths[p];

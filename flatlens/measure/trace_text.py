@@ -31,6 +31,7 @@ from flatlens.records.trajectory import Trace
 from flatlens.specs.catalogue import TEXT_ATTACKS
 from flatlens.specs.language import BENIGN
 from flatlens.specs.run import RunSpec
+from flatlens.specs.settings import demand_probes
 from flatlens.victims.layers import HEAD
 from flatlens.wording import python_words, warn
 
@@ -136,7 +137,16 @@ def trace_text(
     return result
 
 
-def curvature_text(model: Any, tokenizer: Any, prompts: Sequence[Prompt] | str, *, chat: str = "auto") -> Trace:
+def curvature_text(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt] | str,
+    *,
+    chat: str = "auto",
+    layers: Sequence[str] | str = "head",
+    probes: int = 16,
+    seed: int = 0,
+) -> Trace:
     """The curvature at given texts, without an attack: is this prompt in a flat place?
 
     Args:
@@ -144,18 +154,27 @@ def curvature_text(model: Any, tokenizer: Any, prompts: Sequence[Prompt] | str, 
         tokenizer: the model's own.
         prompts: the texts, each with the answer at whose tokens it is measured.
         chat: ``auto`` or ``none``.
+        layers: layers beside the head, as for `trace_text`.
+        probes: random probes for them, at least 8.
+        seed: of the probes.
 
     Returns:
         a trace of one step, whose slot is the whole of what the user says.
 
     Raises:
         ModelError: the model is no causal language model whose logits are its head's output.
+        LayerError: a layer does not exist or cannot be probed.
         DataError: a prompt that cannot be encoded.
+        SpecError: too few probes.
     """
     with python_words():
+        demand_probes(probes)
         net, tokens, called = _model(model, tokenizer)
         texts = _prompts(prompts)
-        job = prepare_language.prepare(net, tokens, texts, attack=Given(), chat=chat, slot_len=1, whole=True)
+        job = prepare_language.prepare(
+            net, tokens, texts, attack=Given(), chat=chat, slot_len=1, whole=True,
+            layers=given.names("layer", layers, None, (HEAD,)), probes=probes, seed=seed,
+        )  # fmt: skip
         result = traced(job, None)
     return replace(result, spec=_describe(job, called, texts.uri, ()))
 

@@ -327,6 +327,11 @@ def test_given_texts_are_measured_without_an_attack() -> None:
     assert found.steps.num_rows == 2 and found.prompt(0).text.endswith("<bot>")
     start = made(GCG)
     assert not np.isclose(found.matrix("loss").values[0, 0], start.matrix("loss").values[0, 0])
+    inner = fl.curvature_text(model, tokenizer, PROMPTS, layers="last:2", probes=64)
+    assert inner.steps.equals(found.steps) and inner.layer_names == ("head", "model.layers.2.mlp.down_proj")
+    assert (inner.matrix("ggn_trace", layer=inner.layer_names[1]).values > 0).all()
+    with pytest.raises(SpecError, match="probes=4: needs at least 8"):
+        fl.curvature_text(model, tokenizer, PROMPTS, layers="last:2", probes=4)
 
 
 def test_the_users_model_is_as_it_was() -> None:

@@ -6,8 +6,9 @@ A_t = diag(p_t) − p_t p_tᵀ and J_t = ∂z_t/∂W: for cross-entropy the Fish
     v_t = T^-½ ε_t √C_t (e_c − p_t) / ‖e_c − p_t‖,    C_t = Tr A_t,
 
 with a random sign ε_t, and c drawn with probability p_c ‖e_c − p_t‖² / C_t, the mean of v_t v_sᵀ is A_t / T where
-s = t and 0 elsewhere, so that E‖Σ_t J_tᵀ v_t‖² = Tr G. Every draw is as long as the mean: where the model is sure of its answer, classes drawn by p
-itself would hardly ever be other than the first, and nearly all of the trace would be missed.
+s = t and 0 elsewhere, so that E‖Σ_t J_tᵀ v_t‖² = Tr G. Every draw is as long as the mean: where the model is sure of
+its answer, classes drawn by p itself would hardly ever be other than the first, and nearly all of the trace would be
+missed.
 
 J_tᵀ v_t = Σ_q δ_q a_qᵀ runs over all positions q of the pass, the prompt's included: the layer has acted on them all.
 """

@@ -352,6 +352,12 @@ class TokenVictim:
             whole = self.model(input_ids=ids, use_cache=False).logits[:, -self.target.shape[1] :]
             here = self(self.start(), final=True).logits
             again = self(self.start(), final=True).logits
+        config = getattr(self.model.config, "text_config", None) or self.model.config
+        if getattr(config, "final_logit_softcapping", None):
+            raise ModelError(
+                f"the model caps its logits (final_logit_softcapping = {config.final_logit_softcapping:g}), and its "
+                "head's curvature is not that of a linear layer"
+            )
         if here.shape != whole.shape:
             raise ModelError(
                 f"the model returns logits {tuple(whole.shape)}, its head {tuple(here.shape)}; it cannot be probed"

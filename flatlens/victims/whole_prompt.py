@@ -61,10 +61,17 @@ def inner_layers(victim: TokenVictim, patterns: Sequence[str]) -> dict[str, Laye
     if not others:
         return {}
     model, head = victim.parts.model, victim.parts.name
-    names = resolve(others, model, survey(victim))
+    seen = survey(victim)
+    names = resolve(others, model, seen)
     names = {name: target for name, target in names.items() if target != head}
     if not names:
-        return {}
+        if set(others) <= {head, "last:1"} or len(seen.calls) > 1:
+            return {}
+        kinds = sorted({type(m).__name__ for m in model.modules() if _weight(m) and not isinstance(m, nn.Embedding)})
+        raise LayerError(
+            f"layer '{others[0]}': this model has no Linear layer beside its head; it is made of {', '.join(kinds)}, "
+            "and only Linear layers can be probed"
+        )
     if victim.dtype not in (torch.float32, torch.float64):
         kind = str(victim.dtype).removeprefix("torch.")
         raise ModelError(
@@ -75,6 +82,12 @@ def inner_layers(victim: TokenVictim, patterns: Sequence[str]) -> dict[str, Laye
         raise LayerError(why, name)
     modules = {name: model.get_submodule(target) for name, target in names.items()}
     return {name: describe(name, names[name], module, module.weight.detach(), None) for name, module in modules.items()}
+
+
+def _weight(module: nn.Module) -> bool:
+    """Whether it has a matrix of its own, as layers have."""
+    weight = module._parameters.get("weight")
+    return weight is not None and weight.dim() == 2
 
 
 def survey(victim: TokenVictim) -> Survey:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import mpmath as mp
@@ -100,9 +101,34 @@ def dense(victim: TokenVictim, name: str) -> tuple[float, float]:
     return float(trace) / positions, float(slope.norm())
 
 
-@pytest.mark.parametrize("name", ["model.layers.0.self_attn.k_proj", "model.layers.1.self_attn.v_proj"])
-def test_is_the_dense_matrixs_trace_over_the_whole_prompt(name: str) -> None:
-    victim = victim_of(random_llama(attn_implementation="eager", initializer_range=0.3))
+def random_gemma() -> Any:
+    """Scaled embeddings, another nonlinearity, heads of their own width."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(1)
+    config = Gemma2Config(
+        vocab_size=len(tiny()[1]), hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=6, max_position_embeddings=256, final_logit_softcapping=None,
+        attn_implementation="eager", initializer_range=0.3, eos_token_id=0, bos_token_id=0,
+    )  # fmt: skip
+    return Gemma2ForCausalLM(config).double().eval()
+
+
+def random_made() -> Any:
+    return random_llama(attn_implementation="eager", initializer_range=0.3)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (random_made, "model.layers.0.self_attn.k_proj"),
+        (random_made, "model.layers.1.self_attn.v_proj"),
+        (random_gemma, "model.layers.0.self_attn.v_proj"),
+        (random_gemma, "model.layers.1.mlp.gate_proj"),
+    ],
+)
+def test_is_the_dense_matrixs_trace_over_the_whole_prompt(make: Callable[[], Any], name: str) -> None:
+    victim = victim_of(make())
     assert victim.cached, "an attack's own passes do not see the prefix"
     layers = inner_layers(victim, [name])
     here = whole_pass(victim, victim.embed(victim.start()), layers)
@@ -192,6 +218,17 @@ def test_a_layer_that_cannot_be_probed(which: str) -> None:
     with pytest.raises(LayerError) as caught:
         inner_layers(victim_of(model), ["head", name])
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_model_without_linear_layers_but_its_head() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=len(tiny()[1]), n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    victim = victim_of(GPT2LMHeadModel(config).eval())
+    assert inner_layers(victim, ["last:1"]) == {}
+    for pattern in ("all", "last:2"):
+        with pytest.raises(LayerError, match=f"layer '{pattern}': this model has no Linear.*made of Conv1D, Linear"):
+            inner_layers(victim, [pattern])
 
 
 def test_half_precision_is_refused() -> None:

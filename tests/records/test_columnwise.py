@@ -28,8 +28,8 @@ pytestmark = cautioned("flat-because-confident")
 
 BASE = RunSpec("flatlens:digits-cnn", "flatlens:digits", eps=0.3, steps=4, limit=12, batch_size=5, device="cpu")
 TEXTS = {
-    "model": "lm:flatlens-tiny", "data": "flatlens:short-targets", "limit": 3, "steps": 3, "slot_len": 6, "norm": "linf",
-    "eps": None,
+    "model": "lm:flatlens-tiny", "data": "flatlens:short-targets", "limit": 3, "steps": 3, "slot_len": 6,
+    "norm": "linf", "eps": None,
 }  # fmt: skip
 KINDS = {
     "plain": {},

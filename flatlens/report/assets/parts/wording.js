@@ -28,7 +28,7 @@ function say(node, text) {
 export function wordings(view) {
   const of = Boolean(view.run.text), { run } = view;
   // A title tells of what is seen: not every attack turns a sample, or lets the loss rise to its end.
-  const flips = run.results[0][run.measures[0]][0].summary.flipped.count > 0;
+  const flips = Object.values(run.results[0])[0][0].summary.flipped.count > 0;
   const plain = /** @type {Record<string, string | null>} */ ({ margin: flips ? null : "The margin", loss: run.rising ? null : "The loss" });
   for (const [id, [title, caption]] of Object.entries(OF_PROMPTS)) {
     const figure = $(id).closest("figure");

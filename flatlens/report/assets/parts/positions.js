@@ -104,10 +104,13 @@ export function drawAgainst(view) {
   traces.push(line(0, state.sample, { mode: own.length > POINTS_OF_LINE ? "lines" : "lines+markers", line: { color: colours.attack, width: 2.2 }, marker: { color: colours.attack, size: 4 } }));
   traces.push({ type: "scatter", mode: "markers", x: here.map((v) => v.x), y: here.map((v) => v.y), hoverinfo: "skip", showlegend: false, marker: { color: colours.chosen, size: 11, line: { color: colours.card, width: 2.2 } } });
   const decades = { type: "log", nticks: 3, exponentformat: "power" };
-  const layout = layoutOf(colours, view.paper, { height: HEIGHT.against, xaxis: axis(colours, "← loss of the target, nats", { ...decades, autorange: "reversed" }), yaxis: axis(colours, `${symbol}, sharp ↑`, decades), margin: { l: 56, r: 20, t: 14, b: 40 } });
+  const across = endsOf(traces, "x"), up = endsOf(traces, "y");
+  const layout = layoutOf(colours, view.paper, {
+    height: HEIGHT.against, xaxis: axis(colours, "← loss of the target, nats", { ...decades, range: [across[1], across[0]] }), yaxis: axis(colours, `${symbol}, sharp ↑`, { ...decades, range: up }),
+    margin: { l: 56, r: 20, t: 14, b: 40 }, annotations: namesOf(node, named, across, up, colours),
+  });
   const first = !node.data;
   plotter().react(node, traces, layout, CONFIG);
-  nameMarks(node, named, colours);
   node.key = key;
   const ends = own.length ? `from loss ${num(own[0].x)} and ${data.symbols[state.measure]} ${num(own[0].y)} to ${num(own[own.length - 1].x)} and ${num(own[own.length - 1].y)}` : "without numbers above 0";
   node.setAttribute("aria-label", `Sharpness against the target’s loss, prompt ${run.sample[state.sample]}: the attack goes ${ends}. Points: ${shown.map((p) => run.paths[p].words).filter((w) => POINTS.includes(w)).join(", ") || "none"}.`);
@@ -117,15 +120,27 @@ export function drawAgainst(view) {
   });
 }
 
-/** Names beside the marks that are drawn, none over another; where there is no room the pointer tells. @param {any} node @param {{ x: number, y: number, text: string }[]} named @param {Record<string, string>} colours */
-function nameMarks(node, named, colours) {
-  const { xaxis, yaxis } = node._fullLayout, frame = { x: 0, y: 0, width: xaxis._length, height: yaxis._length };
-  const marks = named.map(({ x, y, text }) => ({ x: xaxis.d2p(x), y: yaxis.d2p(y), text }));
-  const annotations = placed(marks, [], frame, (text) => 7 * text.length, 13).flatMap((place, k) => place && !place.far ? [{
-    x: Math.log10(named[k].x), y: Math.log10(named[k].y), xshift: place.box.x + place.box.width / 2 - marks[k].x, yshift: marks[k].y - place.box.y - place.box.height / 2,
-    text: plain(named[k].text), showarrow: false, font: { size: 11, color: colours["cross-ink"] },
+/** Powers of ten from the least to the most of what is drawn, with room at both ends. @param {any[]} traces @param {"x" | "y"} of @returns {[number, number]} */
+function endsOf(traces, of) {
+  let low = Infinity, high = -Infinity;
+  for (const trace of traces) for (const value of trace[of]) if (value > 0 && Number.isFinite(value)) { low = Math.min(low, value); high = Math.max(high, value); }
+  if (low > high) return [-1, 1];
+  const ends = [Math.log10(low), Math.log10(high)], room = Math.max(0.06 * (ends[1] - ends[0]), 0.02);
+  return [ends[0] - room, ends[1] + room];
+}
+
+/**
+ * Names beside the marks, none over another; where there is no room the pointer tells.
+ * @param {any} node @param {{ x: number, y: number, text: string }[]} named @param {[number, number]} across @param {[number, number]} up @param {Record<string, string>} colours
+ */
+function namesOf(node, named, across, up, colours) {
+  const width = node._fullLayout?.xaxis?._length ?? node.clientWidth - 76, height = node._fullLayout?.yaxis?._length ?? HEIGHT.against - 54;
+  const logs = named.map(({ x, y, text }) => ({ x: Math.log10(x), y: Math.log10(y), text }));
+  const marks = logs.map(({ x, y, text }) => ({ x: ((across[1] - x) / (across[1] - across[0])) * width, y: ((up[1] - y) / (up[1] - up[0])) * height, text }));
+  return placed(marks, [], { x: 0, y: 0, width, height }, (text) => 7 * text.length, 13).flatMap((place, k) => place && !place.far ? [{
+    x: logs[k].x, y: logs[k].y, xshift: place.box.x + place.box.width / 2 - marks[k].x, yshift: marks[k].y - place.box.y - place.box.height / 2,
+    text: plain(logs[k].text), showarrow: false, font: { size: 11, color: colours["cross-ink"] },
   }] : []);
-  plotter().relayout(node, { annotations });
 }
 
 /** What is drawn of language models alone, by the name of its figure. @type {Record<string, (view: View) => void>} */

@@ -69,6 +69,16 @@ def test_an_output_that_is_overwritten_at_once_is_not_mistaken() -> None:
         close(found[name].trace, truth(model, name, x, y).trace, 1e-10)
 
 
+@pytest.mark.parametrize("layer", ["one", "two", "fc"])
+def test_layers_that_are_given_their_input_by_name_are_measured(layer: str) -> None:
+    model, (x, y) = net(lambda m, x: m.fc(input=F.relu(m.two(input=F.relu(m.one(input=x)))))), data()
+    _, found, _ = measured(model, x, y, [layer])
+    expected = truth(model, layer, x, y)
+    assert found[layer].exact
+    close(found[layer].trace, expected.trace, 1e-10)
+    close(found[layer].relative_flatness, expected.relative_flatness, 1e-10)
+
+
 def test_a_layer_that_is_used_twice_is_refused() -> None:
     with pytest.raises(LayerError, match="layer 'one' is called 2 times"):
         ImageVictim(net(lambda m, x: m.fc(m.one(F.relu(m.one(x))))), data()[0], layers=["one"])

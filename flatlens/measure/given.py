@@ -22,6 +22,7 @@ from flatlens.models import OBJECT, normalized
 from flatlens.specs.catalogue import TEXT_ATTACKS
 from flatlens.specs.run import RunSpec
 from flatlens.specs.uris import parse
+from flatlens.specs.values import shortened
 
 
 class Samples(NamedTuple):
@@ -250,7 +251,8 @@ def _listed(key: str, value: Any) -> tuple[str, ...]:
     found = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
     for one in found:
         if not isinstance(one, str):
-            raise SpecError(f"{key}s={value!r}: needs names, for example {key}s=['head']")
+            shown, name = shortened(" ".join(repr(value).split())), "head" if key == "layer" else "line-to-end"
+            raise SpecError(f"{key}s={shown}: needs names, for example {key}s=['{name}']")
     return found
 
 

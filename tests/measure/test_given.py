@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import flatlens as fl
-from flatlens.errors import DataError
+from flatlens.errors import DataError, SpecError
 from flatlens.measure.given import samples
 from flatlens.victims.samples import check_data
 from tests.assets import package
@@ -191,3 +191,17 @@ def test_one_line_says_what_is_wrong_with_data(kind: str) -> None:
         with pytest.raises(DataError) as caught:
             work(nn.Linear(4, 3).eval(), *made())
         assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"layers": nn.Sequential(nn.Linear(4, 3))}, "needs names, for example layers=['head']"),
+        ({"layers": [0]}, "layers=[0]: needs names, for example layers=['head']"),
+        ({"controls": True}, "controls=True: needs names, for example controls=['line-to-end']"),
+    ],
+)
+def test_what_is_no_name_is_refused_in_one_line(asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        fl.trace(nn.Linear(4, 3).eval(), X, Y, **asked)
+    assert said in str(caught.value) and "\n" not in str(caught.value)

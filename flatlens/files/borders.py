@@ -224,6 +224,7 @@ _ROW = table(
     | {"method": TEXT, "exact": FLAG, "tau": NUMBER, "not_finite": whole()}
     | dict.fromkeys(("flipped", "valley_of_flipped", "valley_of_all"), _SHARE)
     | dict.fromkeys(("rise", "depth", "lag", "flip_step"), _MEDIAN)
+    | {"matched": _MEDIAN.optional()}
 )
 
 

@@ -43,8 +43,11 @@ class Products(NamedTuple):
     feature_norm_sq: Float[Tensor, " n"]
 
 
-def pull_back(here: Pass, names: Sequence[str], vectors: Float[Tensor, "n m K"]) -> dict[str, list[Tensor]]:
-    """∂⟨d_c, z⟩/∂s for every direction, as a list of m output-shaped tensors for each layer."""
+def pull_back(here: Pass, names: Sequence[str], vectors: Float[Tensor, "n m *K"]) -> dict[str, list[Tensor]]:
+    """∂⟨d_c, z⟩/∂s for every direction, as a list of m output-shaped tensors for each layer.
+
+    ``vectors`` are ``[n, m, K]``, or ``[n, m, T, K]`` at positions.
+    """
     taps = [here.taps[name] for name in names]
     places = [tap.output for tap in taps]
     cotangents = vectors.transpose(0, 1).to(here.logits.device, here.logits.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,20 @@ from flatlens.hessian.condition import Floats
 from flatlens.immunity import folder
 from flatlens.immunity.folder import SCHEMA_VERSION
 from flatlens.immunity.immunize import Asked
-from flatlens.immunity.pairs import by_class, halved, pairs
+from flatlens.immunity.pairs import SCHEMA, Row, by_class, halved, rows
 from flatlens.measure.features import features
 from flatlens.measure.load import samples_of
 from flatlens.measure.prepare import device_of
 from flatlens.progress import Report
-from flatlens.records.immunized import PAIRS, SUMMARY
+from flatlens.records.immunized import BEGUN, PAIRS, SUMMARY
 from flatlens.specs.run import RunSpec
 from flatlens.specs.trust import TRUST
 
 MOST_CLASSES = 64
 """Classes of a data set: n of them make n(n − 1) pairs."""
+EVERY = 5.0
+"""Seconds after which what was found is kept again."""
+IDENTITY = b"identity"
 PIXELS = "flatlens:cnn"
 """Stands in a spec for a model where the features are pixels, and is not loaded."""
 
@@ -73,11 +77,9 @@ def of_data(
         )
     with folder.opened(out, known, force=force) as place:
         if not (place.path / SUMMARY).exists():
-            how = {k: v for k, v in asked._asdict().items() if k not in ("method", "target")}
-            found = pairs(tasks, asked.method, **how, progress=progress)
-            _finish(
-                place, found, {"method": asked.method, "ridge": asked.ridge, "model": about, "data": {"uri": spec.data}}
-            )
+            found = _found(place, tasks, asked, progress)
+            told = {"method": asked.method, "ridge": asked.ridge, "model": about, "data": {"uri": spec.data}}
+            _finish(place, found, told)
         return pq.read_table(out / PAIRS)
 
 
@@ -93,6 +95,35 @@ def _features(spec: RunSpec, data: datasets.Dataset) -> tuple[Floats, dict[str, 
     return taken.x, {"uri": spec.model, "sha256": loaded.sha256, "layer": taken.target}
 
 
+def _found(place: folder.Kept, tasks: dict[str, Floats], asked: Asked, progress: Report | None) -> pa.Table:
+    """The table of pairs; those that an interrupted search has found are not searched again."""
+    told, last = [], time.monotonic()
+    for row in rows(tasks, asked, _known(place), progress):
+        told.append(row)
+        if time.monotonic() - last >= EVERY:
+            with disk(place.path):
+                write_file(place.path / BEGUN, _parquet(pa.Table.from_pylist(told, SCHEMA), repr(place.identity)))
+            last = time.monotonic()
+    return pa.Table.from_pylist(told, SCHEMA)
+
+
+def _known(place: folder.Kept) -> list[Row]:
+    """The rows that are kept of an interrupted search; none where they are of another, damaged, or not there."""
+    try:
+        table = pq.read_table(place.path / BEGUN)
+    except (OSError, pa.ArrowException):
+        return []
+    own = table.schema.metadata or {}
+    same = own.get(IDENTITY) == repr(place.identity).encode() and table.schema.remove_metadata().equals(SCHEMA)
+    return table.to_pylist() if same else []
+
+
+def _parquet(table: pa.Table, identity: str) -> bytes:
+    content = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({IDENTITY: identity}), content)
+    return content.getvalue()
+
+
 def _finish(place: folder.Kept, found: pa.Table, told: dict[str, Any]) -> None:
     content = io.BytesIO()
     pq.write_table(found, content)
@@ -101,3 +132,4 @@ def _finish(place: folder.Kept, found: pa.Table, told: dict[str, Any]) -> None:
         sums = {PAIRS: file_sha256(place.path / PAIRS)}
         about = {"schema_version": SCHEMA_VERSION, "asked": place.identity, **told, "cautions": [], "files": sums}
         write_json(place.path / SUMMARY, about)
+        (place.path / BEGUN).unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from flatlens.errors import DataError
 from flatlens.hessian.condition import Floats, matrix
 from flatlens.immunity.ceiling import Ratios
-from flatlens.immunity.immunize import CEILING, checked, of_tasks
+from flatlens.immunity.immunize import CEILING, Asked, checked, of_tasks
 from flatlens.immunity.tasks import both
 from flatlens.progress import Progress, Report
 
@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
     ]
 )
 """A row a pair: what an extractor made for it does to the condition numbers of both tasks."""
+Row = dict[str, Any]
 
 
 def pairs(
@@ -66,16 +67,32 @@ def pairs(
     if len(tasks) < 2:
         raise DataError(f"{len(tasks)} task makes no pair; give the features of at least two")
     asked = checked(method, ridge, delta, None, max_cond, steps, holdout, seed, balance)
+    return pa.Table.from_pylist(list(rows(tasks, asked, progress=progress)), SCHEMA)
+
+
+def rows(
+    tasks: Mapping[str, Any], asked: Asked, known: Sequence[Row] = (), progress: Report | None = None
+) -> Iterator[Row]:
+    """The rows of `pairs`, one after the other.
+
+    Args:
+        tasks: as for `pairs`.
+        asked: what is asked of each immunization.
+        known: the first rows, as they were found before.
+        progress: called after each pair.
+
+    Yields:
+        a row each, by the names of `SCHEMA`.
+    """
     ordered = list(permutations(tasks, 2))
-    rows = []
-    for done, (primary, harmful) in enumerate(ordered, 1):
+    yield from known
+    for done, (primary, harmful) in enumerate(ordered[len(known) :], len(known) + 1):
         found = of_tasks(*both(tasks[primary], tasks[harmful]), asked, None, None, learn=False)
         held = found.heldout or Ratios(np.nan, np.nan, np.nan)
-        row = (primary, harmful, method, found.i, found.ii, found.rir, found.bound, *held, found.steps, found.stop)
-        rows.append(dict(zip(SCHEMA.names, row, strict=True)))
+        own = found.i, found.ii, found.rir, found.bound, *held, found.steps, found.stop
+        yield dict(zip(SCHEMA.names, (primary, harmful, asked.method, *own), strict=True))
         if progress:
             progress(Progress(done, len(ordered), f"immunizing {primary} against {harmful}"))
-    return pa.Table.from_pylist(rows, SCHEMA)
 
 
 def by_class(x: Any, y: Any) -> dict[str, Floats]:

@@ -17,16 +17,19 @@ from torch import Tensor
 from flatlens.attacks.protocol import Attack
 from flatlens.datasets.prompts import Prompts
 from flatlens.errors import ResourceError
+from flatlens.hessian.fisher import FisherSampled
 from flatlens.hessian.positions import HeadAtPositions
 from flatlens.measure.job import versions
 from flatlens.measure.loop import Piece
 from flatlens.measure.prompt_walk import PromptWalk
 from flatlens.models import guard
+from flatlens.probes.inner_layers import InnerLayers
 from flatlens.progress import Report
 from flatlens.records.schema import Caution
 from flatlens.records.trajectory import Trace
 from flatlens.victims.encoding import Encoding
 from flatlens.victims.language_parts import Parts
+from flatlens.victims.layers import Layer
 from flatlens.victims.tokens import TokenVictim
 
 
@@ -57,6 +60,9 @@ class LanguageJob:
     preflight: tuple[Caution, ...] = ()
     first: TokenVictim | None = None
     surface: bool = False
+    layers: Mapping[str, Layer] = dataclasses.field(default_factory=dict)
+    """Those that are measured beside the head, by ``probes`` random probes."""
+    probes: int = 16
 
     @functools.cached_property
     def measure(self) -> HeadAtPositions:
@@ -85,6 +91,13 @@ class LanguageJob:
         return TokenVictim(
             self.model, self.encodings[index], chunk=self.batch_size, parts=self.parts, writable=self.writable
         )
+
+    def inner(self, index: int, victim: TokenVictim) -> InnerLayers | None:
+        """Of the layers beside the head at one of the prompts; None where there are none."""
+        if not self.layers:
+            return None
+        key = (self.settings["seed"], int(self.ids[index]), "fisher")
+        return InnerLayers(victim, self.layers, FisherSampled(self.layers, probes=self.probes, key=key))
 
     def cautions(self, notes: Mapping[str, int], wrong: int) -> tuple[Caution, ...]:
         """What was found before the attack, and of how many prompts the prefix had to be computed at each pass."""

@@ -41,6 +41,8 @@ def load(spec: RunSpec) -> LoadedLanguage:
         controls=spec.control,
         ids=places,
         chunk=spec.batch_size or CHUNK,
+        layers=spec.layer,
+        probes=spec.probes,
         **{key: getattr(spec, key) for key in ("slot_len", "init", "slot", "chat", "positions", "stop_after", "seed")},
     )
     encoded = hashlib.sha256("".join(one.sha256 for one in job.encodings).encode()).hexdigest()

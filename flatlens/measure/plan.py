@@ -11,16 +11,20 @@ from typing import Any, NamedTuple
 import torch
 
 from flatlens.errors import LayerError
-from flatlens.hessian.any_layer import AnyLayer
-from flatlens.measure import surface, worst_of_attacks
+from flatlens.hessian import fisher
+from flatlens.hessian.any_layer import CLOSED_FORM, AnyLayer
+from flatlens.measure import load_language, surface, worst_of_attacks
 from flatlens.measure.job import Job
+from flatlens.measure.language_job import LanguageJob
 from flatlens.measure.load import DIGITS, load
 from flatlens.specs.catalogue import ATTACKS
+from flatlens.specs.language import BENIGN, is_language
 from flatlens.specs.run import RunSpec
 from flatlens.specs.trust import TRUST
 from flatlens.training import recipes
+from flatlens.victims import whole_prompt
 from flatlens.victims.images import ImageVictim
-from flatlens.victims.layers import own_name, probeable
+from flatlens.victims.layers import own_name, probeable, resolve
 from flatlens.victims.memory import bytes_per_sample
 from flatlens.victims.protocol import Pass
 
@@ -122,14 +126,16 @@ def layer_table(
 
     Args:
         model: the model's URI.
-        data: the data's URI, which gives the shape of an input; the built-in digits when left out.
+        data: the data's URI, which gives the shape of an input; the built-in digits when left out, for a language
+            model the prompts that come with flatlens. A language model's layers are not timed: there may be hundreds.
         trust_pickle: let pickled weights run code, as in ``flatlens.models.load``.
         trust_remote_code: let code beside the model run, as there.
         download: fetch weights that are missing, as there.
     """
+    text = is_language(model)
     spec = RunSpec(
         model=model,
-        data=data or DIGITS,
+        data=data or (BENIGN if text else DIGITS),
         layer=("head",),
         limit=SURVEYED,
         device="cpu",
@@ -137,8 +143,34 @@ def layer_table(
         trust_remote_code=trust_remote_code,
         download=download,
     )
+    if text:
+        _, language_job, _ = load_language.load(spec)
+        return _language_rows(language_job)
     _, job, _ = load(spec)
     return [_layer_row(job, name) for name in probeable(job.model)]
+
+
+def _language_rows(job: LanguageJob) -> list[LayerRow]:
+    """Of every Linear layer of a language model: one that is not plain says why."""
+    model, victim, head = job.model, job.victim(0), job.parts.name
+    seen, told = whole_prompt.survey(victim), dict[str, str]()
+    for name in probeable(model):
+        try:
+            resolve([name], model, seen)
+        except LayerError as error:
+            told[name] = str(error)
+    told |= whole_prompt.refused(victim, {name: name for name in seen.calls if name not in (*told, head)})
+    rows = []
+    for name in seen.calls:
+        module = model.get_submodule(name)
+        known = name, type(module).__name__, tuple(module.get_parameter("weight").shape), name == head
+        if name == head:
+            rows.append(LayerRow(*known, CLOSED_FORM, True, 0, cost=None))
+        elif name in told:
+            rows.append(LayerRow(*known, f"none: {told[name]}", None, None, cost=None))
+        else:
+            rows.append(LayerRow(*known, fisher.METHOD, False, job.probes + 1, cost=None))
+    return rows
 
 
 def _layer_row(job: Job, name: str) -> LayerRow:

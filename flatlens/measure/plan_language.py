@@ -9,6 +9,7 @@ import torch
 
 from flatlens.attacks.language import log_likelihood
 from flatlens.measure import load_language
+from flatlens.probes import Path
 from flatlens.specs.catalogue import TEXT_ATTACKS, TEXT_CONTROLS
 from flatlens.specs.run import RunSpec
 from flatlens.victims.layers import HEAD
@@ -51,6 +52,8 @@ def plan(spec: RunSpec) -> LanguagePlan:
         began = time.perf_counter()
         here = victim(victim.start())
         measure(here.taps[HEAD].value, here.y, logits=here.logits.detach())
+        if (inner := job.inner(0, victim)) is not None:
+            inner(here, Path(here.x))
         forward = time.perf_counter() - began
         here.grad(log_likelihood)
         backward = time.perf_counter() - began - forward

@@ -20,7 +20,9 @@ from flatlens.records.schema import Caution
 from flatlens.specs.language import CHUNK
 from flatlens.victims.encoding import Encoding, allowed, asked, encode
 from flatlens.victims.language_parts import parts_of
+from flatlens.victims.layers import HEAD
 from flatlens.victims.tokens import TokenVictim
+from flatlens.victims.whole_prompt import inner_layers
 
 FAR = 10.0
 """A step of more mean row norms than this was probably meant in other units."""
@@ -43,6 +45,8 @@ def prepare(
     chunk: int = CHUNK,
     ids: Sequence[int] | None = None,
     whole: bool = False,
+    layers: Sequence[str] = (HEAD,),
+    probes: int = 16,
 ) -> LanguageJob:
     """Check the model and encode the prompts.
 
@@ -62,10 +66,13 @@ def prepare(
         chunk: candidates that are evaluated together.
         ids: of the prompts in their data.
         whole: the slot is all that the user says, as it is: nothing is put beside it.
+        layers: names and patterns; the head is measured whatever they are.
+        probes: random probes for layers beside the head.
 
     Raises:
         AttackError: the attack is of images, or does not fit the slot.
         DataError: a prompt cannot be encoded; the message names it.
+        LayerError: a layer does not exist or cannot be probed.
         ModelError: the model cannot be attacked.
     """
     check_model(model)
@@ -92,6 +99,7 @@ def prepare(
         slot_len = len(encodings[0].slot)
     with guard.net("while it is checked, before the attack"):
         first = TokenVictim(model, encodings[0], chunk=chunk, parts=parts, writable=writable)
+        inner = inner_layers(first, layers)
     settings = {
         "seed": seed, "positions": positions, "slot": slot, "chat": chat, "stop_after": stop_after, "chunk": chunk,
         "slot_len": slot_len, "init": init,
@@ -108,6 +116,8 @@ def prepare(
         writable=writable,
         preflight=(*told, *_cautions(made.describe(), first)),
         first=first,
+        layers=inner,
+        probes=probes,
     )
 
 

@@ -132,9 +132,10 @@ class PromptWalk:
 
     def _probes(self, flow: GradientFlow, slot: Slot) -> list[Probe]:
         means = MeanFlatness(self._job.measure, self.victim if self._job.settings["positions"] == "all" else None)
+        inner = self._job.inner(self._index, self.victim)
         return [
-            means, Answer(means), EachPosition(means), StepProbe(distance), slot, Tokens(self.victim),
-            StepProbe(flow, late=True), TokenGradients(),
+            means, *([] if inner is None else [inner]), Answer(means), EachPosition(means), StepProbe(distance), slot,
+            Tokens(self.victim), StepProbe(flow, late=True), TokenGradients(),
         ]  # fmt: skip
 
     def _agrees(self, found: Found, tokens: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flatlens.probes import Columns
-from flatlens.records.schema import BESIDE, NOT_FINITE, OK, SOMETIMES
+from flatlens.records.schema import BESIDE, GGN_ONLY, NOT_FINITE, OK, SOMETIMES
 from flatlens.victims.protocol import Pass
 
 Ints = NDArray[np.int64]
@@ -143,7 +143,9 @@ class Rows:
         late = self._late.values()
         arrays |= {name: values.numpy()[order] for name, values in (self._early.values() | late).items()}
         if "trace" in arrays:
-            finite = np.isfinite(arrays["trace"]) & np.isfinite(arrays["relative_flatness"])
+            partly = self._constant.get("method") in GGN_ONLY
+            found = ("ggn_trace",) if partly else ("trace", "relative_flatness")
+            finite = np.all([np.isfinite(arrays[name]) for name in found], axis=0)
             arrays["status"] = np.where(finite, OK, NOT_FINITE)
         columns = []
         for f in schema:

@@ -31,6 +31,8 @@ from flatlens.records.trajectory import Trace
 from flatlens.specs.catalogue import TEXT_ATTACKS
 from flatlens.specs.language import BENIGN
 from flatlens.specs.run import RunSpec
+from flatlens.specs.settings import demand_probes
+from flatlens.victims.layers import HEAD
 from flatlens.wording import python_words, warn
 
 
@@ -47,6 +49,8 @@ def trace_text(
     chat: str = "auto",
     positions: str = "target",
     stop_after: int | None = None,
+    layers: Sequence[str] | str = "head",
+    probes: int = 16,
     seed: int = 0,
     batch_size: int | None = None,
     out: str | Path | None = None,
@@ -71,6 +75,9 @@ def trace_text(
         chat: ``auto`` uses the tokenizer's chat template where there is one; ``none`` the plain text.
         positions: ``target``; ``all`` measures beside it the average over all positions of the paper's own code.
         stop_after: ends a path after so many steps on which it stays flipped; never when left out.
+        layers: layers beside the head, by their names in ``model.named_modules()``, ``all``, ``last:N`` or globs: the
+            trace of their Gauss–Newton matrix, estimated by random probes. The head is always measured.
+        probes: how many, for layers beside the head: 16 give about 10 %, four times as many half of that.
         seed: of all noise.
         batch_size: candidates that are evaluated together; 32 when left out.
         out: a new folder to save the trace and its report in.
@@ -79,6 +86,7 @@ def trace_text(
 
     Raises:
         ModelError: the model is no causal language model whose logits are its head's output.
+        LayerError: a layer does not exist or cannot be probed.
         DataError: a prompt that cannot be encoded.
         AttackError: no attack on language models.
         RunError: the folder holds something already.
@@ -95,7 +103,8 @@ def trace_text(
         names = given.names("control", controls, None, ())
         said: dict[str, Any] = {
             "slot_len": slot_len, "init": init, "slot": slot, "chat": chat, "positions": positions,
-            "stop_after": stop_after, "seed": seed, "batch_size": batch_size,
+            "stop_after": stop_after, "seed": seed, "batch_size": batch_size, "probes": probes,
+            "layer": given.names("layer", layers, None, (HEAD,)),
         }  # fmt: skip
         # What a value may be is checked where every run's is.
         soft = {} if isinstance(attack, str) or getattr(attack, "discrete", True) else {"attack": _kind(attack)}
@@ -108,9 +117,16 @@ def trace_text(
         }
         spec = RunSpec(**{**checked, **said}).resolved()
         made = _attack(attack, spec)
-        settings = {key: getattr(spec, key) for key in said if key != "batch_size"}
+        settings = {key: getattr(spec, key) for key in said if key not in ("batch_size", "layer")}
         job = prepare_language.prepare(
-            net, tokens, texts, attack=made, controls=spec.control, chunk=spec.batch_size or 32, **settings
+            net,
+            tokens,
+            texts,
+            attack=made,
+            controls=spec.control,
+            chunk=spec.batch_size or 32,
+            layers=spec.layer,
+            **settings,
         )
         result = traced(job, progress)
     result = replace(result, spec=_describe(job, called, texts.uri, spec.control))
@@ -121,7 +137,16 @@ def trace_text(
     return result
 
 
-def curvature_text(model: Any, tokenizer: Any, prompts: Sequence[Prompt] | str, *, chat: str = "auto") -> Trace:
+def curvature_text(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt] | str,
+    *,
+    chat: str = "auto",
+    layers: Sequence[str] | str = "head",
+    probes: int = 16,
+    seed: int = 0,
+) -> Trace:
     """The curvature at given texts, without an attack: is this prompt in a flat place?
 
     Args:
@@ -129,18 +154,27 @@ def curvature_text(model: Any, tokenizer: Any, prompts: Sequence[Prompt] | str, 
         tokenizer: the model's own.
         prompts: the texts, each with the answer at whose tokens it is measured.
         chat: ``auto`` or ``none``.
+        layers: layers beside the head, as for `trace_text`.
+        probes: random probes for them, at least 8.
+        seed: of the probes.
 
     Returns:
         a trace of one step, whose slot is the whole of what the user says.
 
     Raises:
         ModelError: the model is no causal language model whose logits are its head's output.
+        LayerError: a layer does not exist or cannot be probed.
         DataError: a prompt that cannot be encoded.
+        SpecError: too few probes.
     """
     with python_words():
+        demand_probes(probes)
         net, tokens, called = _model(model, tokenizer)
         texts = _prompts(prompts)
-        job = prepare_language.prepare(net, tokens, texts, attack=Given(), chat=chat, slot_len=1, whole=True)
+        job = prepare_language.prepare(
+            net, tokens, texts, attack=Given(), chat=chat, slot_len=1, whole=True,
+            layers=given.names("layer", layers, None, (HEAD,)), probes=probes, seed=seed,
+        )  # fmt: skip
         result = traced(job, None)
     return replace(result, spec=_describe(job, called, texts.uri, ()))
 
@@ -205,7 +239,8 @@ def _describe(job: LanguageJob, model: str, data: str, controls: Sequence[str]) 
         "attack": job.attack.name,
         **known,
         "control": list(controls),
-        "layer": ["head"],
+        "layer": [HEAD, *job.layers],
+        **({"probes": job.probes} if job.layers else {}),
         "batch_size": job.batch_size,
         **settings,
         "dtype": str(job.parts.head.weight.dtype).removeprefix("torch."),

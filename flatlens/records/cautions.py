@@ -169,19 +169,25 @@ def _confident(trace: Trace) -> Iterator[Caution]:
 
 
 def _wide_errors(trace: Trace) -> Iterator[Caution]:
+    of: dict[str, tuple[int, int]] = {}
     for name in trace.layer_names:
         wide = known = 0
         for run in range(trace.restarts):
-            se, value = (trace.matrix(column, layer=name, restart=run).values for column in ("trace_se", "trace"))
+            names = ("trace_se", "trace", "ggn_trace")
+            se, value, ggn = (trace.matrix(column, layer=name, restart=run).values for column in names)
+            value = np.where(np.isfinite(value), value, ggn)
             finite = np.isfinite(se) & np.isfinite(value)
             known += int(finite.sum())
             wide += int((se[finite] > 0.1 * np.abs(value[finite])).sum())
         if wide:
-            yield Caution(
-                "wide-error",
-                f"the estimate of layer '{name}' has a standard error above 10 % "
-                f"in {_share(wide, known)} of its rows; raise --probes",
-            )
+            of[name] = wide, known
+    if of:
+        share = _share(*(sum(counts) for counts in zip(*of.values(), strict=True)))
+        first = f"'{next(iter(of))}'"
+        one, its = f"the estimate of layer {first} has", "its"
+        if len(of) > 1:
+            one, its = f"the estimates of {len(of)} layers ({first} among them) have", "their"
+        yield Caution("wide-error", f"{one} a standard error above 10 % in {share} of {its} rows; raise --probes")
 
 
 def _share(count: int, n: int) -> str:

@@ -25,8 +25,10 @@ from flatlens.records.valley import Bools, Floats, Fraction, Ints
 
 DIGEST_VERSION = 2
 """Raised when the digest's fields change; it is written into each, for whoever reads them."""
-ADDED = ("settled", "flat_end", "flatter_than_clean", "settled_step", "end_vs_clean", "clean_percentile")
-"""Fields of a row that digests of version 1 lack."""
+ADDED = ("settled", "flat_end", "flatter_than_clean", "settled_step", "end_vs_clean", "clean_percentile", "matched")
+"""Fields of a row that some digests lack: those of version 1, and the last those of images."""
+MATCHED = 0.1
+"""Nats at which κ of language models is compared."""
 
 
 FILE = "digest.json"
@@ -64,8 +66,9 @@ def digest(trace: Trace) -> dict[str, Any]:
 
     Returns:
         ``accuracy`` clean and attacked; ``rows``, the fields of `flatlens.records.valley.Summary` for each path and
-        layer, of κ where there is one, and of the attack ``over_tau``, how many valleys there are for each τ of
-        `flatlens.records.valley.TAUS`;
+        layer, of κ where there is one, of the attack ``over_tau``, how many valleys there are for each τ of
+        `flatlens.records.valley.TAUS`, and of a language model's head ``matched``, κ where the loss first falls to
+        `MATCHED` nats;
         ``curves``, quartiles over all samples at each step, in the order of the rows;
         ``measures``, what each measure is at clean inputs, peaks and ends; ``cautions``.
     """
@@ -78,6 +81,7 @@ def digest(trace: Trace) -> dict[str, Any]:
         "measures": [],
         "cautions": [caution._asdict() for caution in trace.cautions],
     }
+    equal = trace.matched(MATCHED) if trace.of_language else {}
     for layer in trace.layer_names:
         measure = _main_measure(trace, layer)
         method, exact = _how(trace, layer)
@@ -86,7 +90,11 @@ def digest(trace: Trace) -> dict[str, Any]:
             key = {"path": path, "layer": layer, "measure": measure}
             found = _valley(values, walks[path])
             row = key | {"method": method, "exact": exact} | record(found.summary())
-            out["rows"].append(row | ({"over_tau": found.over_tau().count.tolist()} if path == ATTACK else {}))
+            if path == ATTACK:
+                row["over_tau"] = found.over_tau().count.tolist()
+            if equal and layer == trace.layer_names[0]:
+                row["matched"] = record(equal[path].median)
+            out["rows"].append(row)
             band = valley.band(values)
             curve = {name: [_short(v) for v in getattr(band, name).tolist()] for name in ("median", "low", "high")}
             out["curves"].append(key | curve | {"n": band.n.tolist()})

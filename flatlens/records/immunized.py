@@ -30,7 +30,8 @@ from flatlens.files.sealing import file_sha256
 SUMMARY, THETA, UNFINISHED, PAGE = "immunization.json", "theta.safetensors", "unfinished.npz", "report.html"
 HISTORY, ATTACKERS, FINETUNING, PAIRS = "history.parquet", "attackers.parquet", "finetuning.parquet", "pairs.parquet"
 TRIALS = "unfinished-finetuning.parquet"
-FILES = (SUMMARY, THETA, UNFINISHED, HISTORY, ATTACKERS, FINETUNING, TRIALS, PAIRS, PAGE)
+BEGUN = "unfinished-pairs.parquet"
+FILES = (BEGUN, SUMMARY, THETA, UNFINISHED, HISTORY, ATTACKERS, FINETUNING, TRIALS, PAIRS, PAGE)
 TABLES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     HISTORY: ((), ("step", "i", "ii", "rir")),
     ATTACKERS: (("task", "extractor", "attacker"), ("iteration", "loss_gap")),

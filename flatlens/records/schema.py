@@ -70,6 +70,8 @@ STEPS = pa.schema(
 )
 SOMETIMES = ("edits", "slot_nll", "relaxed_gap", "retokenises")
 """Columns of ``steps`` that some rows of a path have, and others have not: of slots that are text, null elsewhere."""
+GGN_ONLY = ("gauss-newton", "fisher-sampled")
+"""Methods that know of the Hessian its Gauss–Newton part alone: ``ggn_trace``; the other measures are NaN."""
 LAYERS = pa.schema(
     [
         *_KEY,

@@ -68,7 +68,8 @@ def run(trace: Trace, name: str, share: Share) -> Plain:
     ``figures`` holds, for each figure, its layout and under a key (`key`) what differs: the very figures of
     `flatlens.report.figures`.
     """
-    measures, probes = series.measures(trace), series.probes(trace)
+    measures = series.measures(trace)
+    probes = series.probes(trace, measures)
     length, samples = trace.matrix("loss").values.shape[1], trace.matrix("loss").sample
     flips = {path: series.flip_step(trace, path) for path in trace.paths}
     lines = len(trace.paths) * (len(series.FLOW) + len(probes) * len(measures))

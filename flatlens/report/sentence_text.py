@@ -69,7 +69,7 @@ def _never(trace: Trace) -> Fraction:
     """Of the prompts whose slot is text at any later step, how many have none there that gives its tokens back."""
     rows = trace.steps.filter(pc.equal(trace.steps["path"], ATTACK))
     rows = rows.filter(pc.and_(pc.is_valid(rows["retokenises"]), pc.greater(rows["step"], 0)))
-    table = rows.select(["sample"]).append_column("back", pc.cast(rows["retokenises"], pa.int64()))
+    table = pa.table({"sample": rows["sample"], "back": pc.cast(rows["retokenises"], pa.int64())})
     most = table.group_by("sample").aggregate([("back", "max")])["back_max"].to_numpy()
     return wilson(int((most == 0).sum()), len(most))
 

@@ -6,6 +6,7 @@ drawn from a bounded, deterministic subset.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,11 +51,12 @@ class FlipPeakCounts(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """A probed layer, and how its numbers were obtained."""
+    """A probed layer, how its numbers were obtained, and which of the measures are known of it."""
 
     name: str
     method: str
     exact: bool
+    measures: tuple[str, ...] = ()
 
 
 def measures(trace: Trace) -> tuple[str, ...]:
@@ -79,16 +81,17 @@ def _proportional(trace: Trace, one: str, other: str) -> bool:
     return True
 
 
-def probes(trace: Trace) -> tuple[Probe, ...]:
-    """The layers, each with its method and whether it is exact."""
+def probes(trace: Trace, among: Sequence[str] = ()) -> tuple[Probe, ...]:
+    """The layers, each with its method, whether it is exact, and which of the measures ``among`` are known of it."""
     out = []
-    # Three columns: rows of all of them would take as much memory again as the table.
-    table = trace.layers.select(["layer", "method", "exact"])
+    # Few columns: rows of all of them would take as much memory again as the table.
+    table = trace.layers.select(["layer", "method", "exact", *among])
     for name in trace.layer_names:
         rows = table.filter(pc.equal(table["layer"], name))
         methods = [m for m in pc.unique(rows["method"]).to_pylist() if m]
         exact = bool(pc.all(pc.fill_null(rows["exact"], False)).as_py())
-        out.append(Probe(name, ", ".join(methods), exact))
+        known = tuple(one for one in among if bool(pc.any(pc.is_finite(rows[one])).as_py()))
+        out.append(Probe(name, ", ".join(methods), exact, known))
     return tuple(out)
 
 

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flatlens.records.digest import MATCHED
 from flatlens.records.schema import ATTACK, MEASURES
 from flatlens.report.packing import Plain, encode, pack
 from flatlens.report.pairs import pairs
 from flatlens.report.roles import colours, looks
 from flatlens.specs import wording
+from flatlens.specs.language import is_language
 from flatlens.specs.wording import varying as varying
 
 CURVE_BYTES = 16_000_000
@@ -24,6 +26,11 @@ CONTROL = "line-to-other-class"
 """The control whose curve is drawn beside the attack's."""
 SHARES = ("valley_of_flipped", "valley_of_all")
 MEDIANS = ("rise", "depth", "lag", "flip_step")
+OF_TEXTS = ("settled", "flat_end")
+"""Shares that the page of a sweep over language models shows beside."""
+
+
+_NONE = {"value": None, "low": None, "high": None, "n": 0}
 
 
 class DrawnCell(NamedTuple):
@@ -54,11 +61,13 @@ def page(cells: Sequence[DrawnCell], name: str) -> Plain:
     specs = [cell.spec for cell in cells]
     keys = varying(specs)
     flat = [wording.flat(spec) for spec in specs]
+    text = bool(specs) and all(is_language(str(spec.get("model"))) for spec in specs)
     layers = list(dict.fromkeys(row["layer"] for cell in cells for row in _all(cell, "rows")))
     # The attack first, then controls as they come.
     paths = list(dict.fromkeys([ATTACK, *(row["path"] for cell in cells for row in _all(cell, "rows"))]))
     return {
         "name": name,
+        "matched": MATCHED if text else None,
         "measures": MEASURES,
         "control": CONTROL,
         "layers": layers,
@@ -77,16 +86,17 @@ def page(cells: Sequence[DrawnCell], name: str) -> Plain:
             "cautions": {str(i): found for i, cell in enumerate(cells) if (found := _cautions(cell))},
             "accuracy": {at: pack(_table(_accuracy(cell, at) for cell in cells)) for at in ("clean", "attacked")}
             | ({"worst": pack(_table(map(_worst, cells)))} if any(cell.worst_case for cell in cells) else {}),
+            "step_seconds": pack(np.array([_a_step(cell) for cell in cells])) if text else None,
             "masked": [i for i, cell in enumerate(cells) if cell.worst_case and cell.worst_case["masked"]],
         },
-        "rows": _rows(cells, layers, paths),
+        "rows": _rows(cells, layers, paths, text=text),
         "curves": _curves(cells, layers, paths),
         "heights": _heights(cells, layers),
         "pairs": [pair._asdict() for pair in pairs(specs)],
     }
 
 
-def _rows(cells: Sequence[DrawnCell], layers: Sequence[str], paths: Sequence[str]) -> Plain:
+def _rows(cells: Sequence[DrawnCell], layers: Sequence[str], paths: Sequence[str], *, text: bool) -> Plain:
     """The statistics of every cell, layer and path, as one matrix for each quantity."""
     rows = [(i, row) for i, cell in enumerate(cells) for row in _all(cell, "rows")]
     attacks = [row for _, row in rows if row["path"] == ATTACK]
@@ -103,10 +113,12 @@ def _rows(cells: Sequence[DrawnCell], layers: Sequence[str], paths: Sequence[str
         "tau": sorted({row["tau"] for _, row in rows}),
         "not_finite": [row["not_finite"] for _, row in rows],
         "shares": {name: pack(_table(_share(row[name]) for _, row in rows)) for name in SHARES}
+        | {name: pack(_table(_share(row[name]) for row in attacks)) for name in OF_TEXTS if text}
         | {"flipped": pack(_table(_share(row["flipped"]) for row in attacks))},
         # Of controls the page shows nothing but their valleys.
         "attack": [next(places) if row["path"] == ATTACK else -1 for _, row in rows],
-        "medians": {name: _exact(_table(_median(row[name]) for row in attacks)) for name in MEDIANS},
+        "medians": {name: _exact(_table(_median(row[name]) for row in attacks)) for name in MEDIANS}
+        | ({"matched": _exact(_table(_median(row.get("matched", _NONE)) for row in attacks))} if text else {}),
     }
 
 
@@ -181,6 +193,13 @@ def _worst(cell: DrawnCell) -> list[float]:
 
 def _share(of: Mapping[str, Any]) -> list[float]:
     return [_number(of[name]) for name in ("value", "low", "high", "count", "n")]
+
+
+def _a_step(cell: DrawnCell) -> float:
+    """Seconds of a step of one prompt, all that is beside the attack included."""
+    prompts = max((row["flipped"]["n"] for row in _all(cell, "rows")), default=0)
+    steps = cell.spec.get("steps")
+    return _number(cell.seconds) / (prompts * steps) if prompts and isinstance(steps, int) and steps > 0 else math.nan
 
 
 def _median(of: Mapping[str, Any]) -> list[float]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flatlens.errors import SpecError, unknown
 from flatlens.specs.catalogue import ALL_CONTROLS, ATTACKS, CONTROLS, TEXT_ATTACKS, TEXT_CONTROLS
 from flatlens.specs.known_models import OBJECT
+from flatlens.specs.settings import demand_probes
 from flatlens.specs.values import flag, shortened
 
 if TYPE_CHECKING:
@@ -112,8 +113,7 @@ def check(spec: RunSpec) -> None:
             raise SpecError(unknown(key, str(value), known, where="there are"))
     if spec.init is not None and not spec.init:
         raise SpecError("--init '': needs a text, for example ' x'")
-    if spec.layer != ("head",):
-        raise SpecError(f"--layer {' '.join(spec.layer)}: of language models the head is measured; leave it out")
+    demand_probes(spec.probes)
     controls(spec)
 
 

@@ -21,6 +21,12 @@ DTYPES = ("float32", "float64")
 LEAST_PROBES = 8
 
 
+def demand_probes(count: int) -> None:
+    """Raise SpecError for fewer random probes than give an interval."""
+    if count < LEAST_PROBES:
+        raise SpecError(f"--probes {count}: needs at least {LEAST_PROBES}; fewer give no usable standard error")
+
+
 def all_controls(names: tuple[str, ...]) -> tuple[str, ...]:
     """The controls that are meant: all of them for ``all``.
 
@@ -99,10 +105,7 @@ class Settings:
                 self._put(key, typed(key, index, int, int))
         if self.batch_size is not None and self.batch_size < 1:
             raise SpecError(f"--batch-size {self.batch_size}: needs a whole number of at least 1")
-        if self.probes < LEAST_PROBES:
-            raise SpecError(
-                f"--probes {self.probes}: needs at least {LEAST_PROBES}; fewer give no usable standard error"
-            )
+        demand_probes(self.probes)
         if self.seed < 0:
             raise SpecError(f"--seed {self.seed}: needs a whole number of at least 0")
         if not self.layer:

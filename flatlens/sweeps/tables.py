@@ -46,8 +46,9 @@ def cells(sweep: Sweep) -> pa.Table:
 
     Columns are those of `CELLS`: every setting by its flag's name (``train.epochs`` of a recipe; a list as text;
     ``layers`` of what ``--layer`` named), the hashes of weights and data, seconds, accuracies, and the fields of
-    `flatlens.records.valley.Summary`, each share and median with ``_low``, ``_high``, ``_n``. What is not known is
-    null.
+    `flatlens.records.valley.Summary`, each share and median with ``_low``, ``_high``, ``_n``; of a language model's
+    head ``kappa_matched``, κ where the loss first falls to `flatlens.records.digest.MATCHED` nats. What is not known
+    is null.
 
     Raises:
         RunError: a cell is damaged.
@@ -213,7 +214,7 @@ _IMMUNIZED = [
 ]  # fmt: skip
 """Of what an immunization reached; null of other models."""
 _TEXTS = [_Figure(pa.field(name, pa.string()), name) for name in ("path", "layer", "measure", "method")]
-_ROW = [*_TEXTS, _Figure(pa.field("exact", pa.bool_()), "exact"), *_summary()]
+_ROW = [*_TEXTS, _Figure(pa.field("exact", pa.bool_()), "exact"), *_summary(), *_parts("matched", Median, "kappa_")]
 CELLS = pa.schema(
     [
         ("cell", pa.string()),

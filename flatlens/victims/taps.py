@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils.hooks import RemovableHandle
 
 from flatlens.errors import LayerError
 from flatlens.victims.checks import first_input
@@ -64,6 +65,7 @@ class Tapped:
     def __init__(self, model: nn.Module, layers: Mapping[str, Layer]) -> None:
         self._found: dict[str, Tap] = {}
         self._copied: Collection[str] = ()
+        self._hooks: list[RemovableHandle] = []
         for layer in layers.values():
             self._hook(model.get_submodule(layer.target), layer)
 
@@ -75,6 +77,11 @@ class Tapped:
             yield self._found
         finally:
             self._found = {}
+
+    def remove(self) -> None:
+        """Take the hooks off: the model may be the user's own."""
+        for hook in self._hooks:
+            hook.remove()
 
     def _hook(self, module: nn.Module, layer: Layer) -> None:
         before: list[Tensor] = []
@@ -89,8 +96,8 @@ class Tapped:
             edge = get_gradient_edge(output) if output.requires_grad else None
             self._found[layer.name] = Tap(layer, value.detach(), value._version, edge, output.shape)
 
-        module.register_forward_pre_hook(keep_input, with_kwargs=True)
-        module.register_forward_hook(keep_output)
+        self._hooks.append(module.register_forward_pre_hook(keep_input, with_kwargs=True))
+        self._hooks.append(module.register_forward_hook(keep_output))
 
 
 class DeadUnits:

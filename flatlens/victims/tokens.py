@@ -238,6 +238,12 @@ class TokenVictim:
             self._last_of_prefix = self._hidden(inputs_embeds=self.parts.embed(self._prefix))[:, -1:]
         return self._last_of_prefix
 
+    def whole(self, x: Float[Tensor, "n s d"]) -> Float[Tensor, "n l d"]:
+        """The embeddings of all positions that the target's are predicted from: prefix, slot, tail and target."""
+        with torch.no_grad():
+            before = self.parts.embed(self._prefix).expand(len(x), -1, -1)
+            return torch.cat([before, self.place(x), self.parts.embed(self._tail).expand(len(x), -1, -1)], 1)
+
     def everywhere(self, x: Float[Tensor, "n s d"]) -> Float[Tensor, "n l d"]:
         """The head's inputs at all positions, the prompt's included, for the averaging of the paper's own code."""
         with self.where.watched(), torch.no_grad():
@@ -346,6 +352,12 @@ class TokenVictim:
             whole = self.model(input_ids=ids, use_cache=False).logits[:, -self.target.shape[1] :]
             here = self(self.start(), final=True).logits
             again = self(self.start(), final=True).logits
+        config = getattr(self.model.config, "text_config", None) or self.model.config
+        if getattr(config, "final_logit_softcapping", None):
+            raise ModelError(
+                f"the model caps its logits (final_logit_softcapping = {config.final_logit_softcapping:g}), and its "
+                "head's curvature is not that of a linear layer"
+            )
         if here.shape != whole.shape:
             raise ModelError(
                 f"the model returns logits {tuple(whole.shape)}, its head {tuple(here.shape)}; it cannot be probed"

@@ -55,8 +55,10 @@ def by_mpmath(logits: list[float]) -> mp.mpf:
     first, *rest = sorted((x / total for x in e), reverse=True)
     if first == rest[0]:
         return first
-    low, high = rest[0], first
-    for _ in range(1200):
+    largest = max(p * (1 - p) for p in (first, rest[0]))
+    # It is at least any diagonal entry and p₂ (interlacing), at most p₁ and twice the largest entry (Gershgorin).
+    low, high = max(largest, rest[0]), min(first, 2 * largest)
+    for _ in range(60):
         middle = (low + high) / 2
         right = (first - middle) * mp.fsum(p * p / (middle - p) for p in rest)
         low, high = (low, middle) if middle - first * (1 - first) > right else (middle, high)
@@ -66,7 +68,7 @@ def by_mpmath(logits: list[float]) -> mp.mpf:
 @pytest.mark.parametrize("classes", [2, 3, 10, 64, 300])
 @pytest.mark.parametrize("kind", KINDS)
 def test_is_lapacks(kind: str, classes: int) -> None:
-    logits = drawn(kind, classes)
+    logits = drawn(kind, classes)[: 8 if classes > 64 else N]
     torch.testing.assert_close(
         top_eigenvalue(others(logits)), eigenvalues(softmax(logits))[:, 0], rtol=1e-12, atol=1e-300
     )

@@ -18,6 +18,7 @@ from flatlens.datasets import prompts
 from flatlens.errors import AttackError, DataError, FlatlensError, ModelError, SpecError
 from flatlens.export.prompts import export as exported
 from flatlens.measure import load_language, prompt_walk
+from flatlens.measure.plan import layer_table
 from flatlens.measure.plan_language import plan
 from flatlens.measure.run import run
 from flatlens.measure.trace_text import traced
@@ -208,6 +209,7 @@ RESUMED = {
     "gcg": {"attack": "gcg", "steps": 5, "candidates": 12, "topk": 8, "control": ("random-walk", "planted")},
     "simplex": {"attack": "simplex", "steps": 6, "control": ("line-to-end",)},
     "bfloat16": {"attack": "simplex", "steps": 6, "dtype": "bfloat16"},
+    "layers": {"attack": "embedding", "steps": 6, "step_size": 0.2, "layer": ("head", "*.down_proj"), "probes": 8},
     "stopped": {"attack": "embedding", "steps": 6, "step_size": 0.2, "stop_after": 2},
 }
 
@@ -218,7 +220,7 @@ def undisturbed(which: str) -> fl.Trace:
 
 
 @pytest.mark.faults
-@pytest.mark.filterwarnings("ignore:bfloat16")
+@pytest.mark.filterwarnings("ignore:bfloat16", "ignore:wide-error")
 @pytest.mark.parametrize("which", RESUMED)
 @pytest.mark.parametrize("after", [2, 10])
 def test_a_run_that_is_killed_inside_a_prompt_goes_on_to_the_same_bits(
@@ -291,12 +293,45 @@ def test_the_papers_averaging_is_a_row_of_its_own() -> None:
     assert mine == pytest.approx(float(theirs), rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:wide-error")
+def test_layers_beside_the_head_have_rows_of_their_own_and_change_no_path() -> None:
+    alone = made(SOFT, controls="all")
+    trace = made(SOFT, controls="all", layers=["last:2", "*.1.mlp.*"], probes=8)
+    for name in ("steps", "positions", "tokens"):
+        assert same(getattr(trace, name), getattr(alone, name)), name
+    rows = trace.layers.to_pandas()
+    names = ["head", "model.layers.2.mlp.down_proj", *(f"model.layers.1.mlp.{n}_proj" for n in ("gate", "up", "down"))]
+    assert trace.layer_names == tuple(names) and trace.spec["layer"] == names and trace.spec["probes"] == 8
+    assert same(trace.layers.filter(pc.equal(trace.layers["layer"], "head")), alone.layers)
+    inner = rows[rows["layer"] != "head"]
+    assert len(inner) == 4 * len(alone.layers), "at every step of every path, controls at other prompts too"
+    assert (inner["method"] == "fisher-sampled").all() and (inner["status"] == "ok").all() and not inner["exact"].any()
+    assert inner[["trace", "relative_flatness", "top_eigenvalue"]].isna().all(axis=None)
+    known = inner[["ggn_trace", "trace_se", "weight_grad_norm", "feature_norm_sq", "weight_norm"]]
+    assert np.isfinite(known).all(axis=None) and (known > 0).all(axis=None)
+    assert same(trace.layers, made(SOFT, controls="all", layers=["last:2", "*.1.mlp.*"], probes=8).layers)
+
+
+def test_the_layers_of_a_language_model_can_be_asked_for() -> None:
+    rows = layer_table("lm:flatlens-tiny")
+    assert [row.name for row in rows if row.is_head] == ["lm_head"] and len(rows) == 22
+    assert {(row.method, row.exact, row.passes) for row in rows} == {
+        ("closed-form", True, 0), ("fisher-sampled", False, 17)
+    }  # fmt: skip
+    assert rows[0][:3] == ("model.layers.0.self_attn.q_proj", "Linear", (64, 64))
+
+
 def test_given_texts_are_measured_without_an_attack() -> None:
     model, tokenizer = tiny()
     found = fl.curvature_text(model, tokenizer, PROMPTS)
     assert found.steps.num_rows == 2 and found.prompt(0).text.endswith("<bot>")
     start = made(GCG)
     assert not np.isclose(found.matrix("loss").values[0, 0], start.matrix("loss").values[0, 0])
+    inner = fl.curvature_text(model, tokenizer, PROMPTS, layers="last:2", probes=64)
+    assert inner.steps.equals(found.steps) and inner.layer_names == ("head", "model.layers.2.mlp.down_proj")
+    assert (inner.matrix("ggn_trace", layer=inner.layer_names[1]).values > 0).all()
+    with pytest.raises(SpecError, match="probes=4: needs at least 8"):
+        fl.curvature_text(model, tokenizer, PROMPTS, layers="last:2", probes=4)
 
 
 def test_the_users_model_is_as_it_was() -> None:

@@ -27,12 +27,18 @@ from tests.expected import cautioned
 pytestmark = cautioned("flat-because-confident")
 
 BASE = RunSpec("flatlens:digits-cnn", "flatlens:digits", eps=0.3, steps=4, limit=12, batch_size=5, device="cpu")
+TEXTS = {
+    "model": "lm:flatlens-tiny", "data": "flatlens:short-targets", "limit": 3, "steps": 3, "slot_len": 6,
+    "norm": "linf", "eps": None,
+}  # fmt: skip
 KINDS = {
     "plain": {},
     "controls and layers": {"control": ("line-to-other-class", "gaussian-noise"), "layer": ("all",)},
     "restarts": {"restarts": 3, "random_start": True, "images": "all"},
     "best points": {"attack": "apgd-ce", "restarts": 2, "images": "none"},
     "minimal norm": {"attack": "ddn", "eps": None, "norm": "l2"},
+    "texts": {**TEXTS, "attack": "gcg", "candidates": 8, "topk": 8, "control": ("copies",)},
+    "mixtures of texts, another layer": {**TEXTS, "attack": "simplex", "layer": ("head", "*.2.mlp.down_proj")},
 }
 
 

@@ -94,7 +94,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another place": ({"slot": "middle"}, "no slot 'middle'"),
     "another template": ({"chat": "yes"}, "no chat 'yes'"),
     "another averaging": ({"positions": "some"}, "no positions 'some'"),
-    "another layer": ({"layer": ("all",)}, "--layer all: of language models the head is measured"),
+    "few probes": ({"layer": ("all",), "probes": 4}, "--probes 4: needs at least 8"),
     "a control of images": ({"control": ("gaussian-noise",)}, "is of image classifiers; those of language models"),
     "a control that does not fit": ({"control": ("line-to-end",)}, "does not fit 'gcg', whose slot is made of tokens"),
     "a control by another name": ({"control": ("copy",)}, "Did you mean 'copies'"),

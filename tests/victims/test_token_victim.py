@@ -169,7 +169,12 @@ def shrunk(model: Any) -> None:
     model.config.max_position_embeddings = 20
 
 
+def says_it_caps(model: Any) -> None:
+    model.config.final_logit_softcapping = 30.0  # logits that are small at the start show nothing of it
+
+
 REFUSED = {
+    "soft-capped logits by its word": (says_it_caps, "final_logit_softcapping = 30"),
     "soft-capped logits": (capped, "scales or caps them"),
     "an embedding that shifts": (with_embedding(Shifted), "does more than look up rows"),
     "no room": (shrunk, "the model has places for 20"),

@@ -44,7 +44,7 @@ export function made(options = {}) {
   const peakOf = (row) => row.indexOf(Math.max(...row));
   const run = unpack({
     name: "made", spec: [], cautions: [], n, steps, labels: [..."0123456789"], attacked_at: "last iterate", sample, truth, measures,
-    layers: layers.map((name) => ({ name, method: "exact", exact: true })),
+    layers: layers.map((name) => ({ name, method: "exact", exact: true, measures })),
     paths: paths.map((name, p) => ({
       name, role: p ? "cross" : "attack", dash: "solid", words: name, flip: packed(flow[p].flip), flow: Object.fromEntries(FLOW.map((key) => [key, packed(flow[p][key])])),
     })),

@@ -9,9 +9,9 @@ const MEASURES = { relative_flatness: "κ, relative flatness (Petzka et al.)", l
 
 /**
  * Twelve runs over model × training × seed, one that failed and one that waits; `truth` tells each share, median and curve by cell, layer and path.
- * @param {{ control?: string, worst?: boolean }} [options] `worst`: what the worst of several attacks leaves is known of all runs, and run 2 is masked
+ * @param {{ control?: string, worst?: boolean, text?: boolean }} [options] `text`: of language models; `worst`: what the worst of several attacks leaves is known of all runs, and run 2 is masked
  */
-export function madeSweep({ control = PATHS[1], worst = false } = {}) {
+export function madeSweep({ control = PATHS[1], worst = false, text = false } = {}) {
   const draw = random(3), done = MODELS.flatMap((_, m) => TRAINED.flatMap((_, t) => SEEDS.map((_, s) => [m, t, s]))), size = done.length;
   const share = () => { const v = draw(); return [v, v / 2, (v + 1) / 2, Math.round(40 * v), 40]; };
   const curve = () => [0, -1, 1].map((shift) => Array.from({ length: 5 }, () => 6 * draw() - 3 + shift));
@@ -22,7 +22,7 @@ export function madeSweep({ control = PATHS[1], worst = false } = {}) {
   const code = (/** @type {number} */ k, /** @type {number} */ none) => [...done.map((of) => of[k]), 0, none];
   const heights = attacks.flatMap(({ cell, layer }) => [0, 1].map((measure) => ({ cell, layer, measure, of: [2 * draw() - 1, 2 + draw(), -2 - draw()] })));
   const data = unpack({
-    name: "made", measures: MEASURES, control, layers: LAYERS, paths: PATHS, looks: [["attack", "solid"], ["cross", "solid"], ["noise", "solid"]], colours: {},
+    name: "made", matched: text ? 0.1 : null, measures: MEASURES, control, layers: LAYERS, paths: PATHS, looks: [["attack", "solid"], ["cross", "solid"], ["noise", "solid"]], colours: {},
     shared: [], varying: [
       { key: "model", numbers: false, values: MODELS, of: code(0, 1) },
       { key: "train.adversarial", numbers: false, values: [...TRAINED, "–"], of: code(1, 2) },
@@ -32,13 +32,14 @@ export function madeSweep({ control = PATHS[1], worst = false } = {}) {
       key: Array.from({ length: size + 2 }, (_, k) => k.toString(16).padStart(16, "0")), state: [...done.map(() => "done"), "failed", "waiting"],
       page: [...done.map((_, k) => `cells/${k}/report.html`), null, null], error: { [size]: "heads=3 does not divide width=16" },
       seconds: packed([...done.map((_, k) => k + 0.5), NaN, NaN]), model: [...done.map(([m]) => MODELS[m]), MODELS[0], MODELS[1]],
-      cautions: {}, masked: worst ? [2] : [], accuracy: Object.fromEntries(["clean", "attacked", ...(worst ? ["worst"] : [])].map((at) => [at, packed([...done.map(share), ...[0, 1].map(() => Array(5).fill(NaN))])])),
+      cautions: {}, step_seconds: text ? packed([...done.map((_, k) => k / 100), NaN, NaN]) : null, masked: worst ? [2] : [], accuracy: Object.fromEntries(["clean", "attacked", ...(worst ? ["worst"] : [])].map((at) => [at, packed([...done.map(share), ...[0, 1].map(() => Array(5).fill(NaN))])])),
     },
     rows: {
       cell: rows.map((r) => r.cell), layer: rows.map((r) => r.layer), path: rows.map((r) => r.path), measure: rows.map(() => 0), probe: rows.map(() => 0),
       probes: [{ method: "closed form", exact: true }], tau: [0.1], not_finite: rows.map(() => 0),
-      shares: { valley_of_flipped: packed(rows.map((r) => r.valley)), valley_of_all: packed(rows.map((r) => r.valley.map((v) => v / 2))), flipped: packed(attacks.map((r) => r.flipped)) },
-      attack: rows.map((r) => attacks.indexOf(r)), medians: Object.fromEntries(["rise", "depth", "lag", "flip_step"].map((name) => [name, packed(attacks.map((r) => r.rise))])),
+      shares: { valley_of_flipped: packed(rows.map((r) => r.valley)), valley_of_all: packed(rows.map((r) => r.valley.map((v) => v / 2))), flipped: packed(attacks.map((r) => r.flipped)),
+        ...(text ? { settled: packed(attacks.map((r) => r.flipped)), flat_end: packed(attacks.map((r) => r.flipped)) } : {}) },
+      attack: rows.map((r) => attacks.indexOf(r)), medians: Object.fromEntries(["rise", "depth", "lag", "flip_step", ...(text ? ["matched"] : [])].map((name) => [name, packed(attacks.map((r) => r.rise))])),
     },
     curves: {
       cell: drawn.map((r) => r.cell), layer: drawn.map((r) => r.layer), path: drawn.map((r) => r.path), position: drawn.map(() => 0), positions: [[0, 2, 4, 6, 8]],

@@ -54,6 +54,19 @@ describe("settle", () => {
     expect(settle(runs, asked)).toEqual({ ...base, ...changed });
   });
 
+  it("shows of a layer only what is known of it", () => {
+    const { run: some } = made({ layers: ["head", "inner", "nothing"], measures: ["relative_flatness", "trace", "ggn_trace"] });
+    some.layers[1].measures = ["ggn_trace"], some.layers[2].measures = [];
+    const shown = (asked) => settle([some], asked).measure;
+    expect(shown({ layer: 1 })).toBe("ggn_trace");
+    expect(shown({ layer: 1, measure: "trace" })).toBe("ggn_trace");
+    expect(shown({ layer: 0, measure: "trace" })).toBe("trace");
+    expect(shown({ layer: 2, measure: "trace" })).toBe("trace");
+    expect(read([some], write([some], settle([some], { layer: 1 })))).toEqual(settle([some], { layer: 1 }));
+    some.layers.reverse();
+    expect(first([some]).measure).toBe("relative_flatness");
+  });
+
   it("leaves as they are the states that can be shown, and is done at once", () => {
     const draw = random(4);
     for (let k = 0; k < 200; k++) {

@@ -141,6 +141,12 @@ describe("the columns", () => {
   });
 
   it("tell the worst case where a run was asked for it, and which are masked", () => {
+    const { data: told, truth: of } = madeSweep({ text: true }), spoken = columnsOf(bookOf(told), first), value = (key, item) => spoken.find((c) => c.key === key).of(item);
+    expect(spoken.map((c) => c.key).join(" ")).toBe("model train.adversarial seed flipped curve settled flat_end matched flip_step valley control rise depth lag seconds step_seconds state");
+    expect(spoken.find((c) => c.key === "matched").title).toBe("κ at a loss of 0.1");
+    expect(value("settled", { cell: 4, layer: 1 }).value).toBeCloseTo(of.find(4, 1, 0).flipped[0]);
+    expect(value("matched", { cell: 4, layer: 1 }).value).toBeCloseTo(of.find(4, 1, 0).rise[0]);
+    expect(value("step_seconds", { cell: 4, layer: 1 })).toBeCloseTo(0.04);
     const asking = bookOf(madeSweep({ worst: true }).data), keys = columnsOf(asking, first).map((c) => c.key), worst = columnsOf(asking, first).find((c) => c.key === "worst");
     expect(keys.slice(keys.indexOf("attacked"), keys.indexOf("flipped"))).toEqual(["attacked", "worst"]);
     expect([worst.title, worst.of({ cell: 4, layer: 0 }), worst.of({ cell: 12, layer: -1 })]).toEqual(["right, worst case", accuracyOf(asking, 4, "worst"), null]);

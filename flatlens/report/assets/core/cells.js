@@ -48,7 +48,7 @@ export const curveAt = (book, item, path) => (item.layer < 0 || path < 0 ? undef
 export function shareOf(book, row, name) {
   if (row === undefined) return null;
   // What is known of attacks alone has tables of its own.
-  const [value, low, high, count, n] = book.data.rows.shares[name].row(name === "flipped" ? book.data.rows.attack[row] : row);
+  const [value, low, high, count, n] = book.data.rows.shares[name].row(name.startsWith("valley") ? row : book.data.rows.attack[row]);
   return { value, low, high, count, n };
 }
 

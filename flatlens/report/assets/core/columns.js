@@ -13,10 +13,10 @@ import { fixed, num } from "./text.js";
  * @typedef {{ key: string, title: string, sort: (item: Item) => string | number | null | undefined }
  *   & ({ kind: "setting", of: (item: Item) => string, whole?: (item: Item) => string, scheme?: string, first?: boolean }
  *   | { kind: "share", of: (item: Item) => Told | null, both?: boolean, masked?: (item: Item) => boolean }
- *   | { kind: "median", of: (item: Item) => Told | null, write: (value: number) => string }
+ *   | { kind: "median", of: (item: Item) => Told | null, write: (value: number) => string, over?: string }
  *   | { kind: "curve", of: (item: Item) => import("./medians.js").Quartiles | null }
  *   | { kind: "number", of: (item: Item) => number }
- *   | { kind: "state", of: (item: Item) => string })} Column `first`: it names the row; `both`: the control's share is drawn beside the attack's; `masked`: whether gradients are, of one of the runs
+ *   | { kind: "state", of: (item: Item) => string })} Column `first`: it names the row; `both`: the control's share is drawn beside the attack's; `masked`: whether gradients are, of one of the runs; `over`: what a median is of, where it is not the flipped samples
  */
 
 /** @param {Book} book @param {Asked} asked @returns {Column[]} */
@@ -29,21 +29,30 @@ export function columnsOf(book, asked) {
   const share = (/** @type {string} */ key, /** @type {string} */ title, path = 0, name = asked.share) => told(key, title, (item) => shareOf(book, rowOf(book, item, path), name));
   const middle = (/** @type {string} */ key, /** @type {string} */ title) => told(key, title, (item) => medianOf(book, rowOf(book, item), key));
   const right = (/** @type {string} */ key) => told(key, `right, ${key}`, ({ cell }) => accuracyOf(book, cell, key));
+  const once = (/** @type {string} */ key, /** @type {string} */ title, /** @type {import("./types.js").Matrix} */ values) => {
+    const of = (/** @type {Item} */ { cell }) => values.values[cell];
+    return { key, title, kind: /** @type {const} */ ("number"), of, sort: of };
+  };
   const layerOf = (/** @type {Item} */ { layer }) => data.layers[layer] ?? null;
   return [
     ...settings(book),
     ...(asked.layer === ALL_LAYERS ? [{ key: "layer", title: "layer", kind: /** @type {const} */ ("setting"), of: (/** @type {Item} */ item) => layerOf(item) ?? "–", sort: layerOf }] : []),
-    { ...right("clean"), kind: "share" },
-    { ...right("attacked"), kind: "share" },
+    ...(data.matched === null ? [{ ...right("clean"), kind: /** @type {const} */ ("share") }, { ...right("attacked"), kind: /** @type {const} */ ("share") }] : []),
     ...(data.cells.accuracy.worst ? [{ ...right("worst"), title: "right, worst case", kind: /** @type {const} */ ("share"), masked: (/** @type {Item} */ item) => (item.group ?? [item]).some(({ cell }) => data.cells.masked.includes(cell)) }] : []),
     { ...share("flipped", "flipped", 0, "flipped"), kind: "share" },
     { key: "curve", title: "median κ", kind: "curve", of: (item) => quartilesOf(book, item, 0), sort: () => null },
+    ...(data.matched === null ? [] : [
+      { ...share("settled", "settled", 0, "settled"), kind: /** @type {const} */ ("share") }, { ...share("flat_end", "flat end", 0, "flat_end"), kind: /** @type {const} */ ("share") },
+      { ...middle("matched", `κ at a loss of ${num(data.matched)}`), kind: /** @type {const} */ ("median"), write: num, over: "prompts that came so far" },
+      { ...middle("flip_step", "flip step"), kind: /** @type {const} */ ("median"), write: num },
+    ]),
     { ...share("valley", `valley, ${shareWords(asked)}`), kind: "share", both: true },
     ...(control < 0 ? [] : [{ ...share("control", `the same on ${words(data.control)}`, control), kind: /** @type {const} */ ("share") }]),
     { ...middle("rise", "rise, ×"), kind: "median", write: num },
     { ...middle("depth", "depth, log₁₀"), kind: "median", write: fixed },
     { ...middle("lag", "lag, steps"), kind: "median", write: num },
-    { key: "seconds", title: "seconds", kind: "number", of: ({ cell }) => data.cells.seconds.values[cell], sort: ({ cell }) => data.cells.seconds.values[cell] },
+    once("seconds", "seconds", data.cells.seconds),
+    ...(data.cells.step_seconds ? [once("step_seconds", "seconds a step", data.cells.step_seconds)] : []),
     { key: "state", title: "state", kind: "state", of: ({ cell }) => data.cells.state[cell], sort: ({ cell }) => data.cells.state[cell] },
   ];
 }

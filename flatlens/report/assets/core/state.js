@@ -19,8 +19,14 @@ export function first(runs, run = 0) {
   const sample = firstSample(runs[run]);
   return {
     run, sample, step: flipOf(runs[run], 0, sample), align: flips(runs[run]) ? "flip" : "raw",
-    measure: runs[run].measures[0], layer: 0, path: 0, off: [], brush: null, filter: "all", order: "id",
+    measure: knownOf(runs[run], 0)[0], layer: 0, path: 0, off: [], brush: null, filter: "all", order: "id",
   };
+}
+
+/** What is known of a layer: of some methods not every measure. @param {Run} run @param {number} layer */
+export function knownOf(run, layer) {
+  const known = run.layers[layer].measures;
+  return known.length ? known : run.measures;
 }
 
 /** @param {Run} run */
@@ -42,14 +48,13 @@ export function settle(runs, asked) {
   const which = within(asked.run, runs.length, 0), run = runs[which], base = first(runs, which);
   const sample = within(asked.sample, run.sample.length, base.sample);
   const path = within(asked.path, run.paths.length, 0);
-  const names = run.paths.map((p) => p.name);
+  const names = run.paths.map((p) => p.name), layer = within(asked.layer, run.layers.length, 0), known = knownOf(run, layer);
   const brush = Array.isArray(asked.brush) ? asked.brush.filter((i) => Number.isInteger(i) && i >= 0 && i < run.sample.length) : null;
   return {
     run: which, sample, path,
     step: within(asked.step, run.steps + 1, flipOf(run, path, sample)),
     align: asked.align === "raw" || asked.align === "flip" ? asked.align : base.align,
-    measure: run.measures.includes(String(asked.measure)) ? String(asked.measure) : base.measure,
-    layer: within(asked.layer, run.layers.length, 0),
+    measure: [String(asked.measure), base.measure, known[0]].find((m) => known.includes(m)) ?? known[0], layer,
     off: Array.isArray(asked.off) ? names.filter((name) => asked.off?.includes(name) && name !== names[0]) : [],
     brush: brush && brush.length ? [...new Set(brush)].sort((a, b) => a - b) : null,
     filter: FILTERS.includes(String(asked.filter)) ? String(asked.filter) : "all",

@@ -21,7 +21,7 @@
 /** @typedef {{ sentence: [string, string][], below: string, numbers: [string, string, string][] }} Lead */
 /**
  * @typedef {{ name: string, spec: [string, string][], cautions: [string, string][], n: number, steps: number,
- *   labels: string[] | null, attacked_at: string, layers: { name: string, method: string, exact: boolean }[],
+ *   labels: string[] | null, attacked_at: string, layers: { name: string, method: string, exact: boolean, measures: string[] }[],
  *   measures: string[], sample: number[], truth: number[] | null, text: Text | null, paths: Path[], results: Record<string, Measured[]>[],
  *   lead: Lead[], ledger: string[], figures: Record<string, Figure>, images: Kept | null, surfaces: any[], gradients: any, peers: any[][], eps: number | null,
  *   spectrum_samples: number | null }} Run
@@ -33,10 +33,10 @@
  */
 /** @typedef {{ key: string, numbers: boolean, values: string[], of: number[] }} Setting a setting that differs between a sweep's cells: its values, and which of them each cell has */
 /**
- * @typedef {{ name: string, measures: Record<string, string>, control: string, layers: string[], paths: string[], looks: [string, string][],
+ * @typedef {{ name: string, matched: number | null, measures: Record<string, string>, control: string, layers: string[], paths: string[], looks: [string, string][],
  *   colours: Record<string, Record<string, string>>, shared: [string, string][], varying: Setting[],
  *   cells: { key: string[], state: string[], page: (string | null)[], error: Record<string, string>, seconds: Matrix, model: string[],
- *     cautions: Record<string, [string, string][]>, accuracy: Record<string, Matrix>, masked: number[] },
+ *     cautions: Record<string, [string, string][]>, accuracy: Record<string, Matrix>, masked: number[], step_seconds: Matrix | null },
  *   rows: { cell: number[], layer: number[], path: number[], measure: number[], probe: number[], probes: { method: string, exact: boolean }[],
  *     tau: number[], not_finite: number[], shares: Record<string, Matrix>, attack: number[], medians: Record<string, Matrix> },
  *   curves: { cell: number[], layer: number[], path: number[], position: number[], positions: number[][], values: Matrix[], n: [number, number][], left_out: number },

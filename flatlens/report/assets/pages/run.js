@@ -2,7 +2,7 @@
 
 import { inflate, unpack } from "../core/pack.js";
 import { read, write } from "../core/hash.js";
-import { flipOf, first, settle } from "../core/state.js";
+import { flipOf, first, knownOf, settle } from "../core/state.js";
 import { isRight, numbers, says } from "../core/sample.js";
 import { num } from "../core/text.js";
 import { $, listenSkips, make, segments } from "../draw/dom.js";
@@ -127,6 +127,7 @@ export function start(data) {
   function controls() {
     const { state, run } = view;
     segments($("align"), [["flip", "from the flip"], ["raw", "raw steps"]], state.align, (align) => change({ align: /** @type {any} */ (align) }));
+    fill("measure", knownOf(run, state.layer).map((m) => [m, data.measures[m].replace(/ \(.*/, "")]));
     $("measure").value = state.measure;
     $("layer").value = String(state.layer);
     $("path").value = String(state.path);
@@ -134,14 +135,15 @@ export function start(data) {
     $("method").textContent = `${data.measures[state.measure].replace(/, .*/, "")} · ${layer.name} · ${layer.method}${layer.exact || layer.method.includes("closed") ? ", exact" : ", an estimate"}`;
   }
 
+  /** @param {string} id @param {[string | number, string][]} options */
+  function fill(id, options) {
+    $(id).replaceChildren(...options.map(([value, name]) => make("option", { value }, name)));
+    $(id).closest("label").hidden = options.length < 2;
+  }
+
   function menus() {
-    const fill = (/** @type {string} */ id, /** @type {[string | number, string][]} */ options) => {
-      $(id).replaceChildren(...options.map(([value, name]) => make("option", { value }, name)));
-      $(id).closest("label").hidden = options.length < 2;
-    };
     for (const name of NAMES) $(name).closest("figure").hidden = !view.run.figures[name];
     fill("run", runs.map((r, k) => [k, r.name]));
-    fill("measure", view.run.measures.map((m) => [m, data.measures[m].replace(/ \(.*/, "")]));
     fill("layer", view.run.layers.map((l, k) => [k, layerWords(l.name)]));
     fill("path", view.run.paths.map((p, k) => [k, p.words]));
     $("run").value = String(view.state.run);

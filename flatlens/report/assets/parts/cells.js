@@ -3,7 +3,7 @@
 import { ALL_LAYERS, across, fullMeasure, labelOf, rowOf, shareOf } from "../core/cells.js";
 import { columnsOf, sortedBy } from "../core/columns.js";
 import { measuredOf } from "../core/rows.js";
-import { brief, count, percent } from "../core/text.js";
+import { brief, count, num, percent } from "../core/text.js";
 import { $, make } from "../draw/dom.js";
 import { sparkline, whiskers } from "../draw/spark.js";
 
@@ -86,14 +86,14 @@ function cellOf(view, column, item) {
   }
   if (column.kind === "number") {
     const value = column.of(item);
-    return make("td", {}, Number.isNaN(value) ? "–" : value < 10 ? value.toFixed(1) : count(Math.round(value)));
+    return make("td", {}, Number.isNaN(value) ? "–" : value < 1 ? num(value, 2) : value < 10 ? value.toFixed(1) : count(Math.round(value)));
   }
   if (column.kind === "state") return stateCell(view, item.cell, column.of(item));
   const told = column.of(item);
   if (!told || !told.n) return nothing();
   if (column.kind === "median") {
     const span = Number.isNaN(told.low) ? null : make("small", {}, ` ${column.write(told.low)} … ${column.write(told.high)}`);
-    return make("td", { title: `median of ${count(told.n)} flipped samples` }, column.write(told.value), span);
+    return make("td", { title: `median of ${count(told.n)} ${column.over ?? "flipped samples"}` }, column.write(told.value), span);
   }
   const span = make("small", { title: told.runs ? `median and range of ${told.runs} runs` : null },
     ` ${(100 * told.low).toFixed(1)}–${(100 * told.high).toFixed(1)}${told.runs ? ` of ${told.runs}` : ""}`);

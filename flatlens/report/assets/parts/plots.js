@@ -110,7 +110,7 @@ export function moveSample(view, name) {
  * @param {any} node @param {number} i the sample @param {number} index of the trace @param {string} part @param {number[]} x @param {number[]} y
  * @returns {boolean} false, and nothing done, where plotly has drawn it otherwise, or would choose other axes
  */
-function put(node, i, index, part, x, y) {
+export function put(node, i, index, part, x, y) {
   const { xaxis, yaxis } = node._fullLayout, held = node.calcdata?.[index], trace = node.data[index];
   const marks = [...node.querySelectorAll(".scatterlayer .trace")].at(index - node.data.length)?.querySelectorAll(part);
   if (marks?.length !== 1 || held?.length !== x.length) return false;

@@ -6,13 +6,14 @@ import { fade } from "../core/colours.js";
 import { axis, layoutOf } from "../draw/chart.js";
 import { $, segments } from "../draw/dom.js";
 import { CONFIG } from "../draw/figure.js";
+import { put } from "./plots.js";
 
 /** @typedef {import("../pages/run.js").View} View */
 
 const HEIGHT = { heat: 250, against: 300 };
 /** Controls of one text, or of a few: points, where the others are lines. */
 const POINTS = ["ask", "planted", "copies"];
-const LINES_AGAINST = 60;
+const LINES_AGAINST = 60, POINTS_OF_LINE = 100;
 let heated = "nll";
 
 /** @returns {any} */
@@ -38,7 +39,7 @@ export function drawHeat(view) {
   const target = positionsOf(run, state) ?? [], log = z.map((row) => row.map((v) => (v > 0 ? Math.log10(v) : null))), name = LAYERS_OF_HEAT.find(([key]) => key === heated)?.[1] ?? "";
   const words = target.map((at, k) => `${k + 1} ${plain(visible(at.piece).slice(0, 14))}`);
   const traces = [{
-    type: "heatmap", z: log, y: words, text: z.map((row) => row.map((v) => num(v))), hovertemplate: `step %{x}<br>%{y}<br>${plain(name)} %{text}<extra></extra>`,
+    type: "heatmap", z: log, y: words, customdata: z, hoverongaps: false, hovertemplate: `step %{x}<br>%{y}<br>${plain(name)} %{customdata:.3~g}<extra></extra>`,
     colorscale: [[0, colours.soft], [0.5, colours.attack], [1, colours.hot]], xgap: z[0].length > 120 ? 0 : 1, ygap: 1,
     colorbar: { thickness: 9, outlinewidth: 0, tickfont: { size: 11, color: colours.muted }, title: { text: `log₁₀ ${name}`, side: "right", font: { size: 11, color: colours.muted } } },
   }];
@@ -60,13 +61,20 @@ function nameHeat(view) {
   $("heat").setAttribute("aria-label", `${name} by step and target position of prompt ${run.sample[state.sample]}; at step ${state.step}: ${target.map((at) => `${visible(at.piece)} ${num(/** @type {number} */ (at[/** @type {"nll"} */ (heated)]))}`).slice(0, 12).join(", ")}. Arrow keys walk its steps.`);
 }
 
+/** A line of as many points as a picture shows. @template T @param {T[]} at @returns {T[]} */
+const thinned = (at) => (at.length <= POINTS_OF_LINE ? at : Array.from({ length: POINTS_OF_LINE }, (_, k) => at[Math.round((k * (at.length - 1)) / (POINTS_OF_LINE - 1))]));
+
 /** @param {View} view */
 export function drawAgainst(view) {
   const { run, state, colours, data } = view, node = $("against");
   node.closest("figure").hidden = !run.text;
   if (!run.text) return;
   const here = against(run, state, state.path).filter((v) => v.step === state.step), key = drawnFor(view, node, "");
-  if (node.data && node.key === key) return void plotter().restyle(node, { x: [here.map((v) => v.x)], y: [here.map((v) => v.y)] }, [node.data.length - 1]);
+  if (node.data && node.key === key) {
+    const x = here.map((v) => v.x), y = here.map((v) => v.y), last = node.data.length - 1;
+    if (!put(node, state.sample, last, ".point", x, y)) plotter().restyle(node, { x: [x], y: [y] }, [last]);
+    return;
+  }
   const symbol = plain(data.symbols[state.measure]), traces = [];
   const line = (/** @type {number} */ p, /** @type {number} */ i, /** @type {any} */ look) => {
     const at = against(run, state, p, i), path = run.paths[p];
@@ -74,7 +82,8 @@ export function drawAgainst(view) {
       hovertemplate: `${plain(path.words)}, prompt ${run.sample[i]}, step %{customdata}<br>loss %{x:.3g}, ${symbol} %{y:.4g}<extra></extra>`, mode: "lines", ...look };
   };
   const shown = run.paths.map((_, p) => p).filter((p) => !state.off.includes(run.paths[p].name));
-  run.sample.slice(0, LINES_AGAINST).forEach((_, i) => { if (i !== state.sample) traces.push(line(0, i, { line: { color: fade(colours.attack, 0.25), width: 1 }, hoverinfo: "skip", hovertemplate: undefined })); });
+  const others = run.sample.slice(0, LINES_AGAINST).flatMap((_, i) => (i === state.sample ? [] : [...thinned(against(run, state, 0, i)), { x: null, y: null }]));
+  traces.push({ type: "scatter", x: others.map((v) => v.x), y: others.map((v) => v.y), mode: "lines", line: { color: fade(colours.attack, 0.25), width: 1 }, hoverinfo: "skip", showlegend: false });
   for (const p of shown) {
     const path = run.paths[p], kind = POINTS.indexOf(path.name), colour = colours[path.role];
     if (p === 0) continue;
@@ -88,7 +97,7 @@ export function drawAgainst(view) {
     }
   }
   const own = against(run, state, 0);
-  traces.push(line(0, state.sample, { mode: "lines+markers", line: { color: colours.attack, width: 2.2 }, marker: { color: colours.attack, size: 4 } }));
+  traces.push(line(0, state.sample, { mode: own.length > POINTS_OF_LINE ? "lines" : "lines+markers", line: { color: colours.attack, width: 2.2 }, marker: { color: colours.attack, size: 4 } }));
   traces.push({ type: "scatter", mode: "markers", x: here.map((v) => v.x), y: here.map((v) => v.y), hoverinfo: "skip", showlegend: false, marker: { color: colours.chosen, size: 11, line: { color: colours.card, width: 2.2 } } });
   const decades = { type: "log", nticks: 6, exponentformat: "power" };
   const layout = layoutOf(colours, view.paper, { height: HEIGHT.against, xaxis: axis(colours, "← loss of the target, nats", { ...decades, autorange: "reversed" }), yaxis: axis(colours, `${symbol}, sharp ↑`, decades), margin: { l: 56, r: 20, t: 14, b: 40 } });

@@ -129,7 +129,7 @@ def _text(error: BaseException) -> str:
     return "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "known") -> str:
+def unknown(kind: str, name: object, known: Iterable[str], *, where: str = "known") -> str:
     """One line for a name that does not exist, with all that do and the nearest match.
 
     Args:
@@ -143,7 +143,7 @@ def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "known")
     """
     names = list(known)
     shown = ", ".join(names[:24]) + (f", … ({len(names)} in all)" if len(names) > 24 else "")
-    near = nearest(name, names)
+    near = nearest(str(name), names)
     hint = f" Did you mean '{near}'?" if near else ""
     return f"no {kind} '{name}'; {where}: {shown or 'none'}.{hint}"
 

@@ -38,7 +38,9 @@ def in_python(text: str) -> str:
     text = re.sub(r"--set ([a-z_.]+)=\[([^\]]*)\]", r"\1=(\2)", text)
     text = re.sub(r"--set ([a-z_.]+)=", r"\1=", text)
     text = re.sub(rf"(?<![\w-])--({'|'.join(_WORDS)}) (\w+)", r'\1="\2"', text)
-    return re.sub(r"(?<![\w-])--([a-z]\w*(?:-[a-z]\w*)*)( -?[\d.]+(?:/\d+)?(?![\w/])| \[\]| '[^']*')?", _keyword, text)
+    # Whatever stands between a flag and ": needs" is its value.
+    value = r" -?[\d.]+(?:/\d+)?(?![\w/])| \[\]| '[^']*'| [^\s:-][^:]*(?=: needs )"
+    return re.sub(rf"(?<![\w-])--([a-z]\w*(?:-[a-z]\w*)*)({value})?", _keyword, text)
 
 
 def _keyword(found: re.Match[str]) -> str:

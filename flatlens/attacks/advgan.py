@@ -93,11 +93,12 @@ class AdvGAN:
     learnt: Learnt | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.eps, int | float):
+        eps = plain_eps(self.eps)
+        if isinstance(eps, tuple):
             raise AttackError(
-                f"eps has {len(self.eps)} values: advgan's generator learns one radius for all; give one number"
+                f"eps has {len(eps)} values: advgan's generator learns one radius for all; give one number"
             )
-        plain_eps(self.eps)
+        object.__setattr__(self, "eps", eps)
         objective(self.objective)
         check_counts(self.steps, 1)
         for name, option in ATTACKS["advgan"].options.items():

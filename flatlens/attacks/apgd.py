@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from jaxtyping import Bool, Float
@@ -62,7 +63,7 @@ class APGD:
         ball(self.norm)
         objective(self.objective)
         check_counts(self.steps, self.restarts)
-        if self.targets < 0:
+        if not isinstance(self.targets, Integral) or self.targets < 0:
             raise AttackError(f"targets = {self.targets}: needs a whole number of at least 0, for example 9")
         if self.targets and self.target is not None:
             raise AttackError(f"target = {self.target}: APGD-T chooses its targets itself; use apgd-ce or apgd-dlr")

@@ -130,5 +130,7 @@ class RandomSigns:
 
 
 def _ray(victim: Victim, batch: Batch, delta: Tensor, steps: int) -> Iterator[Pass]:
-    for t in range(steps + 1):
+    # As it is: a clean input may lie outside of the bounds, and 0 · inf is none.
+    yield victim(batch.x, batch.y, final=True)
+    for t in range(1, steps + 1):
         yield victim((batch.x + t / steps * delta).clamp(*victim.bounds), batch.y, final=True)

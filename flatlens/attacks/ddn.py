@@ -11,7 +11,7 @@ import torch
 
 from flatlens.attacks.balls import ball, column
 from flatlens.attacks.best import Best
-from flatlens.attacks.gradient import Target, check_counts
+from flatlens.attacks.gradient import Target, check_counts, is_above
 from flatlens.attacks.objectives import fooled, objective
 from flatlens.errors import AttackError
 from flatlens.records.schema import BEST
@@ -55,9 +55,9 @@ class DDN:
         check_counts(self.steps, 1)
         objective(self.objective)
         for name in ("step_size", "init_norm"):
-            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+            if not (is_above(getattr(self, name), 0) and math.isfinite(getattr(self, name))):
                 raise AttackError(f"{name} = {getattr(self, name)}: needs a number above 0, for example 1")
-        if not 0 < self.gamma < 1:
+        if not (is_above(self.gamma, 0) and self.gamma < 1):
             raise AttackError(f"gamma = {self.gamma}: needs a number between 0 and 1, for example 0.05")
 
     @property

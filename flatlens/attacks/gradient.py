@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from flatlens.attacks.balls import Radius, ball, column, times
 from flatlens.attacks.objectives import objective
 from flatlens.errors import AttackError
+from flatlens.specs.values import plain, shortened
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch, Pass, Victim
 
@@ -55,9 +57,9 @@ class PGD:
         ball(self.norm)
         objective(self.objective)
         check_counts(self.steps, self.restarts)
-        if self.step_size is not None and not self.step_size > 0:
+        if self.step_size is not None and not is_above(self.step_size, 0):
             raise AttackError(f"step_size = {self.step_size}: needs a number above 0, for example 2/255")
-        if not (self.momentum >= 0 and math.isfinite(self.momentum)):
+        if not (is_above(self.momentum, -1) and self.momentum >= 0 and math.isfinite(self.momentum)):
             raise AttackError(f"momentum = {self.momentum}: needs a number of at least 0, for example 1")
 
     @property
@@ -108,7 +110,8 @@ def BIM(  # noqa: N802 -- named as its class would be
     objective: str = "ce",
 ) -> PGD:
     """Basic iterative method (Kurakin et al. 2017, arXiv 1607.02533): PGD in steps of eps / steps."""
-    return PGD(eps, norm, steps, step_size or eps / max(steps, 1), target=target, objective=objective)
+    step_size = step_size or _share(eps, steps)
+    return PGD(eps, norm, steps, step_size, target=target, objective=objective)
 
 
 def MIFGSM(  # noqa: N802
@@ -121,7 +124,7 @@ def MIFGSM(  # noqa: N802
     momentum: float = 1.0,
 ) -> PGD:
     """Momentum iterative FGSM (Dong et al. 2018, arXiv 1710.06081): BIM with a momentum of 1."""
-    step_size = step_size or eps / max(steps, 1)
+    step_size = step_size or _share(eps, steps)
     return PGD(eps, norm, steps, step_size, target=target, objective=objective, momentum=momentum)
 
 
@@ -130,26 +133,43 @@ def FGSM(eps: float = 8 / 255, norm: str = "linf", target: Target = None, object
     return PGD(eps, norm, steps=1, step_size=eps, target=target, objective=objective)
 
 
+def _share(eps: float, steps: int) -> float:
+    check_counts(steps, 1)
+    found = plain_eps(eps)
+    if isinstance(found, tuple):
+        raise AttackError(
+            f"eps has {len(found)} values, and one step of eps / steps is taken for all; use PGD for these"
+        )
+    return found / steps
+
+
 def plain_eps(eps: object) -> float | tuple[float, ...]:
     """Eps as plain data: one number, or one for each sample.
 
     Raises:
         AttackError: not a number above 0.
     """
-    if isinstance(eps, int | float):
-        values: list[float] = [eps]
-    else:
-        values = torch.as_tensor(eps, dtype=torch.float64).reshape(-1).tolist()
+    try:
+        found = torch.as_tensor(eps, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AttackError(f"eps = {shortened(repr(eps))}: needs a number above 0, for example 8/255") from error
+    values: list[float] = [eps] if isinstance(eps, int | float) else found.reshape(-1).tolist()
     for value in values:
         if not (value > 0 and math.isfinite(value)):
             raise AttackError(f"eps = {value}: needs a number above 0, for example 8/255")
-    return values[0] if isinstance(eps, int | float) else tuple(values)
+    return tuple(values) if found.dim() else values[0]
+
+
+def is_above(value: object, low: float) -> bool:
+    """Whether it is a number, of NumPy's or torch's too, and above ``low``."""
+    value = plain(value)
+    return isinstance(value, int | float) and value > low
 
 
 def check_counts(steps: int, restarts: int) -> None:
-    """Raise AttackError for steps or restarts below 1."""
+    """Raise AttackError for steps or restarts that are no whole number, or below 1."""
     for name, value in (("steps", steps), ("restarts", restarts)):
-        if value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise AttackError(f"{name} = {value}: needs a whole number of at least 1")
 
 

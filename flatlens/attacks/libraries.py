@@ -9,6 +9,7 @@ import contextlib
 import functools
 import inspect
 import math
+import re
 import sys
 from collections.abc import Callable
 from importlib import import_module, metadata
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from flatlens.errors import AttackError, SpecError, one_line, unknown
 from flatlens.specs.uris import Uri
-from flatlens.specs.values import number, whole
+from flatlens.specs.values import number, plain, whole
 
 Runner = Callable[[nn.Module, Tensor, Tensor, tuple[float, float]], Any]
 
@@ -33,6 +34,9 @@ PIP = {
     "pyautoattack": "pip install pyautoattack==0.2.0 --no-deps",
 }
 
+AUTO = ("standard", "plus", "rand")
+"""Versions of AutoAttack, each a list of attacks."""
+
 # Attacks of torchattacks that take several gradients a step, the first at the iterate (or at its look-ahead).
 _CALLS: dict[str, Callable[[Any], int]] = {
     "VMIFGSM": lambda attack: attack.N + 1,
@@ -42,6 +46,11 @@ _CALLS: dict[str, Callable[[Any], int]] = {
     "APGD": lambda attack: attack.eot_iter,
     "APGDT": lambda attack: attack.eot_iter,
 }
+
+# Norms that attacks of torchattacks minimise, where neither a setting nor the name says so. EAD weighs both l1 and l2.
+_NORMS = {"CW": "l2", "DeepFool": "l2", "EADEN": "l1"}
+_NORM = re.compile(r"L_?[12](?![0-9])|(?<![A-Za-z])l_?[12](?![0-9])")
+"""In a setting or a name: ``PGDL2``, ``my_l2_attack``."""
 
 
 def kind(attack: Any) -> str:
@@ -175,15 +184,24 @@ def _as_plain(value: Any) -> Any:
 
 def radius(attack: Any) -> float | None:
     """The attack's own eps, or None."""
-    found = getattr(attack, "eps", getattr(attack, "epsilon", None))
+    found = plain(getattr(attack, "eps", getattr(attack, "epsilon", None)))
     return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) else None
 
 
 def norm(attack: Any) -> str:
-    """``l1`` or ``l2`` where the attack says so, in a setting or in its name; ``linf`` otherwise."""
-    said = getattr(attack, "norm", None)
-    text = said if isinstance(said, str) else type(attack).__name__
-    return next((known for known in ("l1", "l2") if known in text.lower()), "linf")
+    """``l1``, ``l2`` or ``linf``: what the attack's settings, its library or its name say; ``linf`` where none does."""
+    library, said = kind(attack), getattr(attack, "norm", None)
+    if library == "foolbox":
+        with contextlib.suppress(ValueError):  # of those that take any distance, where none is given
+            said = getattr(getattr(attack, "distance", None), "p", None)
+    if library == "torchattacks":
+        said = _NORMS.get(type(attack).__name__, said)
+    if isinstance(said, (int, float)):
+        return {1.0: "l1", 2.0: "l2"}.get(float(said), "linf")
+    if not isinstance(said, str):
+        said = name(attack, library)
+    found = _NORM.search(said)
+    return f"l{found[0][-1]}" if found else "linf"
 
 
 def steps(attack: Any) -> int | None:
@@ -217,6 +235,8 @@ def build(uri: Uri, model: nn.Module, *, seed: int) -> tuple[Any, float | None]:
         eps = options.pop("eps", None)
         return _make(made, uri, (), options), None if eps is None else float(eps)
     made = _load("pyautoattack").AutoAttack
+    if uri.path not in AUTO:
+        raise AttackError(unknown("version", uri.path, AUTO, where="autoattack has"))
     own = next(model.parameters(), None)
     fixed = {"version": uri.path, "device": "cpu" if own is None else own.device, "seed": seed}
     attack = _make(made, uri, (model,), fixed | options)
@@ -239,10 +259,13 @@ def _named(module: Any, wanted: str, library: str) -> Any:
 
 
 def _make(made: Any, uri: Uri, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    known = [key for key in inspect.signature(made).parameters if key not in ("model", "self")]
-    for key in options:
+    parameters = inspect.signature(made).parameters
+    known = [key for key in parameters if key not in ("model", "self")]
+    for key, value in options.items():
         if key not in known:
             raise AttackError(unknown("option", key, known, where=f"'{uri.scheme}:{uri.path}' has"))
+        if isinstance(value, str) and isinstance(parameters[key].default, (int, float)):
+            raise AttackError(f"'{uri.text}': {key}={value} needs a number, for example {parameters[key].default}")
     try:
         return made(*given, **options)
     except (TypeError, ValueError, AssertionError) as error:

@@ -77,8 +77,9 @@ def paths(
     for number, x in enumerate(steps[::calls_per_step]):
         rows = x.flatten(1).double()
         if len(clean) == 1:
-            # Alone: every row is of this sample. Of several in one call (copies, neighbours) the first is taken.
-            out[0].append(x[0])
+            # Alone: every row is of this sample. Of several in one call (copies, neighbours) the first is taken, unless
+            # it is the clean input, which some attacks pass beside the iterate.
+            out[0].append(next((row for row in x if not torch.equal(row, clean[0])), x[0]))
             continue
         before = owners(rows, near, before, number)
         if len(before) == len(clean):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from flatlens.progress import Report
 from flatlens.specs.catalogue import ATTACKS, TEXT_ATTACKS
+from flatlens.specs.values import plain
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch, Pass, Victim
 
@@ -123,9 +124,12 @@ class Stated:
     def describe(self) -> dict[str, Any]:
         """Its settings: those it tells, or a dataclass's fields."""
         if hasattr(self.own, "describe"):
-            return dict(self.own.describe())
-        plain = dataclasses.is_dataclass(self.own) and not isinstance(self.own, type)
-        return dataclasses.asdict(self.own) if plain else {}
+            said = dict(self.own.describe())
+        elif dataclasses.is_dataclass(self.own) and not isinstance(self.own, type):
+            said = dataclasses.asdict(self.own)
+        else:
+            said = {}
+        return {key: plain(value) for key, value in said.items()}
 
     @property
     def learns(self) -> bool:
@@ -162,7 +166,7 @@ def stated(attack: Any) -> Attack:
         return attack
 
     def said(key: str, default: Any = None) -> Any:
-        return getattr(attack, key, default)
+        return plain(getattr(attack, key, default))
 
     return Stated(
         own=attack,

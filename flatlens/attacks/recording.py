@@ -17,11 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from flatlens.attacks import libraries
+from flatlens.attacks.gradient import is_above
 from flatlens.attacks.mapping import Call, UnmappableError, paths
-from flatlens.errors import AttackError, AttackFailedError, FlatlensError, PassError, one_line
+from flatlens.errors import AttackError, AttackFailedError, FlatlensError, PassError, one_line, unknown
 from flatlens.models import guard
 from flatlens.models.normalized import Normalized
 from flatlens.records.schema import RETURNED
+from flatlens.specs.catalogue import NORMS
+from flatlens.specs.values import plain, shortened
 from flatlens.victims.noise import Noise
 from flatlens.victims.protocol import Batch, Pass, Victim
 
@@ -60,6 +63,13 @@ def recorded(
         AttackError: what was given cannot be called as an attack.
     """
     kind = libraries.kind(attack)
+    if eps is not None and not is_above(eps, 0):
+        raise AttackError(f"eps = {shortened(repr(eps))}: needs a number above 0, for example 8/255")
+    if norm is not None and norm not in NORMS:
+        raise AttackError(unknown("norm", norm, NORMS, where="there are"))
+    if seed is not None and not is_above(seed, -1):
+        raise AttackError(f"seed = {shortened(repr(seed))}: needs a whole number of at least 0")
+    eps = plain(eps)
     return Recorded(
         run=libraries.runner(attack, kind, eps),
         name=libraries.name(attack, kind),
@@ -67,7 +77,7 @@ def recorded(
         eps=libraries.radius(attack) if eps is None else eps,
         norm=libraries.norm(attack) if norm is None else norm,
         steps=libraries.steps(attack),
-        target=target,
+        target=plain(target),
         calls_per_step=libraries.calls_per_step(attack) if calls_per_step is None else calls_per_step,
         seed=seed,
         provenance=libraries.provenance(attack, kind) | ({"epsilons": eps} if kind == "foolbox" else {}),
@@ -94,7 +104,7 @@ class Recorded:
     """The callable itself, where it is one: of a language model it is called with other arguments."""
 
     def __post_init__(self) -> None:
-        if self.calls_per_step < 0:
+        if not isinstance(self.calls_per_step, int) or self.calls_per_step < 0:
             raise AttackError(f"calls_per_step = {self.calls_per_step}: needs a whole number, 0 = all at one point")
 
     @property
@@ -142,9 +152,15 @@ class Recorded:
         return Replay(found, returned), notes
 
     def _attack(self, model: nn.Module, x: Tensor, y: Tensor, bounds: tuple[float, float]) -> tuple[list[Call], Tensor]:
+        before = weights(model)
         with unchanged(model), listening(model) as calls:
             # The attack is not to write into what is replayed.
             returned = self._run(model, x.clone(), y.clone(), bounds, calls)
+        if changed := edited(model, before):
+            raise AttackError(
+                f"{self.name} changes the model's weights ('{changed}'); what was attacked is no longer there: let it "
+                "work on a copy"
+            )
         if not calls and isinstance(model, Normalized):
             raise AttackError(
                 f"{self.name} never calls the model with its normalisation; build the attack around "
@@ -153,13 +169,19 @@ class Recorded:
         if not calls:
             raise AttackError(
                 f"{self.name} never calls the model that is traced; build the attack around the same object, "
-                "and let it call the model itself, not its .forward"
+                "and let it call the model itself, not its .forward; points that are there already are measured by "
+                "fl.attacks.along([x_adv])"
             )
         if isinstance(returned, np.ndarray):
             returned = torch.from_numpy(returned)
         if not isinstance(returned, Tensor) or returned.shape != x.shape:
             shown = tuple(returned.shape) if isinstance(returned, Tensor) else type(returned).__name__
             raise AttackError(f"{self.name} returns {shown}; adversarial inputs of shape {tuple(x.shape)} are needed")
+        if not returned.is_floating_point():
+            raise AttackError(
+                f"{self.name} returns {str(returned.dtype).removeprefix('torch.')}; adversarial inputs are needed in "
+                "floating point, in the units of what it was given"
+            )
         check_shapes(calls, x, self.name)
         return calls, returned.detach().cpu().clone()
 
@@ -232,6 +254,10 @@ def listening(model: nn.Module) -> Iterator[list[Call]]:
         x = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
         if x is None:
             return
+        if _is_mapped(x):
+            raise AttackError(
+                "the attack calls the model within torch.func.vmap, where its inputs cannot be seen; call it on batches"
+            )
         taken = torch.is_grad_enabled() and x.requires_grad
         # Probes are only counted: an attack may make thousands of them. A copy, since many step in place.
         calls.append(Call(x.detach().to("cpu", copy=True) if taken else torch.empty(0), taken))
@@ -241,6 +267,16 @@ def listening(model: nn.Module) -> Iterator[list[Call]]:
         yield calls
     finally:
         handle.remove()
+
+
+def _is_mapped(x: Tensor) -> bool:
+    """Whether a tensor stands for one sample of many within torch.func.vmap."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            return True
+        x = functorch.get_unwrapped(x)
+    return False
 
 
 @contextmanager
@@ -262,6 +298,21 @@ def unchanged(model: nn.Module) -> Iterator[None]:
                 if held is not None and value is not None:
                     held.copy_(value)
                 p.grad = held
+
+
+def weights(model: nn.Module) -> dict[str, tuple[int, Tensor]]:
+    """Of each parameter, what counts its edits, and its sum, which also shows those behind autograd."""
+    return {
+        name: (0 if p.is_inference() else p._version, p.detach().sum(dtype=torch.float64))
+        for name, p in model.named_parameters()
+    }
+
+
+def edited(model: nn.Module, before: Mapping[str, tuple[int, Tensor]]) -> str | None:
+    """The first parameter that is no longer as it was when `weights` looked; None where all are."""
+    now = weights(model)
+    return next((k for k, (version, total) in before.items() if k not in now or now[k][0] != version
+                 or not torch.equal(now[k][1], total)), None)  # fmt: skip
 
 
 @contextmanager
@@ -327,5 +378,6 @@ def check_range(
         span = f"{min(float(x.min()) for x in stray):.3g} … {max(float(x.max()) for x in stray):.3g}"
         raise AttackError(
             f"{name} calls the model on inputs in {span}, outside the bounds [{low:g}, {high:g}] of what it was given; "
-            "preprocessing belongs into the model"
+            "preprocessing belongs into the model; an attack whose gradients are taken elsewhere than at its iterates "
+            "(ahead of them, at noisy copies) cannot be followed: give its iterates to fl.attacks.along"
         )

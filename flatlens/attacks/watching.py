@@ -43,7 +43,7 @@ class Seen:
     _iterates: list[list[Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.calls_per_step < 0:
+        if not isinstance(self.calls_per_step, int) or self.calls_per_step < 0:
             raise AttackError(f"calls_per_step = {self.calls_per_step}: needs a whole number, 0 = all at one point")
 
     def sort(self, calls: list[Call], x: Tensor, bounds: tuple[float, float]) -> None:

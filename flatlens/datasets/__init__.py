@@ -87,9 +87,13 @@ class Dataset:
         """These samples in this order, with their ids.
 
         Raises:
-            DataError: an index that does not exist.
+            DataError: an index that does not exist, or is no whole number.
         """
-        index = np.asarray(indices, dtype=np.int64)
+        given = np.asarray(indices)
+        if given.size and given.dtype.kind not in "iu":  # flags would be taken for samples 0 and 1
+            fix = "np.flatnonzero(mask)" if given.dtype == bool else "whole numbers"
+            raise DataError(f"indices of samples are {given.dtype}; give {fix}")
+        index = given.astype(np.int64)
         if len(bad := index[(index < 0) | (index >= len(self))]):
             raise DataError(f"no sample {bad[0]} in '{self.uri}'; it has samples 0 to {len(self) - 1}")
         return replace(self, x=self.x[index], y=self.y[index], ids=self.ids[index])

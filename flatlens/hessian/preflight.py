@@ -16,6 +16,7 @@ from torch.autograd.graph import Node
 from flatlens.errors import LayerError
 from flatlens.hessian.bends import bending
 from flatlens.hessian.columns import Columns
+from flatlens.victims.checks import first_input
 from flatlens.victims.graph import Graph, place
 from flatlens.victims.memory import is_out_of_memory
 from flatlens.victims.noise import stream
@@ -86,10 +87,16 @@ def _checked_pass(victim: Victim, layers: dict[str, Columns], x: Tensor, y: Tens
     handles = []
     for columns in layers.values():
 
-        def check(_: nn.Module, args: tuple[Tensor, ...], output: Tensor, columns: Columns = columns) -> None:
-            columns.check(args[0].detach(), output.detach())
+        def check(
+            _: nn.Module,
+            args: tuple[Tensor, ...],
+            given: dict[str, Tensor],
+            output: Tensor,
+            columns: Columns = columns,
+        ) -> None:
+            columns.check(first_input(args, given).detach(), output.detach())
 
-        handles.append(columns.module.register_forward_hook(check))
+        handles.append(columns.module.register_forward_hook(check, with_kwargs=True))
     try:
         here = victim(x, y)
     finally:

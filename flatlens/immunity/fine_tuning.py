@@ -33,6 +33,7 @@ from flatlens.errors import DataError
 from flatlens.immunity.attackers import IDENTITY, IMMUNIZED
 from flatlens.models import randomness
 from flatlens.progress import Progress, Report
+from flatlens.victims.checks import first_input
 from flatlens.victims.layers import as_logits
 
 EPOCHS, BATCH = 10, 64
@@ -256,7 +257,7 @@ def _tuned(network: Network, data: Data, trial: Trial, epochs: int) -> Done:
 def passed(model: nn.Module, own: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """The network's logits, and the features that its head takes."""
     seen: list[Tensor] = []
-    hook = own.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    hook = own.register_forward_pre_hook(lambda _, args, given: seen.append(first_input(args, given)), with_kwargs=True)
     try:
         logits = as_logits(model(x.to(_device(model))))
     finally:

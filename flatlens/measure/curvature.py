@@ -15,11 +15,12 @@ from flatlens.measure.prepare import check_data, check_labels, device_of, dtype_
 from flatlens.specs.settings import Settings
 from flatlens.victims.layers import HEAD
 from flatlens.victims.memory import batch_that_fits, bytes_per_sample
-from flatlens.victims.precision import exact_arithmetic
+from flatlens.victims.precision import as_usual, exact_arithmetic
 from flatlens.wording import python_words
 
 
 @python_words()
+@as_usual()
 def curvature(
     model: nn.Module | str,
     x: Any,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flatlens import attacks, datasets, models
@@ -16,10 +17,12 @@ from flatlens.attacks.gradient import PGD
 from flatlens.attacks.points import from_file
 from flatlens.attacks.protocol import Attack, Recorder, stated
 from flatlens.attacks.recording import recorded
-from flatlens.errors import AttackError, DataError, ModelError, SpecError, one_line
+from flatlens.errors import AttackError, DataError, FlatlensError, ModelError, SpecError, one_line
 from flatlens.models import OBJECT, normalized
+from flatlens.specs.catalogue import TEXT_ATTACKS
 from flatlens.specs.run import RunSpec
 from flatlens.specs.uris import parse
+from flatlens.specs.values import shortened
 
 
 class Samples(NamedTuple):
@@ -58,31 +61,62 @@ def samples(x: Any, y: Any = None) -> Samples:
 
 
 def _tensor(values: Any, what: str) -> Tensor:
+    first = values[0] if isinstance(values, (list, tuple)) and values else values
     try:
-        if isinstance(values, (list, tuple)) and values and isinstance(values[0], Tensor):
-            return torch.stack(list(values))
-        return torch.as_tensor(values)
+        if isinstance(values, Tensor):
+            found = values
+        elif isinstance(first, Tensor):
+            found = torch.stack(list(values))
+        elif hasattr(first, "__array__"):  # of NumPy, pandas
+            found = torch.from_numpy(_plain_array(values))
+        else:
+            found = torch.as_tensor(values)
     except Exception as error:
         raise DataError(
             f"{what} of type {type(values).__name__} cannot be read as numbers ({one_line(error)}); "
             "give a tensor or an array"
         ) from error
+    if found.is_meta:
+        raise DataError(f"{what} are on the meta device, where nothing has a value; give those that are attacked")
+    if found.layout != torch.strided:
+        raise DataError(f"{what} are sparse; give a dense tensor: .to_dense()")
+    return found.clone() if found.is_inference() else found
+
+
+def _plain_array(given: Any) -> NDArray[Any]:
+    """The same numbers as torch takes them: in this machine's byte order, of a type of its own, and writeable."""
+    values = np.asarray(given)
+    if values.dtype.kind not in "biufc":
+        raise TypeError(f"its values are {'text' if values.dtype.kind in 'SU' else values.dtype}")
+    if np.ma.is_masked(given):
+        raise TypeError("some of its values are masked")
+    if values.dtype.kind == "f" and values.dtype.itemsize > 8:
+        values = values.astype(np.float64)
+    if values.dtype.kind == "u" and values.dtype.itemsize > 1:  # torch hardly computes in these
+        values = values.astype(np.int64)
+    if not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
+    forward = all(stride >= 0 for stride in values.strides)  # not so of x[::-1]
+    return values if forward and values.flags.writeable else values.copy()
 
 
 def _joined(batches: Any) -> tuple[Tensor, Tensor]:
     """All of what yields ``(x, y)``: batches of a loader, or single samples of a dataset."""
     single = isinstance(batches, torch.utils.data.Dataset) and not isinstance(batches, torch.utils.data.IterableDataset)
-    if not single and not isinstance(batches, Iterable):
+    if isinstance(batches, Mapping) or hasattr(batches, "iloc") or not (single or isinstance(batches, Iterable)):
+        held = f" with {', '.join(map(str, list(batches)[:8]))}" if isinstance(batches, Mapping) and batches else ""
         raise DataError(
-            f"a {type(batches).__name__} is no data; give inputs x and labels y, or a DataLoader of batches (x, y)"
+            f"a {type(batches).__name__}{held} is no data; give inputs x and labels y apart, or a DataLoader of "
+            "batches (x, y)"
         )
-    found: Iterator[Any] = (batches[i] for i in range(len(batches))) if single else iter(batches)
     xs, ys = [], []
-    for batch in found:
+    for batch in _each(batches, single=single):
         if isinstance(batch, Mapping):  # a row of Hugging Face's datasets, or a batch of a loader over them
             batch = _of_columns(batch)
         if not isinstance(batch, (list, tuple)) or len(batch) < 2:
-            raise DataError(f"the data yield a {type(batch).__name__}; pairs (x, y) of inputs and labels are needed")
+            raise DataError(
+                f"the data yield a {type(batch).__name__}; pairs (x, y) of inputs and labels are needed, or both apart"
+            )
         inputs, labels = _tensor(batch[0], "inputs"), _tensor(batch[1], "labels")
         one = single or not labels.dim()
         xs.append(inputs[None] if one else inputs)
@@ -93,6 +127,22 @@ def _joined(batches: Any) -> tuple[Tensor, Tensor]:
         return torch.cat([part.detach().cpu() for part in xs]), torch.cat([part.detach().cpu() for part in ys])
     except RuntimeError as error:
         raise DataError(f"the batches differ in shape ({tuple(xs[0].shape)}, …); all samples need the same") from error
+
+
+def _each(batches: Any, *, single: bool) -> Iterator[Any]:
+    """What a loader or a dataset yields; an error of its own as one line that says where."""
+    done = 0
+    try:
+        for batch in (batches[i] for i in range(len(batches))) if single else batches:
+            yield batch
+            done += 1
+    except (FlatlensError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(
+            f"the {type(batches).__name__} fails after {done} {'samples' if single else 'batches'}: "
+            f"{one_line(error, kind=True)}"
+        ) from error
 
 
 _IMAGES, _LABELS = ("image", "img", "pixel_values", "x"), ("label", "labels", "y")
@@ -110,7 +160,7 @@ def _of_columns(row: Mapping[str, Any]) -> tuple[Any, Any]:
     image, label = (row[str(name)] for name in names)
     if hasattr(image, "getbands"):
         pixels = np.array(image)
-        if pixels.dtype != np.uint8:
+        if pixels.dtype != np.uint8 or image.mode in ("P", "PA"):  # places in a palette are no colours
             raise DataError(f"an image has the mode {image.mode}; convert it to RGB or L, of 8 bits a channel")
         image = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).movedim(-1, 0).float() / 255
     return image, label
@@ -148,7 +198,10 @@ def attack(value: Any, model: nn.Module, seed: int) -> Attack:
     if isinstance(value, str):
         return stated(_named(value, model, seed))
     if _is_own(value):
-        return stated(value)
+        made = stated(value)
+        if made.name in TEXT_ATTACKS:
+            raise AttackError(f"the attack {made.name} is of language models; give it to fl.trace_text")
+        return made
     if isinstance(value, type):
         raise AttackError(f"'{value.__name__}' is a class; make an attack of it: {value.__name__}(…)")
     return stated(recorded(value))
@@ -198,7 +251,8 @@ def _listed(key: str, value: Any) -> tuple[str, ...]:
     found = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
     for one in found:
         if not isinstance(one, str):
-            raise SpecError(f"{key}s={value!r}: needs names, for example {key}s=['head']")
+            shown, name = shortened(" ".join(repr(value).split())), "head" if key == "layer" else "line-to-end"
+            raise SpecError(f"{key}s={shown}: needs names, for example {key}s=['{name}']")
     return found
 
 

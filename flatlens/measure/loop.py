@@ -140,9 +140,10 @@ def walk(
         enough: called after each step with who is flipped, ``[n]``; says whether the path may end here.
 
     Raises:
-        AttackError: the attack yields nothing, or something else than the clean input of all samples first.
+        AttackError: the attack yields nothing, something else than the clean input of all samples first, or writes into
+            the clean inputs.
     """
-    name = type(attack).__name__
+    name, untouched = getattr(attack, "__name__", type(attack).__name__), batch.x._version
     known = {**TABLES, **TEXT_TABLES}
     first_step = 0 if begun is None else begun.step
     tables = {table: dict[str, Rows]() for table in known}
@@ -166,10 +167,8 @@ def walk(
         return Midway(steps.reached, measured(), previous, text)
 
     for here in attack(victim, batch, rng):
-        if way.previous is None and (here.kind != ITERATE or here.rows is not None):
-            raise AttackError(
-                f"the attack '{type(attack).__name__}' does not yield the clean input of all samples first"
-            )
+        if way.previous is None and (here.kind != ITERATE or here.rows is not None or not _is_clean(here, batch)):
+            raise AttackError(f"the attack '{name}' does not yield the clean input of all samples first")
         _look_back(late, tables, last)
         if here.kind not in BESIDE and way.previous is not None and found is not None:
             midway(here, partial(so_far, way.previous, texts.previous))
@@ -201,6 +200,8 @@ def walk(
             break
     if found is None or way.previous is None:
         raise AttackError(f"the attack '{name}' yields nothing; the clean input comes first")
+    if batch.x._version != untouched:
+        raise AttackError(f"the attack '{name}' writes into the clean inputs; let it work on a copy, batch.x.clone()")
     _look_back(late, tables, last)
     victim.where.end()
 
@@ -212,6 +213,11 @@ def walk(
     images = None if keeper is None else keeper.kept(batch.ids)
     more = {name: done[name] for name in TEXT_TABLES if done[name].num_rows}
     return Piece(done["steps"], done["layers"], images, found, more=more)
+
+
+def _is_clean(here: Pass, batch: Batch) -> bool:
+    """Whether a pass is at the clean inputs; a path of prompts may begin where it was broken off."""
+    return batch.tokens is not None or torch.equal(here.x.detach(), batch.x)
 
 
 def _look(probes: Sequence[Probe], here: Pass, path: Path) -> dict[tuple[str, str], Columns]:

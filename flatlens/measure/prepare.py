@@ -168,7 +168,8 @@ def instrument(
             skipped |= error.refused
             continue
         if not victim.layers:
-            raise LayerError(f"none of the layers {', '.join(layers)} can be probed: {next(iter(skipped.values()))}")
+            why = next(iter(skipped.values()), "the model has no Linear, Conv1d or Conv2d among its modules")
+            raise LayerError(f"none of the layers {', '.join(layers)} can be probed: {why}")
         return victim.needing(measure.needs), measure, skipped
 
 
@@ -183,7 +184,8 @@ def device_of(name: str | None) -> str | None:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        # Its values are read, too: the device 'meta' has none.
+        torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError) as error:
         there = ["auto", "cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
         raise SpecError(f"--device {name}: not on this machine; there are: {', '.join(there)}") from error

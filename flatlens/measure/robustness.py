@@ -18,8 +18,10 @@ from flatlens.records import cautions
 from flatlens.specs.catalogue import QUERIES
 from flatlens.specs.run import RunSpec, from_dict
 from flatlens.specs.trust import TRUST
+from flatlens.specs.values import plain
 from flatlens.training import reached
 from flatlens.training.robustness import Robustness, evaluate
+from flatlens.victims.precision import as_usual
 from flatlens.wording import python_words, warn
 
 
@@ -65,11 +67,11 @@ def robustness(
     Warns:
         CautionWarning: for each of the result's ``cautions``.
     """
-    with python_words():
+    with python_words(), as_usual():
         data = given.samples(x, y)
         net, _ = given.model(model, data, normalize)
         counts = {"batch_size": batch_size, "seed": seed, "steps": queries, "eps": eps}
-        asked = {"norm": norm, "bounds": bounds} | {key: _number(value) for key, value in counts.items()}
+        asked = {"norm": norm, "bounds": bounds} | {key: plain(value) for key, value in counts.items()}
         spec = from_dict({"model": OBJECT, "data": OBJECT, "attack": "square"} | asked).resolved()
         assert spec.eps is not None  # `resolved` has written the default
         found = evaluate(
@@ -87,11 +89,6 @@ def _with_origin(found: Robustness, model: str, data: str, sha256: str) -> Robus
     if sha256 != reached.trained_on(model):
         return found
     return dataclasses.replace(found, cautions=(*found.cautions, cautions.tested_on_training(data)))
-
-
-def _number(value: Any) -> Any:
-    """A number of NumPy's or torch's as Python's own."""
-    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def of_names(spec: RunSpec, progress: Report | None = None) -> Robustness:

@@ -23,7 +23,9 @@ from flatlens.records import cautions, learnt, saving
 from flatlens.records.schema import Gradients, Images
 from flatlens.records.trajectory import Trace
 from flatlens.specs.settings import Settings
+from flatlens.specs.values import plain
 from flatlens.victims.layers import HEAD
+from flatlens.victims.precision import as_usual
 from flatlens.wording import python_words, warn
 
 
@@ -102,7 +104,7 @@ def trace(
     """
     if out is not None:
         saving.demand_free(Path(out), force=force)
-    with python_words():
+    with python_words(), as_usual():
         data = given.samples(x, y)
         net, name = given.model(model, data, normalize)
         made = given.attack(attack, net, seed)
@@ -114,31 +116,31 @@ def trace(
         job = prepare(net, data.x, data.y, attack=made, settings=settings)
         known = given.labels(labels, job.victim.classes) or data.labels
         pieces = [piece for _, piece in job.pieces(range(job.batches), progress)]
-    kept = [piece.images for piece in pieces if piece.images is not None]
-    slopes = [piece.gradients for piece in pieces if piece.gradients is not None]
-    result = Trace(
-        pa.concat_tables([piece.steps for piece in pieces]),
-        pa.concat_tables([piece.layers for piece in pieces]),
-        _describe(job, name, data.name, attack if isinstance(attack, str) else None, settings.layer),
-        images=Images(*(np.concatenate(column) for column in zip(*kept, strict=True))) if kept else None,
-        gradients=Gradients(*(np.concatenate(column) for column in zip(*slopes, strict=True))) if slopes else None,
-        labels=known,
-        manifest=provenance(job) | ({} if normalize is None else {"normalize": normalized.plain(normalize)}),
-    )
-    notes = sum((Counter(piece.notes) for piece in pieces), Counter[str]())
-    if told := job.learnt(result, notes):
-        result = replace(result, manifest={**result.manifest, learnt.KEY: told})
-    found = (*job.cautions(notes, cautions.wrong(result)), *cautions.of_trace(result), *learnt.cautions(told))
-    result = result.with_cautions(found)
-    if job.worst_case:
-        result = worst_of_attacks.added(job, result, progress)
-    if job.surface:
-        result = replace(result, surfaces=surfaces(job, result))
-    if job.condition is not None:
-        taken = [piece.features for piece in pieces]
-        result = replace(result, condition=conditions.table(taken, len(job.x), job.condition.ridge))
-    if out is not None:
-        result.save(out, force=force)
+        kept = [piece.images for piece in pieces if piece.images is not None]
+        slopes = [piece.gradients for piece in pieces if piece.gradients is not None]
+        result = Trace(
+            pa.concat_tables([piece.steps for piece in pieces]),
+            pa.concat_tables([piece.layers for piece in pieces]),
+            _describe(job, name, data.name, attack if isinstance(attack, str) else None, settings.layer),
+            images=Images(*(np.concatenate(column) for column in zip(*kept, strict=True))) if kept else None,
+            gradients=Gradients(*(np.concatenate(column) for column in zip(*slopes, strict=True))) if slopes else None,
+            labels=known,
+            manifest=provenance(job) | ({} if normalize is None else {"normalize": normalized.plain(normalize)}),
+        )
+        notes = sum((Counter(piece.notes) for piece in pieces), Counter[str]())
+        if told := job.learnt(result, notes):
+            result = replace(result, manifest={**result.manifest, learnt.KEY: told})
+        found = (*job.cautions(notes, cautions.wrong(result)), *cautions.of_trace(result), *learnt.cautions(told))
+        result = result.with_cautions(found)
+        if job.worst_case:
+            result = worst_of_attacks.added(job, result, progress)
+        if job.surface:
+            result = replace(result, surfaces=surfaces(job, result))
+        if job.condition is not None:
+            taken = [piece.features for piece in pieces]
+            result = replace(result, condition=conditions.table(taken, len(job.x), job.condition.ridge))
+        if out is not None:
+            result.save(out, force=force)
     warn(result.cautions)
     return result
 
@@ -151,7 +153,7 @@ def asked(layers: Any, layer: Any, controls: Any, control: Any, *, device: Any, 
     """
     return Settings(
         given.names("layer", layers, layer, (HEAD,)), given.names("control", controls, control, ()),
-        device=given.device(device), dtype=given.dtype(dtype), **rest,
+        device=given.device(device), dtype=given.dtype(dtype), **{key: plain(value) for key, value in rest.items()},
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flatlens.attacks.recording import listening, unchanged
+from flatlens.attacks.recording import edited, listening, unchanged, weights
 from flatlens.attacks.watching import Seen
 from flatlens.errors import AttackError, ModelError, SpecError, unknown
 from flatlens.measure import given
@@ -23,6 +23,7 @@ from flatlens.records import saving
 from flatlens.records.trajectory import Trace
 from flatlens.specs.catalogue import NORMS
 from flatlens.specs.values import typed
+from flatlens.victims.precision import as_usual
 from flatlens.wording import CautionWarning, python_words, warn
 
 _NOT_HERE = ("model", "x", "y", "attack", "normalize")
@@ -131,7 +132,7 @@ def watch(
         CautionWarning: for each of the trace's ``cautions``.
     """
     # All that can be refused is refused before the attack, which may take long.
-    with python_words():
+    with python_words(), as_usual():
         for key in settings:
             if key == "normalize":
                 raise SpecError("normalize= is of no use here: watch fl.normalized(model, mean, std), and attack that")
@@ -150,15 +151,15 @@ def watch(
         job = prepare(model, data.x, data.y, attack=seen, settings=asked(**_without(how, _NOT_SETTINGS)))
         labels = given.labels(how["labels"], job.victim.classes) or data.labels
     watched = Watched(seen, job.x.shape)
-    weights = {key: (weight, weight._version) for key, weight in model.named_parameters()}
+    before = weights(model)
     try:
         with unchanged(model), listening(model) as calls:
             yield watched
     finally:
         watched._over = True
-    if changed := [key for key, (weight, version) in weights.items() if weight._version != version]:
+    if changed := edited(model, before):
         raise ModelError(
-            f"the model's weights change in the watched block ('{changed[0]}'); what was attacked is no longer there"
+            f"the model's weights change in the watched block ('{changed}'); what was attacked is no longer there"
         )
     seen.sort(calls, job.x.to("cpu", next(model.parameters(), job.x).dtype), job.victim.bounds)
     with warnings.catch_warnings():

@@ -61,11 +61,13 @@ def normalized(model: nn.Module, mean: Any, std: Any, shape: tuple[int, ...] | N
         model: the user's.
         mean: a number, or one for each channel, in the units of the inputs.
         std: the same, above 0.
-        shape: of one input, whose first axis are the channels; images ``[C, H, W]`` when left out.
+        shape: of one input, whose first axis are the channels; any when left out.
 
     Raises:
         ModelError: values that cannot be, or not as many as there are channels.
     """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is a {type(model).__name__}; give a torch.nn.Module")
     means, stds = (read(name, value, shape) for name, value in (("mean", mean), ("std", std)))
     dims = 2 if shape is None else max(0, len(shape) - 1)
     if isinstance(model, Normalized):

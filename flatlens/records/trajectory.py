@@ -155,7 +155,7 @@ class Trace:
             restart: which run of the attack, counted from 0; the controls have one.
 
         Raises:
-            SpecError: there is no such path or column.
+            SpecError: there is no such path or column, or it holds text.
             LayerError: there is no such layer.
         """
         if path not in self.paths:
@@ -164,6 +164,9 @@ class Trace:
         if not in_steps and column not in self.layers.column_names:
             known = [*self.steps.column_names[5:], *self.layers.column_names[6:]]
             raise SpecError(unknown("measure", column, known))
+        held = (self.steps if in_steps else self.layers).schema.field(column).type
+        if pa.types.is_string(held) or pa.types.is_dictionary(held):
+            raise SpecError(f"column '{column}' holds text, which has no matrix; to_pandas() has it")
         if in_steps:
             return Matrix(*self._indexed_steps.matrix(column, path=path, restart=restart, kind=kind))
         layer = layer or self.layer_names[0]

@@ -77,6 +77,13 @@ def typed(key: str, value: Any, kinds: Any, to: type) -> Any:
         raise SpecError(f"{flag(key)}: has more digits than a number can have; write 0.3 or 8/255") from error
 
 
+def plain(value: Any) -> Any:
+    """A number of NumPy's or torch's as Python's own, an array of them as a tuple; anything else as it is."""
+    if not hasattr(value, "ndim") or not hasattr(value, "tolist"):
+        return value
+    return value.item() if value.ndim == 0 else tuple(value.reshape(-1).tolist())
+
+
 def check_text(key: str, value: str) -> None:
     """Refuse text that cannot be stored: with half a character (a file name that is no UTF-8), or the character 0."""
     if ("\0" in value and key in PLACES) or any("\ud800" <= c <= "\udfff" for c in value):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from flatlens.errors import LayerError
+from flatlens.victims.checks import first_input
 from flatlens.victims.layers import as_logits, survey, tied
 
 
@@ -33,7 +34,9 @@ def forward(model: nn.Module, x: Tensor, y: Tensor, head: nn.Linear | None = Non
     if head is None:
         return Pass(x, y, as_logits(model(x)))
     seen: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    hook = head.register_forward_pre_hook(
+        lambda _, args, given: seen.append(first_input(args, given)), with_kwargs=True
+    )
     try:
         logits = as_logits(model(x))
     finally:

@@ -14,6 +14,7 @@ from flatlens.attacks.balls import ball, column, times
 from flatlens.hessian.head import Head
 from flatlens.hessian.training import head_flatness
 from flatlens.trials.walking import Right
+from flatlens.victims.checks import first_input
 from flatlens.victims.layers import HEAD
 from flatlens.victims.precision import wide
 from flatlens.victims.protocol import Batch, Pass, Victim
@@ -88,10 +89,10 @@ def features(victim: Victim) -> Iterator[list[Tensor]]:
     """
     kept: list[Tensor] = []
 
-    def keep(module: torch.nn.Module, given: tuple[Tensor, ...]) -> None:
-        kept[:] = [given[0]]
+    def keep(_: torch.nn.Module, args: tuple[Tensor, ...], given: dict[str, Tensor]) -> None:
+        kept[:] = [first_input(args, given)]
 
-    hook = victim.layers[HEAD].module.register_forward_pre_hook(keep)
+    hook = victim.layers[HEAD].module.register_forward_pre_hook(keep, with_kwargs=True)
     try:
         yield kept
     finally:

@@ -38,7 +38,7 @@ from flatlens.trials.causes import NARROW, WIDE, Autopsy, judged
 from flatlens.trials.walking import Right, walked
 from flatlens.victims.images import ImageVictim
 from flatlens.victims.memory import batch_that_fits, bytes_per_sample, keep_freed_memory
-from flatlens.victims.precision import exact_arithmetic, widest
+from flatlens.victims.precision import as_usual, exact_arithmetic, widest
 from flatlens.victims.protocol import Batch, Victim
 from flatlens.victims.samples import check_data, check_labels, preflight
 from flatlens.wording import python_words, warn
@@ -95,7 +95,7 @@ def autopsy(
     Warns:
         CautionWarning: for each of the result's ``cautions``.
     """
-    with python_words():
+    with python_words(), as_usual():
         settings = {"eps": eps, "norm": norm, "steps": steps, "bounds": bounds, "batch_size": batch_size, "seed": seed}
         found = of(asked.objects(model, x, y, normalize, device, **settings), progress)
     warn(found.cautions)

@@ -37,7 +37,7 @@ from flatlens.victims.images import ImageVictim
 from flatlens.victims.layers import HEAD
 from flatlens.victims.memory import batch_that_fits, bytes_per_sample, keep_freed_memory
 from flatlens.victims.noise import stream
-from flatlens.victims.precision import exact_arithmetic
+from flatlens.victims.precision import as_usual, exact_arithmetic
 from flatlens.victims.protocol import Batch, Pass
 from flatlens.victims.samples import check_data, check_labels, preflight
 from flatlens.wording import python_words, warn
@@ -93,7 +93,7 @@ def detect(
     Warns:
         CautionWarning: for each of the result's ``cautions``.
     """
-    with python_words():
+    with python_words(), as_usual():
         settings = {"eps": eps, "norm": norm, "bounds": bounds, "batch_size": batch_size, "seed": seed}
         found = of(asked.objects(model, x, y, normalize, device, **settings), progress)
     warn(found.cautions)

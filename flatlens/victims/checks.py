@@ -115,8 +115,13 @@ class Own:
         self._inner = {name: target for name, target in layers.items() if target != head}
         own = next(model.parameters(), torch.empty(0))
         self._device, self._dtype = own.device, own.dtype
-        # In a compiled part hooks are not seen, and half precision hides what a layer adds.
-        self._open = not is_compiled(self._model) and working_dtype(own.dtype) == own.dtype
+        # In a compiled part hooks are not seen, half precision hides what a layer adds, and weights that were made in
+        # inference mode have no gradient.
+        self._open = (
+            not is_compiled(self._model)
+            and working_dtype(own.dtype) == own.dtype
+            and not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers()))
+        )
 
     def check(self, private: nn.Module, example: Tensor) -> dict[str, str]:
         """Which layers are not plain, and why; on the private copy as well where the model itself does not show it.

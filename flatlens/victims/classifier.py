@@ -27,23 +27,10 @@ def check_logits(model: nn.Module, x: Tensor) -> Survey:
             bad = int((~torch.isfinite(tensor)).sum())
             raise ModelError(f"weight '{name}' holds {bad} values that are not finite; train or load the model again")
     before = _state(model)
-    try:
-        again, seen = survey(model, x).logits, survey(model, x)
-    except FlatlensError:
-        raise
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a model raises whatever its author chose
-        if guard.is_out_of_memory(error):
-            raise
-        raise ModelError(f"the model fails on inputs of shape {tuple(x.shape)}: {one_line(error)}") from error
+    again, seen = _pass(model, x).logits, _pass(model, x)
     _check_unchanged(before, _state(model))
     logits = seen.logits
-    if logits.shape != again.shape:
-        raise ModelError(
-            f"the model is random: two passes over the same inputs return shapes {tuple(again.shape)} and "
-            f"{tuple(logits.shape)}"
-        )
+    _check_shape(logits, again)
     if logits.dim() != 2 or logits.shape[0] != x.shape[0]:
         raise ModelError(
             f"the model returns shape {tuple(logits.shape)} for {x.shape[0]} inputs; logits of shape [n, K] are needed"
@@ -57,7 +44,54 @@ def check_logits(model: nn.Module, x: Tensor) -> Survey:
             "the model is random: two passes over the same inputs differ "
             f"by {float((logits - again).abs().max()):.2g}; switch dropout and noise off"
         )
+    _check_apart(model, x, logits)
     return seen
+
+
+def _pass(model: nn.Module, x: Tensor) -> Survey:
+    try:
+        return survey(model, x)
+    except (KeyboardInterrupt, FlatlensError):
+        raise
+    except BaseException as error:  # a model raises whatever its author chose
+        if guard.is_out_of_memory(error):
+            raise
+        raise ModelError(f"the model fails on inputs of shape {tuple(x.shape)}: {one_line(error)}") from error
+
+
+def _check_shape(logits: Tensor, again: Tensor) -> None:
+    if logits.shape != again.shape:
+        raise ModelError(
+            f"the model is random: two passes over inputs of the same shape return shapes {tuple(again.shape)} and "
+            f"{tuple(logits.shape)}"
+        )
+
+
+@torch.no_grad()
+def _check_apart(model: nn.Module, x: Tensor, logits: Tensor) -> None:
+    """Whether the logits of one input are the same, whatever the other inputs of its batch.
+
+    Curvature is of one sample's loss, and batches are cut by what fits into memory: neither means anything where
+    samples are not classified one by one.
+
+    Raises:
+        ModelError: they are not.
+    """
+    # The first and the last: an RNN that takes samples for steps in time mixes into each what comes before it.
+    for row in (0, len(x) - 1):
+        alike = x[row : row + 1].expand_as(x).contiguous()
+        if torch.equal(alike, x):  # of one sample, too
+            return
+        other = _pass(model, alike).logits
+        _check_shape(other, logits)
+        change = float((other[row] - logits[row]).abs().max())
+        # Rounding may differ where rows are sorted by what they hold, as a mixture of experts does.
+        if change > torch.finfo(logits.dtype).eps ** 0.5 * float(logits[row].abs().max()):
+            raise ModelError(
+                f"the model mixes samples: the logits of one input change by {change:.2g} with the other inputs of "
+                "its batch; average and attend over a sample's own axes (batch_first=True), and let batch norm use "
+                "its running statistics (track_running_stats=True)"
+            )
 
 
 class _State(NamedTuple):

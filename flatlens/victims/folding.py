@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from flatlens.models.zoo import Normalize
 from flatlens.victims.layers import PROBEABLE, as_logits
 from flatlens.victims.precision import widest
 
@@ -50,10 +51,10 @@ def fold(model: nn.Module, example: Tensor) -> tuple[nn.Module, dict[str, Tensor
 
 
 class _Tracer(fx.Tracer):
-    """Calls of layers that can be probed stay calls, those of the user's own subclasses too."""
+    """Calls of layers that can be probed stay calls, those of the user's own subclasses too, and of normalisations."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, PROBEABLE) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (*PROBEABLE, Normalize)) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _hooked(module: nn.Module) -> bool:

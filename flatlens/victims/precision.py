@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -24,6 +24,18 @@ def wide(tensor: Tensor) -> Tensor:
 def widest(device: torch.device) -> torch.dtype:
     """The widest floating-point type that a device computes in."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+@contextmanager
+def as_usual() -> Iterator[None]:
+    """Gradients on, inference mode and autocast off, whatever the caller has around the call."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 @contextmanager

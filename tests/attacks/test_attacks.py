@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import foolbox
@@ -17,7 +18,7 @@ from flatlens.attacks.gradient import random_point
 from flatlens.errors import AttackError
 from flatlens.victims.images import ImageVictim
 from flatlens.victims.noise import Noise
-from flatlens.victims.protocol import Batch
+from flatlens.victims.protocol import Batch, Pass, Victim
 from tests.expected import cautioned
 
 STEPS = 12
@@ -175,6 +176,34 @@ def test_fgsm_and_bim_are_their_definitions() -> None:
 def test_says_what_is_wrong(settings: dict[str, object], said: str) -> None:
     with pytest.raises(AttackError, match=said.replace("?", r"\?")):
         fl.attacks.PGD(**settings)  # type: ignore[arg-type]
+
+
+def walk_from(x: Tensor, victim: Victim, batch: Batch) -> Iterator[Pass]:
+    yield victim(x, batch.y)
+    yield victim(batch.x + 0.1, batch.y)
+
+
+class InPlace:
+    """A step in place, from the batch's own inputs."""
+
+    def __call__(self, victim: Victim, batch: Batch, rng: Noise) -> Iterator[Pass]:
+        yield victim(batch.x, batch.y)
+        batch.x.add_(0.01)
+        yield victim(batch.x, batch.y)
+
+
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        (lambda victim, batch, rng: walk_from(batch.x + 0.1, victim, batch), "does not yield the clean input"),
+        (InPlace(), "the attack 'InPlace' writes into the clean inputs; let it work on a copy"),
+        (fl.attacks.Embedding(), "the attack embedding is of language models; give it to fl.trace_text"),
+    ],
+)
+def test_a_path_begins_at_the_clean_inputs_and_leaves_them(attack: object, said: str) -> None:
+    x, y = data()
+    with pytest.raises(AttackError, match=said):
+        fl.trace(net(), x.clone(), y, attack=attack)
 
 
 @cautioned("zero-gradient", "low-accuracy")

@@ -55,6 +55,17 @@ def test_random_signs_walk_in_steps_of_the_attacks_size_inside_its_ball(norm: st
     assert not torch.equal(path[1] - path[0], path[2] - path[1])
 
 
+@pytest.mark.parametrize("name", ["line-to-end", "line-to-other-class", "gaussian-noise", "uniform-noise"])
+def test_rays_begin_at_the_clean_input_wherever_it_and_their_end_are(name: str) -> None:
+    x, y = data()
+    x[0, 0, 0, 0] = 1.5  # outside of the bounds, which is cautioned elsewhere
+    end = x.clone()
+    end[1] = torch.nan
+    batch = Batch(x, y, torch.arange(len(x)), other=end, end=end)
+    first = next(iter(fl.attacks.find(name)()(ImageVictim(net(), x), batch, Noise(0))))
+    assert torch.equal(first.x, x)
+
+
 def test_lines_end_where_they_should() -> None:
     x, y = data()
     end = torch.rand(x.shape, dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -253,6 +254,79 @@ def wide_start(log: Log) -> Planted:
     return attack
 
 
+NORM: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
+    "torchattacks PGD": (torchattacks.PGD, "linf"),
+    "torchattacks PGDL2": (torchattacks.PGDL2, "l2"),
+    "torchattacks CW": (torchattacks.CW, "l2"),
+    "torchattacks DeepFool": (torchattacks.DeepFool, "l2"),
+    "torchattacks EADL1": (torchattacks.EADL1, "l1"),
+    "torchattacks EADEN": (torchattacks.EADEN, "l1"),
+    "torchattacks FAB, l2": (lambda model: torchattacks.FAB(model, norm="L2"), "l2"),
+    "foolbox DDN": (lambda model: fb.DDNAttack(), "l2"),
+    "foolbox EAD": (lambda model: fb.EADAttack(), "l1"),
+    "foolbox NewtonFool": (lambda model: fb.NewtonFoolAttack(), "l2"),
+    "foolbox FMN": (lambda model: fb.LInfFMNAttack(), "linf"),
+    "foolbox, any distance": (lambda model: fb.InversionAttack(), "linf"),
+    "foolbox, a distance": (lambda model: fb.InversionAttack(distance=foolbox.distances.l2), "l2"),
+    "a number": (lambda model: as_stated(norm=2), "l2"),
+    "infinity": (lambda model: as_stated(norm=np.inf), "linf"),
+    "a text": (lambda model: as_stated(norm="l_1"), "l1"),
+    "a name": (lambda model: named("my_l2_attack"), "l2"),
+    "a name of something else": (lambda model: named("model2_attack"), "linf"),
+}
+
+
+class as_stated:
+    """An object that is called, with settings of its own."""
+
+    def __init__(self, **settings: Any) -> None:
+        vars(self).update(settings)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return x + 0.1 * gradient(model, x, y).sign()
+
+
+def named(name: str) -> Planted:
+    attack = lambda model, x, y: x  # noqa: E731
+    attack.__name__ = name
+    return attack
+
+
+@pytest.mark.parametrize("kind", NORM)
+def test_the_norm_is_that_of_the_attack(kind: str, model: nn.Module) -> None:
+    made, norm = NORM[kind]
+    assert fl.attacks.recorded(made(model)).norm == norm
+
+
+def test_clean_inputs_beside_the_iterates_are_no_iterates(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    x, y = batch[0][:4], batch[1][:4]
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        adv = x.clone()
+        for _ in range(3):
+            both = torch.cat([x, adv]).requires_grad_()
+            slope = torch.autograd.grad(F.cross_entropy(model(both), y.repeat(2), reduction="sum"), both)[0]
+            adv = (adv + 0.05 * slope[len(x) :].sign()).clamp(0, 1)
+        return adv
+
+    trace = fl.trace(model, x, y, attack=attack, images="all")
+    assert "one-by-one" in codes(trace)
+    for sample, path in enumerate(images(trace)):
+        one = x[sample : sample + 1]
+        points = [one]
+        for _ in range(3):
+            points.append((points[-1] + 0.05 * gradient(model, points[-1], y[sample : sample + 1]).sign()).clamp(0, 1))
+        torch.testing.assert_close(torch.stack(path), torch.cat(points), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("eps", [0.2, np.float32(0.2), np.array(0.2), torch.tensor(0.2)])
+def test_an_attacks_own_radius_is_read_whatever_its_type(
+    eps: Any, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    found = fl.trace(model, *batch, attack=as_stated(eps=eps)).spec["eps"]
+    assert type(found) is float and found == pytest.approx(0.2)
+
+
 @pytest.mark.parametrize(
     ("made", "calls"),
     [(shrinking, 1), (probing, 1), (variance, 3), (one_by_one, 1), (interleaved, 1), (wide_start, 1)],
@@ -392,20 +466,37 @@ def preprocessing(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return adv
 
 
+def mapped(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    slope = torch.func.grad(lambda one, label: F.cross_entropy(model(one[None]), label[None]))
+    return x + 0.1 * torch.func.vmap(slope)(x, y).sign()
+
+
+def bent(model: nn.Module) -> None:
+    next(model.parameters()).data.mul_(2)  # which autograd's counter of edits does not see
+
+
 REFUSED: dict[str, tuple[Planted, str]] = {
     "never calls": (lambda model, x, y: x, "never calls the model that is traced"),
     "bypasses": (lambda model, x, y: (model.forward(x), x)[1], "not its .forward"),
     "shape": (lambda model, x, y: (model(x), x[:2])[1], r"returns \(2, 1, 8, 8\); adversarial inputs of shape"),
     "nothing": (lambda model, x, y: model(x).sum().item(), "returns float"),
     "preprocesses": (preprocessing, "preprocessing belongs into the model"),
+    "points that are there": (lambda model, x, y: x + 0.1, r"measured by fl.attacks.along\(\[x_adv\]\)"),
+    "whole levels": (lambda model, x, y: (model(x), (255 * x).byte())[1], "returns uint8; .* in floating point"),
+    "one sample at a time in vmap": (mapped, "within torch.func.vmap, where its inputs cannot be seen"),
+    "changes weights": (
+        lambda model, x, y: (model(x), bent(model), x)[2],
+        "changes the model's weights .'conv1.weight'",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses_with_the_reason(name: str, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     attack, said = REFUSED[name]
+    own = copy.deepcopy(model)
     with pytest.raises(AttackError, match=said) as caught:
-        fl.trace(model, *batch, attack=fl.attacks.recorded(attack))
+        fl.trace(own, *batch, attack=fl.attacks.recorded(attack))
     assert "\n" not in str(caught.value)
 
 
@@ -422,6 +513,8 @@ def test_refuses_an_attack_that_is_bound_to_another_model(batch: tuple[Tensor, T
         (torchattacks.PGD, {}, "'PGD' is no attack; give an attack object"),
         (fb.LinfPGD(), {}, "needs a radius"),
         (print, {"calls_per_step": -1}, "calls_per_step = -1"),
+        (print, {"eps": 0}, "eps = 0: needs a number above 0"),
+        (print, {"seed": -1}, "seed = -1: needs a whole number of at least 0"),
     ],
 )
 def test_says_what_is_no_attack(attack: Any, settings: dict[str, Any], said: str) -> None:
@@ -548,6 +641,8 @@ def test_points_by_name(tmp_path: Any) -> None:
         ("torchattacks:PGD?epsilon=1", "no option 'epsilon'; 'torchattacks:PGD' has: eps, alpha"),
         ("torchattacks:PGD?eps=much", "'much' is not a number"),
         ("foolbox:LinfPGD", "needs a radius"),
+        ("torchattacks:PGD?steps=many", "steps=many needs a number, for example 10"),
+        ("autoattack:standart?eps=0.1", "no version 'standart'; autoattack has: standard, plus, rand.*'standard'"),
         ("path:nowhere.npz", "cannot read 'nowhere.npz'"),
     ],
 )

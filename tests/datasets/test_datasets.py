@@ -128,6 +128,9 @@ def test_take_keeps_ids_and_classes():
     for index in (450, -1):
         with pytest.raises(DataError, match=f"^no sample {index} in 'flatlens:digits'; it has samples 0 to 449$"):
             digits.take([3, index])
+    for strange, said in ((np.ones(450, bool), "bool; give np.flatnonzero(mask)"), ([1.5], "float64; give whole")):
+        with pytest.raises(DataError, match=re.escape(f"indices of samples are {said}")):
+            digits.take(strange)
 
 
 def test_every_listed_name_loads():

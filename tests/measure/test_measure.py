@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import flatlens as fl
-from flatlens.errors import AttackError, DataError
+from flatlens.errors import AttackError, DataError, SpecError
 from flatlens.records.schema import LAYERS, STEPS
 from flatlens.records.trajectory import Trace
 from tests.attacks.test_attacks import data, net
@@ -185,6 +185,13 @@ def test_says_what_is_wrong_with_the_data(change: object, said: str) -> None:
     with pytest.raises(DataError) as error:
         fl.trace(net(), *change(*data()))  # type: ignore[operator]
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_text_has_no_matrix() -> None:
+    trace = fl.trace(net(), *data(), attack=fl.attacks.PGD(eps=0.1, steps=1))
+    for column in ("kind", "path", "method", "layer"):
+        with pytest.raises(SpecError, match=f"column '{column}' holds text, which has no matrix"):
+            trace.matrix(column)
 
 
 def test_one_class_has_no_line_to_another() -> None:

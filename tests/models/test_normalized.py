@@ -90,7 +90,27 @@ def test_it_is_what_one_would_write_oneself(form: str) -> None:
     assert mine.matrix("linf").values.max() <= 0.1 * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("shape", [(7,), (2, 9), (1, 5, 5), (2, 3, 4, 4)])
+SHAPES = [(7,), (2, 9), (1, 5, 5), (3, 5, 5), (2, 3, 4, 4)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("one", [True, False])
+def test_a_model_is_wrapped_before_the_shape_is_known(shape: tuple[int, ...], one: bool) -> None:
+    x, _ = data(shape)
+    model = nn.Identity().eval()
+    mean, std = (0.3, 0.25) if one else ([0.1 * i for i in range(shape[0])], [0.5 + i for i in range(shape[0])])
+    expected = By(model, [mean] if one else mean, [std] if one else std, len(shape) - 1)(x)
+    found = fl.normalized(model, mean, std)(x)
+    assert found.shape == x.shape
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_what_is_no_model_cannot_be_wrapped() -> None:
+    with pytest.raises(ModelError, match="the model is a NoneType; give a torch.nn.Module"):
+        fl.normalized(None, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_inputs_of_other_shapes(shape: tuple[int, ...]) -> None:
     x, y = data(shape)
     torch.manual_seed(0)

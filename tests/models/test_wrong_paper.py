@@ -250,6 +250,10 @@ def test_trained_weights_are_held_against_their_record(tmp_path):
         ("run it with --images key", 'run it with images="key"'),
         ("--only-correct leaves nothing", "only_correct=True leaves nothing"),
         ("a – b, a -- b, 1--2", "a – b, a -- b, 1--2"),
+        ("--seed None: needs a whole number", "seed=None: needs a whole number"),
+        ("--bounds [0.0, inf]: needs two numbers", "bounds=[0.0, inf]: needs two numbers"),
+        ("--condition np.float32(2.0): needs a number", "condition=np.float32(2.0): needs a number"),
+        ("--bounds 1,0: needs two numbers", "bounds=1,0: needs two numbers"),
     ],
 )
 def test_settings_are_keywords(said, told):

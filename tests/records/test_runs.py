@@ -260,6 +260,7 @@ def test_a_run_killed_while_it_began_is_begun_anew(whole: runs.Run, tmp_path: Pa
     assert not list(out.glob(".*"))
 
 
-def test_a_device_that_is_not_there() -> None:
-    with pytest.raises(SpecError, match="--device tpu: not on this machine; there are: auto, cpu"):
-        planning.plan(RunSpec(**(SPEC.__dict__ | {"device": "tpu"})))
+@pytest.mark.parametrize("device", ["tpu", "meta"])
+def test_a_device_that_is_not_there(device: str) -> None:
+    with pytest.raises(SpecError, match=f"--device {device}: not on this machine; there are: auto, cpu"):
+        planning.plan(RunSpec(**(SPEC.__dict__ | {"device": device})))

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 import flatlens as fl
 from flatlens.errors import LayerError, ModelError
 from flatlens.hessian.any_layer import AnyLayer
+from flatlens.immunity.fine_tuning import passed
+from flatlens.training import passes
+from flatlens.trials import adaptive
 from flatlens.victims.images import ImageVictim
 from flatlens.victims.precision import exact_arithmetic
 from tests.attacks.test_attacks import data, net
@@ -243,6 +246,45 @@ def test_a_model_without_a_head_says_what_else_there_is() -> None:
     x, y = data()
     with pytest.raises(LayerError, match=r"no head: .* name a layer instead: 0.0, 0.3, 0.6"):
         fl.trace(model, x, y)
+
+
+@cautioned("low-accuracy")
+def test_a_head_that_is_given_its_input_by_name() -> None:
+    class ByName(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            z: Tensor = self.head(input=torch.tanh(x))
+            return z
+
+    model, x, y = ByName().eval(), torch.rand(5, 4), torch.arange(5) % 3
+    features = torch.tanh(x)
+    assert torch.equal(ImageVictim(model, x)(x, y).taps["head"].input, features)
+    made = passes.forward(model, x, y, model.head)  # of a training, whose penalties are of the head
+    assert made.features is not None and torch.equal(made.features, features)
+    assert torch.equal(passed(model, model.head, x)[1], features)  # of a fine-tuning
+    victim = ImageVictim(model, x)
+    with adaptive.features(victim) as kept:  # of a trial of detectors
+        victim(x, y)
+    assert torch.equal(kept[0], features)
+
+
+@pytest.mark.parametrize("pattern", ["all", "last:2"])
+def test_a_model_without_any_layer_says_so(pattern: str) -> None:
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = [nn.Linear(4, 3)]  # a list's are no modules of the model
+
+        def forward(self, x: Tensor) -> Tensor:
+            z: Tensor = self.layers[0](x)
+            return z
+
+    for work in (fl.trace, fl.curvature):
+        with pytest.raises(LayerError, match="can be probed: the model has no Linear, Conv1d or Conv2d among its mod"):
+            work(Hidden().eval(), torch.rand(5, 4), torch.arange(5) % 3, layers=[pattern])
 
 
 def test_layer_patterns() -> None:

@@ -58,7 +58,11 @@ class Normalize(nn.Module):
 
     def forward(self, x: Float[Tensor, " n *shape"]) -> Float[Tensor, " n *shape"]:
         """The normalised inputs."""
-        return (x - self.mean) / self.std
+        mean, std = self.mean, self.std
+        if mean.dim() != x.dim() - 1:  # made for images, and given features, sequences or volumes
+            shape = (-1, *[1] * (x.dim() - 2))
+            mean, std = mean.reshape(shape), std.reshape(shape)
+        return (x - mean) / std
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

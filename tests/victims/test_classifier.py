@@ -95,6 +95,27 @@ def test_a_model_that_does_not_is_measured(kind: str) -> None:
     assert in_float.matrix("trace").values[:, 0] == pytest.approx(expected.trace.numpy(), rel=1e-4)
 
 
+class Enlarged(nn.Module):
+    """A model that enlarges a rounding which the other inputs of the batch decide on, as an order of summing does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.fc = nn.Linear(64, 64), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = self.one(x.flatten(1))
+        noise = torch.finfo(s.dtype).eps * x.sum() if len(x) > 1 else 0.0
+        return self.fc((s + noise) * 1e-3 + 2000 * noise)
+
+
+def test_rounding_that_is_enlarged_is_no_mixture() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Enlarged().eval()
+    x, y = torch.rand(4, 8, 8, generator=torch.Generator().manual_seed(2)), torch.arange(4) % 3
+    assert torch.isfinite(fl.curvature(model, x, y).trace).all()
+
+
 def test_one_sample_mixes_with_none() -> None:
     model, (x, y) = net(MIXED["attention over samples"]), data()
     alone = fl.curvature(model, x[:1], y[:1])

@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         for name, sizes in SMALLER.items():
             patch.setattr(catalogue.module(name), "CLAIM", replace(catalogue.claim(name), sizes=sizes))
-        reproduce(Asked(tuple(catalogue.FILES), limit=60), out)
+        reproduce(Asked(tuple(catalogue.FILES), limit=40), out)
         yield out
 
 
@@ -136,7 +136,7 @@ def test_what_is_there_is_not_measured_again_and_what_is_lost_is(
     tried = []
     real = machines.attempt
     monkeypatch.setattr(machines, "attempt", lambda cell, out: (tried.append(cell.claim), real(cell, out))[1])
-    reproduce(Asked(tuple(catalogue.FILES), limit=60), again)
+    reproduce(Asked(tuple(catalogue.FILES), limit=40), again)
     assert tried == ["C14"]
     assert (again / "claims.json").read_text() == (folder / "claims.json").read_text()
     tried.clear()

@@ -12,7 +12,7 @@ from torch import Tensor
 from flatlens.hessian.softmax import eigenvalues, others, softmax, top_eigenvalue
 
 Draw = Callable[[int, torch.Generator], Tensor]
-N = 40
+N = 24
 
 
 def normal(classes: int, g: torch.Generator) -> Tensor:
@@ -42,6 +42,10 @@ KINDS: dict[str, Draw] = {
     "saturated": lambda k, g: with_first(normal(k, g), 40.0),
     "all but certain": lambda k, g: with_first(3 * normal(k, g), 600.0),
 }
+
+
+FAR = ("alike but the first", "all but certain", "far apart")
+"""Kinds in which what the first class leaves is as small as 1e-260."""
 
 
 def drawn(kind: str, classes: int) -> Tensor:
@@ -78,7 +82,7 @@ def test_is_lapacks(kind: str, classes: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_is_the_secular_equations_root(kind: str, classes: int) -> None:
     logits = drawn(kind, classes)[:: N // 3]
-    with mp.workdps(320):
+    with mp.workdps(320 if kind in FAR else 60):
         for row, value in zip(logits.tolist(), top_eigenvalue(others(logits)).tolist(), strict=True):
             assert abs(mp.mpf(value) / by_mpmath(row) - 1) < 1e-13
 

@@ -129,7 +129,7 @@ def test_mnist_from_training_to_the_report(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "report.html").stat().st_size > 1_000_000
 
 
-SLOW = ("02", "03", "05")
+SLOW = ("02", "03", "04", "05")
 """Notebooks whose functions the others' blocks and the documentation's call, too."""
 NOTEBOOKS = [
     pytest.param(file, id=file.stem, marks=[pytest.mark.slow] if file.stem[:2] in SLOW else [])

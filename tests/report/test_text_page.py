@@ -97,7 +97,7 @@ def test_the_heat_map_and_the_plane_hold_the_numbers(it, trace):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (1440, "dark"), (390, "light"), (390, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
 def test_it_can_be_read_by_all(browser, file, width, scheme):
     with opened(browser, file, width=width, scheme=scheme) as found:
         assert barriers(found.look) == []

@@ -135,7 +135,7 @@ class FisherSampled:
         yield answers.slope(y)
         generator = stream(*self._key)
         for _ in range(self._probes):
-            uniform, sign = (torch.rand(len(y), generator=generator, dtype=torch.float64).to(y.device) for _ in "us")
+            uniform, sign = torch.rand(2, len(y), generator=generator, dtype=torch.float64).to(y.device)
             yield answers.drawn(uniform, torch.where(sign < 0.5, -1.0, 1.0).to(uniform.dtype))
 
     def _known(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from flatlens.errors import LayerError
 from flatlens.hessian import Curvature
 from flatlens.hessian.scale_free import NORMAL, over_gap, without_top
-from flatlens.hessian.softmax import eigenvalues, gradient_norm, others, participation, softmax, top_eigenvalue
+from flatlens.hessian.softmax import Others, eigenvalues, gradient_norm, others, participation, softmax, top_eigenvalue
 from flatlens.hessian.vocabulary import Blocks
 from flatlens.victims.checks import ROUNDINGS
 from flatlens.victims.precision import wide
@@ -72,7 +72,8 @@ class Head:
         soft = softmax(own)
         c = soft.confidence_term
         trace = norm_sq * c
-        variance = self._weight_variance(soft.p, own)
+        seen = others(own)
+        variance = self._weight_variance(soft.p, seen)
         zero = torch.zeros_like(trace)
         return Curvature(
             method="closed-form",
@@ -80,7 +81,7 @@ class Head:
             trace=trace,
             trace_se=zero,
             ggn_trace=trace,
-            top_eigenvalue=norm_sq * top_eigenvalue(others(own)),
+            top_eigenvalue=norm_sq * top_eigenvalue(seen),
             relative_flatness=norm_sq * variance,
             relative_flatness_se=zero,
             relative_sharpness=self.weight_norm**2 * trace,
@@ -103,12 +104,11 @@ class Head:
         """Raise LayerError where the model's logits differ by more than the rounding of their dtype."""
         same_logits(own, logits, norm * self._longest + self._largest_bias, self.weight.shape[1], later=later)
 
-    def _weight_variance(self, p: Float[Tensor, "n k"], logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+    def _weight_variance(self, p: Float[Tensor, "n k"], seen: Others) -> Float[Tensor, " n"]:
         """Σ_k p_k ‖w_k − w̄‖² = ½ Σ_{j,k} p_j p_k ‖w_j − w_k‖²: the second form has terms of one sign only."""
         if self._pairwise is not None:
             return 0.5 * ((p @ self._pairwise) * p).sum(1)
         assert self._blocks is not None
-        seen = others(logits)
         return seen.rest * self._blocks.variance_over_rest(seen)
 
     def _variance_over(

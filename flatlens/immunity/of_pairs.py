@@ -102,7 +102,8 @@ def _found(place: folder.Kept, tasks: dict[str, Floats], asked: Asked, progress:
         told.append(row)
         if time.monotonic() - last >= EVERY:
             with disk(place.path):
-                write_file(place.path / BEGUN, _parquet(pa.Table.from_pylist(told, SCHEMA), repr(place.identity)))
+                begun = pa.Table.from_pylist(told, SCHEMA).replace_schema_metadata({IDENTITY: repr(place.identity)})
+                write_file(place.path / BEGUN, _parquet(begun))
             last = time.monotonic()
     return pa.Table.from_pylist(told, SCHEMA)
 
@@ -118,17 +119,15 @@ def _known(place: folder.Kept) -> list[Row]:
     return table.to_pylist() if same else []
 
 
-def _parquet(table: pa.Table, identity: str) -> bytes:
+def _parquet(table: pa.Table) -> bytes:
     content = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({IDENTITY: identity}), content)
+    pq.write_table(table, content)
     return content.getvalue()
 
 
 def _finish(place: folder.Kept, found: pa.Table, told: dict[str, Any]) -> None:
-    content = io.BytesIO()
-    pq.write_table(found, content)
     with disk(place.path):
-        write_file(place.path / PAIRS, content.getvalue())
+        write_file(place.path / PAIRS, _parquet(found))
         sums = {PAIRS: file_sha256(place.path / PAIRS)}
         about = {"schema_version": SCHEMA_VERSION, "asked": place.identity, **told, "cautions": [], "files": sums}
         write_json(place.path / SUMMARY, about)
